@@ -1,0 +1,21 @@
+//! Bytes to types and back, for every format Jaunt reads or writes.
+//!
+//! Nothing here does I/O, knows an async runtime, or trusts its input: parsers take `&[u8]` and
+//! return typed errors; writers return bytes. Every other crate of the workspace builds on this one,
+//! and this one builds on none of them.
+#![forbid(unsafe_code)]
+
+pub mod chain_id;
+pub mod digest;
+pub mod entry;
+pub mod media_type;
+pub mod reference;
+pub mod span;
+pub mod units;
+
+pub use chain_id::{ChainId, DiffId};
+pub use digest::{Digest, DigestError};
+pub use entry::{Content, Entry, EntryKind, EntryPath, SparseExtent, Timestamp, Xattr};
+pub use reference::{Reference, ReferenceError};
+pub use span::{DigestScope, Span, SpanDigest};
+pub use units::{BlobOffset, TarOffset};
