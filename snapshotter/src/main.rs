@@ -1,1 +1,2 @@
+//! The node binary of Jaunt.
 fn main() {}

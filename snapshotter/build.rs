@@ -1,0 +1,23 @@
+//! Compiles the vendored gRPC interfaces without `protoc`: protox parses them in Rust.
+
+use std::error::Error;
+
+const PROTOS: [&str; 10] = [
+    "services/snapshots/v1/snapshots.proto",
+    "services/transfer/v1/transfer.proto",
+    "services/streaming/v1/streaming.proto",
+    "services/introspection/v1/introspection.proto",
+    "services/version/v1/version.proto",
+    "types/transfer/registry.proto",
+    "types/transfer/imagestore.proto",
+    "types/transfer/progress.proto",
+    "runtime/v1/images.proto",
+    "jaunt/status/v1/status.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

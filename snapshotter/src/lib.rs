@@ -1,0 +1,10 @@
+//! containerd's remote snapshotter: answers Prepare before the layer has arrived.
+//!
+//! The daemon is two processes of one binary. `serve` is the supervisor: it holds the socket and every
+//! mount's descriptor. It starts the worker, which speaks the snapshots service (`service`), keeps
+//! names, parents and readiness (`metastore`), decides what can be lazy (`resolve`), and mounts it
+//! through [`lazy::LazyMounts`].
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod lazy;
+pub mod proto;
