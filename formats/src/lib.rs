@@ -4,13 +4,16 @@
 //! return typed errors; writers return bytes. Every other crate of the workspace builds on this one,
 //! and this one builds on none of them.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod chain_id;
 pub mod digest;
 pub mod entry;
+pub mod launch;
 pub mod media_type;
 pub mod reference;
 pub mod span;
+pub mod tree;
 pub mod units;
 
 pub use chain_id::{ChainId, DiffId};

@@ -43,6 +43,9 @@ pub struct Span {
 }
 
 impl Span {
+    /// Bytes a span may have in either space. Ours are some 512 KiB; a claim beyond this is an attack on memory.
+    pub const MAX_LEN: u32 = 64 << 20;
+
     /// The blob range to fetch.
     pub fn blob_range(&self) -> Range<u64> {
         self.blob_offset.0..self.blob_offset.0 + u64::from(self.compressed_len)

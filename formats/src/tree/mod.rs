@@ -1,0 +1,90 @@
+//! The merged tree: every layer of an image in one structure, readable at any prefix of the stack.
+//!
+//! containerd may mount any committed chain, not only the whole image. So a name does not have one
+//! entry but *versions*, each visible from `first_layer` up to, not including, `hidden_from_layer`. The
+//! tree of the first k layers is the filter `first_layer < k <= hidden_from_layer`; nothing is merged
+//! when it is read.
+//!
+//! Invariants: versions of one name never overlap; a directory keeps its children while its own
+//! attributes change from layer to layer; no whiteout, opaque marker or overlayfs xattr is in the tree.
+//! What unpacking with containerd and overlayfs would show is the reference throughout.
+
+mod builder;
+mod layer;
+
+pub use builder::TreeBuilder;
+pub use layer::TreeError;
+
+use crate::{Content, Timestamp, Xattr};
+
+/// A version that no layer hides carries this as its `hidden_from_layer`.
+pub const NEVER_HIDDEN: u16 = u16::MAX;
+/// Layers an image may have: every layer index is below [`NEVER_HIDDEN`].
+pub const MAX_LAYERS: usize = NEVER_HIDDEN as usize;
+
+/// A merged tree, ready to be written. Directory 0 holds one unnamed child: the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    pub(crate) inodes: Vec<Inode>,
+    pub(crate) dirs: Vec<Dir>,
+    pub(crate) layers: Vec<LayerStats>,
+}
+
+/// What one layer adds, as an unpacked copy would count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerStats {
+    /// Files, directories, links and devices, hard links counted once.
+    pub inodes: u32,
+    /// Bytes of regular files, as their readers see them.
+    pub content_bytes: u64,
+}
+
+/// One version of one file: shared by its hard links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub layer: u16,
+    pub kind: InodeKind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Timestamp,
+    pub xattrs: Vec<Xattr>,
+    pub nlink: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InodeKind {
+    Directory { dir: usize },
+    Regular { size: u64, content: Content },
+    Symlink { target: Box<[u8]> },
+    CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+    Fifo,
+}
+
+/// A directory's children over all layers, sorted by name, then by first layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dir {
+    pub dentries: Vec<Dentry>,
+}
+
+/// One version of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dentry {
+    pub name: Box<[u8]>,
+    pub inode: usize,
+    pub first_layer: u16,
+    pub hidden_from_layer: u16,
+}
+
+impl Tree {
+    /// Versions of names over all layers.
+    pub fn entry_count(&self) -> usize {
+        self.dirs.iter().map(|dir| dir.dentries.len()).sum()
+    }
+
+    /// What each layer adds, bottom to top.
+    pub fn layer_stats(&self) -> &[LayerStats] {
+        &self.layers
+    }
+}
