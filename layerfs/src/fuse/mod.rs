@@ -1,0 +1,19 @@
+//! Speaking FUSE with the kernel, apart from what the file system says.
+//!
+//! One process makes a mount and answers the kernel's FUSE_INIT ([`mount`]); another one serves it
+//! ([`session`]). What the two agreed with the kernel travels between them as [`Negotiated`]
+//! ([`init`]). So every serving process, the first as well as one after a crash, receives a descriptor
+//! that is already initialised, and there is one path for both.
+//!
+//! Invariants: whoever holds a descriptor of a mount open keeps it alive, served or not; dropping the
+//! last one breaks the mount for good. Nothing here touches the tree below a mount point, because that
+//! would block until somebody serves it.
+
+mod abi;
+pub mod init;
+pub mod mount;
+pub mod session;
+
+pub use init::{KernelFeatures, Negotiated};
+pub use mount::{MountError, MountOptions, Mounted};
+pub use session::{SessionError, SessionHandle, resend, serve};

@@ -1,0 +1,137 @@
+//! Serving a mount that another process made, from its first request or in the middle of its life.
+//!
+//! The library that decodes requests opens a session with a handshake and knows no other beginning. The
+//! kernel's handshake is long over, so the library is given one end of a socket pair in which a synthetic
+//! FUSE_INIT waits ([`Negotiated::synthetic_request`]); its answer is taken out at the other end and
+//! checked; then the real device is put in the socket's place (`dup3`). The library holds one descriptor
+//! number throughout and notices nothing. Its option to clone descriptors must stay off: requests taken
+//! through a clone die with it and could not be sent again.
+//!
+//! Requests that a predecessor had taken and not answered are asked for once more before the first read
+//! (Linux 6.9 and later). On an older kernel their callers wait until the connection is aborted.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::thread::JoinHandle;
+
+use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
+use rustix::io::{DupFlags, Errno};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use zerocopy::IntoBytes;
+
+use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
+use super::init::{InitError, Negotiated};
+
+/// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
+///
+/// No other process may be reading from the device: its requests would be asked for again and answered
+/// twice.
+pub fn serve<F: Filesystem>(
+    fs: F,
+    device: OwnedFd,
+    negotiated: &Negotiated,
+    threads: usize,
+) -> Result<SessionHandle, SessionError> {
+    let session = adopt(fs, negotiated, threads)?;
+    put_in_place_of(&session, &device)?;
+    if negotiated.can_resend() {
+        resend(&session).map_err(SessionError::Resend)?;
+    }
+    drop(device);
+    let notifier = session.notifier();
+    let thread = std::thread::Builder::new()
+        .name("fuse".to_owned())
+        .spawn(move || session.run())
+        .map_err(SessionError::Threads)?;
+    Ok(SessionHandle { thread, notifier })
+}
+
+/// Asks the kernel to send every request again that was taken from `device` and not answered.
+///
+/// Fails with `EINVAL` before Linux 6.9.
+pub fn resend(device: impl AsFd) -> io::Result<()> {
+    let notification = OutHeader { len: len_of::<OutHeader>(), error: NOTIFY_RESEND, unique: 0 };
+    rustix::io::write(device, notification.as_bytes())?;
+    Ok(())
+}
+
+/// A mount being served.
+///
+/// Dropping it changes nothing: the threads go on until the file system is out of use.
+#[derive(Debug)]
+pub struct SessionHandle {
+    thread: JoinHandle<io::Result<()>>,
+    notifier: Notifier,
+}
+
+impl SessionHandle {
+    /// Whether the session is over, because the file system is out of use or the device failed.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the end of the session; an error is the device's.
+    pub fn join(self) -> io::Result<()> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the session panicked")))
+    }
+
+    /// Tells the kernel to drop things it has cached.
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+}
+
+/// A session that has had its handshake, on a socket that nobody will write to any more.
+fn adopt<F: Filesystem>(fs: F, negotiated: &Negotiated, threads: usize) -> Result<Session<F>, SessionError> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(SessionError::Socket)?;
+    rustix::net::send(&ours, &negotiated.synthetic_request(), SendFlags::NOSIGNAL)
+        .map_err(SessionError::Socket)?;
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(threads.max(1));
+    config.clone_fd = false;
+    let acl = config.acl;
+    let session = Session::from_fd(fs, theirs, acl, config).map_err(SessionError::Start)?;
+    let mut reply = [0; 256];
+    let (len, _) =
+        rustix::net::recv(&ours, &mut reply, RecvFlags::DONTWAIT).map_err(SessionError::Socket)?;
+    negotiated.check_reply(&reply[..len])?;
+    Ok(session)
+}
+
+/// Makes the session's descriptor refer to `device`.
+#[allow(unsafe_code)]
+fn put_in_place_of<F: Filesystem>(session: &Session<F>, device: &OwnedFd) -> Result<(), SessionError> {
+    // SAFETY: the descriptor is open, because the session owns it and outlives this function;
+    // ManuallyDrop leaves the closing to the session, so there is one owner at every moment. `dup3` swaps
+    // what the number refers to in one step, and no thread of the session runs yet.
+    let mut theirs = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(session.as_fd().as_raw_fd()) });
+    rustix::io::dup3(device, &mut theirs, DupFlags::CLOEXEC).map_err(SessionError::Socket)
+}
+
+/// A mount that cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No socket for the handshake.
+    #[error("cannot prepare a FUSE session: {0}")]
+    Socket(#[source] Errno),
+    /// The file system's own start failed.
+    #[error("cannot start a FUSE session: {0}")]
+    Start(#[source] io::Error),
+    /// What the session would do is not what was agreed with the kernel.
+    #[error(transparent)]
+    Handshake(#[from] InitError),
+    /// The kernel would not send requests again.
+    #[error("cannot take over the requests of a FUSE connection: {0}")]
+    Resend(#[source] io::Error),
+    /// No thread to serve on.
+    #[error("cannot start the threads of a FUSE session: {0}")]
+    Threads(#[source] io::Error),
+}
