@@ -1,1 +1,44 @@
-//! placeholder
+//! A client of the OCI distribution API: manifests, blobs, ranges, referrers and pushes.
+//!
+//! One [`Client`] serves every registry. It sits on the path of a container's cold start, so it makes
+//! no request that is not needed: connections are kept, a token is fetched only when a registry asks
+//! for one and then shared, and the signed URL behind a blob's redirect is used again until refused.
+//!
+//! Invariants: an `Authorization` header never reaches another origin than the one it was made for;
+//! every body is read under a limit; no secret is printed, neither in an error nor by `Debug`.
+//! Manifests and whole blobs are verified; ranges and streams are not, and their methods say so.
+//!
+//! Spec: OCI distribution-spec 1.1; token authentication as the distribution project documents it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![forbid(unsafe_code)]
+
+mod auth;
+mod blob;
+mod client;
+mod config;
+mod credentials;
+mod endpoint;
+mod error;
+mod http;
+pub mod limits;
+mod manifest;
+mod push;
+mod redirect;
+mod referrers;
+mod repository;
+mod request;
+mod target;
+mod upload;
+
+pub use auth::AuthError;
+pub use blob::BlobStream;
+pub use client::Client;
+pub use config::ClientConfig;
+pub use credentials::CredentialsError;
+pub use error::Error;
+pub use manifest::Manifest;
+pub use push::PushedManifest;
+pub use referrers::referrers_tag;
+pub use repository::Repository;
+pub use target::{Object, Target};
+pub use upload::BlobUpload;

@@ -1,0 +1,226 @@
+//! Authorization for registries: asked for only when a registry asks us, then kept and shared.
+//!
+//! Each [`Access`] has a slot. Whoever finds its grant missing, refused or expired renews it while
+//! holding the slot's lock; the others wait and share the outcome, a failure included, so that a slow
+//! token service is asked once and not once for each waiter. A renewal that is cancelled leaves the
+//! slot as it was, and the next waiter takes over.
+//!
+//! A registry that has asked before is answered in advance for its other repositories: that saves
+//! them the refused first request.
+
+mod access;
+mod challenge;
+mod error;
+mod token;
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use reqwest::header::{HeaderMap, HeaderValue};
+
+use crate::credentials::{Credential, Credentials};
+use crate::http::Http;
+use crate::limits;
+
+pub(crate) use access::Access;
+pub use error::AuthError;
+use token::TokenService;
+
+/// Of a token's life, the last part in which it is no longer used, so that it outlives its request.
+const MARGIN: u32 = 10;
+
+/// Something to send as `Authorization`.
+#[derive(Clone)]
+pub(crate) struct Grant {
+    pub(crate) header: HeaderValue,
+    pub(crate) obtained: Instant,
+    expires: Option<Instant>,
+}
+
+/// How a registry authenticates.
+#[derive(Clone, Debug)]
+enum Scheme {
+    Basic,
+    Bearer(TokenService),
+}
+
+#[derive(Default)]
+struct Slot {
+    state: tokio::sync::Mutex<State>,
+    /// Renewals that have ended; equal before and after a wait, nothing happened meanwhile.
+    renewals: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    scheme: Option<Scheme>,
+    grant: Option<Grant>,
+    failure: Option<Arc<AuthError>>,
+}
+
+/// Holds every grant of a client.
+pub(crate) struct Authenticator {
+    http: Http,
+    credentials: Credentials,
+    slots: Mutex<LruCache<Access, Arc<Slot>>>,
+    /// What registries asked for last, by name.
+    schemes: Mutex<LruCache<String, Scheme>>,
+}
+
+impl Authenticator {
+    pub(crate) fn new(http: Http, credentials: Credentials) -> Self {
+        let capacity = NonZeroUsize::new(limits::GRANTS).unwrap_or(NonZeroUsize::MIN);
+        let (slots, schemes) = (LruCache::new(capacity), LruCache::new(capacity));
+        Self { http, credentials, slots: Mutex::new(slots), schemes: Mutex::new(schemes) }
+    }
+
+    /// What to send with a request: `None` when the registry has not asked for anything yet.
+    pub(crate) async fn authorize(&self, access: &Access) -> Result<Option<Grant>, Arc<AuthError>> {
+        let slot = self.slot(access);
+        let arrived = slot.renewals.load(Ordering::Acquire);
+        let mut state = slot.state.lock().await;
+        if slot.renewals.load(Ordering::Acquire) != arrived {
+            return state.outcome();
+        }
+        if let Some(grant) = state.grant.as_ref().filter(|grant| grant.is_usable()) {
+            return Ok(Some(grant.clone()));
+        }
+        if let Some(scheme) = state.scheme.clone() {
+            return self.renew_slot(&slot, &mut state, access, scheme).await;
+        }
+        let Some(scheme) = self.scheme_of(access.registry()) else { return Ok(None) };
+        match self.renew_slot(&slot, &mut state, access, scheme).await {
+            // A guess from another repository must not fail what anonymous access might allow.
+            Err(error) => {
+                tracing::debug!(registry = access.registry(), %error, "no authorization in advance");
+                (state.scheme, state.failure) = (None, None);
+                Ok(None)
+            }
+            granted => granted,
+        }
+    }
+
+    /// After a refusal: another grant than `refused`, or `None` when there is none to try.
+    /// `secure` says whether the refusal came over HTTPS.
+    pub(crate) async fn renew(
+        &self,
+        access: &Access,
+        refusal: &HeaderMap,
+        secure: bool,
+        refused: Option<&Grant>,
+    ) -> Result<Option<Grant>, Arc<AuthError>> {
+        let slot = self.slot(access);
+        let arrived = slot.renewals.load(Ordering::Acquire);
+        let mut state = slot.state.lock().await;
+        if slot.renewals.load(Ordering::Acquire) != arrived {
+            return state.outcome();
+        }
+        let is_other = |grant: &&Grant| refused.is_none_or(|refused| refused.header != grant.header);
+        if let Some(grant) = state.grant.as_ref().filter(is_other).filter(|grant| grant.is_usable()) {
+            return Ok(Some(grant.clone()));
+        }
+        let Some(scheme) = Scheme::of(refusal, secure)?.or_else(|| state.scheme.clone()) else {
+            return Ok(None);
+        };
+        let grant = self.renew_slot(&slot, &mut state, access, scheme).await?;
+        Ok(grant.filter(|grant| is_other(&grant)))
+    }
+
+    /// Renews a slot whose lock is held, and records the outcome for those who wait.
+    async fn renew_slot(
+        &self,
+        slot: &Slot,
+        state: &mut State,
+        access: &Access,
+        scheme: Scheme,
+    ) -> Result<Option<Grant>, Arc<AuthError>> {
+        let outcome = self.obtain(access, &scheme).await;
+        lock(&self.schemes).put(access.registry().to_owned(), scheme.clone());
+        state.scheme = Some(scheme);
+        match outcome {
+            Ok(grant) => (state.grant, state.failure) = (grant, None),
+            Err(error) => (state.grant, state.failure) = (None, Some(Arc::new(error))),
+        }
+        slot.renewals.fetch_add(1, Ordering::Release);
+        state.outcome()
+    }
+
+    async fn obtain(&self, access: &Access, scheme: &Scheme) -> Result<Option<Grant>, AuthError> {
+        let registry = access.registry();
+        let credential = self.credentials.find(registry).await?;
+        match (scheme, credential) {
+            (Scheme::Basic, None) => Ok(None),
+            (Scheme::Basic, Some(Credential::Password { username, password })) => {
+                Ok(Some(Grant::new(token::basic(&username, &password)?, None)))
+            }
+            (Scheme::Basic, Some(Credential::IdentityToken(_))) => {
+                Err(AuthError::NoPassword { registry: registry.to_owned() })
+            }
+            (Scheme::Bearer(service), credential) => {
+                let scopes = access.scopes_with(service.scope.as_deref());
+                let token = service.fetch(&self.http, credential.as_ref(), &scopes).await?;
+                Ok(Some(Grant::new(token::bearer(&token.secret)?, Some(token.life))))
+            }
+        }
+    }
+
+    fn slot(&self, access: &Access) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        match slots.get(access) {
+            Some(slot) => Arc::clone(slot),
+            None => Arc::clone(slots.get_or_insert(access.clone(), Arc::default)),
+        }
+    }
+
+    /// How the registry authenticates; the scope it named was another repository's.
+    fn scheme_of(&self, registry: &str) -> Option<Scheme> {
+        match lock(&self.schemes).get(registry)?.clone() {
+            Scheme::Bearer(mut service) => {
+                service.scope = None;
+                Some(Scheme::Bearer(service))
+            }
+            basic => Some(basic),
+        }
+    }
+}
+
+impl State {
+    fn outcome(&self) -> Result<Option<Grant>, Arc<AuthError>> {
+        match &self.failure {
+            Some(failure) => Err(Arc::clone(failure)),
+            None => Ok(self.grant.clone()),
+        }
+    }
+}
+
+impl Grant {
+    fn new(header: HeaderValue, life: Option<Duration>) -> Self {
+        let now = Instant::now();
+        Self { header, obtained: now, expires: life.map(|life| now + (life - life / MARGIN)) }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.expires.is_none_or(|expires| Instant::now() < expires)
+    }
+}
+
+impl Scheme {
+    /// The scheme a refusal asks for: Bearer rather than Basic, `None` when it names neither.
+    fn of(refusal: &HeaderMap, secure: bool) -> Result<Option<Self>, AuthError> {
+        let challenges = challenge::challenges(refusal);
+        let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
+        match (find("bearer"), find("basic")) {
+            (Some(bearer), _) => TokenService::from_challenge(bearer, secure).map(Self::Bearer).map(Some),
+            (None, Some(_)) => Ok(Some(Self::Basic)),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
+/// A panic elsewhere cannot leave these maps half changed.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

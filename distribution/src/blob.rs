@@ -1,0 +1,125 @@
+//! Blobs: whole and verified, as a stream, or a range of one.
+//!
+//! All three read through one [`Reader`], which follows redirects to signed URLs, and resumes with a
+//! range request where a body broke off. What it hands out is contiguous and exactly what was asked
+//! for, but not verified: only [`Client::blob`] does that.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use jaunt_formats::Digest;
+use reqwest::Method;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue};
+
+use crate::auth::Access;
+use crate::client::Client;
+use crate::error::Error;
+use crate::http::drain;
+use crate::limits;
+use crate::manifest::verify;
+use crate::repository::Repository;
+use crate::target::Target;
+
+mod content_range;
+mod reader;
+
+use reader::Reader;
+
+/// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
+pub struct BlobStream {
+    content_length: Option<u64>,
+    pieces: Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>>,
+}
+
+impl BlobStream {
+    /// The blob's length, when the registry states it. The stream then ends after exactly so many
+    /// bytes or with an error.
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+}
+
+impl Stream for BlobStream {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.pieces.as_mut().poll_next(context)
+    }
+}
+
+impl Client {
+    /// A whole blob of at most `limit` bytes, verified against its digest.
+    pub async fn blob(&self, repository: &Repository, digest: &Digest, limit: u64) -> Result<Bytes, Error> {
+        let target = Target::blob(repository, digest);
+        let mut reader = Reader::whole(self.clone(), repository, digest);
+        let too_large = || Error::TooLarge { target: Box::new(target.clone()), limit };
+        if reader.open().await?.is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = reader.next().await? {
+            if u64::try_from(bytes.len() + piece.len()).is_ok_and(|length| length > limit) {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        verify(&target, *digest, Digest::of(&bytes))?;
+        Ok(bytes.freeze())
+    }
+
+    /// A blob's bytes as they arrive. **Unverified**: the caller checks their digest.
+    pub async fn blob_stream(&self, repository: &Repository, digest: &Digest) -> Result<BlobStream, Error> {
+        let mut reader = Reader::whole(self.clone(), repository, digest);
+        let content_length = reader.open().await?;
+        let pieces = stream::try_unfold(reader, async |mut reader| {
+            Ok(reader.next().await?.map(|piece| (piece, reader)))
+        });
+        Ok(BlobStream { content_length, pieces: Box::pin(pieces) })
+    }
+
+    /// Exactly the bytes of a range, or an error. **Unverified**: the caller checks them, against the
+    /// digest of a span.
+    pub async fn blob_range(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Bytes, Error> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let reserved = (range.end - range.start).min(limits::RESERVED_BYTES);
+        let mut reader = Reader::range(self.clone(), repository, digest, range);
+        let mut bytes = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
+        while let Some(piece) = reader.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// A blob's length, or `None` when the repository does not have it.
+    pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
+        let target = Target::blob(repository, digest);
+        let url = self.endpoints().blob(repository, digest);
+        let call = self.call(Method::HEAD, url, target.clone(), Access::pull(repository))?;
+        // Without it, a compressing proxy may leave out the length.
+        let call = call.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        match self.succeed(call).await {
+            Ok(answer) => {
+                let length = stated_length(answer.response.headers());
+                drain(answer.response).await;
+                length.map(Some).ok_or_else(|| Error::malformed(&target, "the registry states no length"))
+            }
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The `Content-Length` header: for a HEAD, the HTTP client itself knows no body's length.
+fn stated_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,37 @@
+//! How much a registry may make us hold, follow or wait for.
+//!
+//! Each limit is far above what honest registries need and low enough that a hostile one cannot
+//! exhaust memory or hang a caller.
+
+use std::time::Duration;
+
+/// Bytes of one manifest: the size every registry must accept by the distribution spec.
+pub const MANIFEST_BYTES: u64 = 4 << 20;
+/// Bytes of one page of referrers, which is an index and so bound like a manifest.
+pub const REFERRERS_PAGE_BYTES: u64 = MANIFEST_BYTES;
+/// Pages of referrers followed before the listing counts as endless.
+pub const REFERRERS_PAGES: usize = 64;
+/// Bytes of a token service's answer; the largest tokens seen are about 20 KiB.
+pub(crate) const TOKEN_ANSWER_BYTES: u64 = 256 << 10;
+/// Bytes of an error's body that are read: for its message, and so that the connection can be kept.
+pub(crate) const ERROR_BODY_BYTES: u64 = 64 << 10;
+/// Characters of a registry's own words that an error repeats.
+pub(crate) const ERROR_TEXT_CHARS: usize = 300;
+/// Bytes of one `WWW-Authenticate` header that are parsed.
+pub(crate) const CHALLENGE_BYTES: usize = 8 << 10;
+/// Redirects followed for one request. Registries use one, a CDN before a bucket two.
+pub(crate) const REDIRECTS: usize = 5;
+/// Signed URLs remembered: one for each blob being read.
+pub(crate) const SIGNED_URLS: usize = 4096;
+/// Repositories whose tokens are remembered.
+pub(crate) const GRANTS: usize = 4096;
+/// Longest wait a registry can ask for with `Retry-After`; when it asks for more, the call fails.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Longest life a token is believed to have.
+pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Bytes a range's buffer reserves before any have arrived.
+pub(crate) const RESERVED_BYTES: u64 = 8 << 20;
+/// Bytes a second below which an upload counts as stuck.
+pub(crate) const SLOWEST_UPLOAD: u64 = 64 << 10;
+/// Bytes a second at which a registry is assumed to digest and store an upload it has received.
+pub(crate) const SLOWEST_COMMIT: u64 = 16 << 20;

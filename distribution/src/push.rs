@@ -1,0 +1,194 @@
+//! Pushing: blobs from memory, mounts, manifests; and deleting manifests.
+//!
+//! Spec: OCI distribution-spec 1.1, "Push". A blob goes up as POST and one PUT. An upload session may
+//! keep what a broken PUT left in it, so a retry starts with a new session.
+
+use bytes::Bytes;
+use jaunt_formats::Digest;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+
+use crate::auth::Access;
+use crate::client::Client;
+use crate::error::Error;
+use crate::http::{Answer, Backoff, drain, location};
+use crate::limits;
+use crate::manifest::{ManifestName, stated_digest, verify};
+use crate::repository::Repository;
+use crate::target::Target;
+
+/// What a registry said to a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedManifest {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The `OCI-Subject` header. Absent, the registry does not list the manifest among its subject's
+    /// referrers, and the pusher keeps the fallback tag.
+    pub subject: Option<Digest>,
+}
+
+pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+impl Client {
+    /// Uploads a blob held in memory.
+    pub async fn push_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        verify(&Target::blob(repository, digest), *digest, Digest::of(&bytes))?;
+        let mut backoff = Backoff::new(self.attempts());
+        loop {
+            let error = match self.try_push_blob(repository, digest, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(error),
+            };
+            let Some(pause) = backoff.after_failure() else { return Err(error) };
+            tracing::debug!(%error, ?pause, "will push again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn try_push_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        let session = self.open_session(repository).await?;
+        self.put_blob(repository, session, digest, bytes, 0).await
+    }
+
+    /// Makes a blob of another repository of the same registry known in this one, without moving its
+    /// bytes. `false` when the registry will not: then upload it.
+    pub async fn mount_blob(
+        &self,
+        to: &Repository,
+        from: &Repository,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        if to.host() != from.host() {
+            return Ok(false);
+        }
+        let target = Target::blob(to, digest);
+        let url = self.endpoints().uploads(to).map(|mut url| {
+            url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from.name());
+            url
+        });
+        let call = self.call(Method::POST, url, target.clone(), Access::mount(to, from))?;
+        let answer = match self.succeed(call.header(CONTENT_LENGTH, HeaderValue::from(0))).await {
+            Ok(answer) => answer,
+            // Whether the blob may be pushed at all is for the upload to find out.
+            Err(Error::Unauthorized { .. } | Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if answer.status() == StatusCode::CREATED {
+            drain(answer.response).await;
+            return Ok(true);
+        }
+        // The registry has opened an upload session instead.
+        if let Ok(session) = session_url(answer, &target).await {
+            self.cancel_session(to, session).await;
+        }
+        Ok(false)
+    }
+
+    /// Uploads a manifest under a tag or its digest.
+    pub async fn push_manifest(
+        &self,
+        repository: &Repository,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<PushedManifest, Error> {
+        let target = Target::manifest(repository, name);
+        let digest = Digest::of(&bytes);
+        if let Some(asked) = ManifestName::parse(name, &target)?.digest() {
+            verify(&target, asked, digest)?;
+        }
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > limits::MANIFEST_BYTES) {
+            return Err(Error::TooLarge { target: Box::new(target), limit: limits::MANIFEST_BYTES });
+        }
+        let media_type = HeaderValue::try_from(media_type)
+            .map_err(|_| Error::malformed(&target, "the media type is not valid in a header"))?;
+        let url = self.endpoints().manifest(repository, name);
+        let call = self.call(Method::PUT, url, target.clone(), Access::push(repository))?;
+        let call = call.header(CONTENT_TYPE, media_type).body(bytes).commits(0);
+        let answer = self.succeed(call).await?;
+        if let Some(stated) = stated_digest(answer.response.headers(), &target)? {
+            verify(&target, digest, stated)?;
+        }
+        let subject = answer.response.headers().get(HeaderName::from_static("oci-subject"));
+        let subject = subject.and_then(|value| value.to_str().ok()?.parse().ok());
+        drain(answer.response).await;
+        Ok(PushedManifest { digest, subject })
+    }
+
+    /// Deletes a manifest, and with it every tag that names it. Many registries do not allow it.
+    pub async fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let name = digest.to_string();
+        let url = self.endpoints().manifest(repository, &name);
+        let target = Target::manifest(repository, &name);
+        let answer =
+            self.succeed(self.call(Method::DELETE, url, target, Access::delete(repository))?).await?;
+        drain(answer.response).await;
+        Ok(())
+    }
+
+    /// Opens an upload session; its URL is where the next request goes.
+    pub(crate) async fn open_session(&self, repository: &Repository) -> Result<Url, Error> {
+        let target = Target::upload(repository);
+        let url = self.endpoints().uploads(repository);
+        let call = self.call(Method::POST, url, target.clone(), Access::push(repository))?;
+        let answer = self.succeed(call.header(CONTENT_LENGTH, HeaderValue::from(0))).await?;
+        session_url(answer, &target).await
+    }
+
+    /// Ends a session with its last bytes, or with none; `stored` bytes are there already.
+    pub(crate) async fn put_blob(
+        &self,
+        repository: &Repository,
+        mut session: Url,
+        digest: &Digest,
+        bytes: Bytes,
+        stored: u64,
+    ) -> Result<(), Error> {
+        session.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let target = Target::blob(repository, digest);
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let call = self.call(Method::PUT, Ok(session), target.clone(), Access::push(repository))?;
+        let call = call
+            .header(CONTENT_TYPE, OCTETS)
+            .header(CONTENT_LENGTH, HeaderValue::from(length))
+            .body(bytes)
+            .commits(stored.saturating_add(length))
+            .once();
+        let answer = self.succeed(call).await?;
+        if let Some(stated) = stated_digest(answer.response.headers(), &target)? {
+            verify(&target, *digest, stated)?;
+        }
+        drain(answer.response).await;
+        Ok(())
+    }
+
+    /// Ends a session for nothing. Best effort: registries expire what is left over.
+    pub(crate) async fn cancel_session(&self, repository: &Repository, session: Url) {
+        let target = Target::upload(repository);
+        let Ok(call) = self.call(Method::DELETE, Ok(session), target, Access::push(repository)) else {
+            return;
+        };
+        match self.succeed(call.once()).await {
+            Ok(answer) => drain(answer.response).await,
+            Err(error) => tracing::debug!(%error, "upload session not cancelled"),
+        }
+    }
+}
+
+/// The session that an answer opened or moved to.
+pub(crate) async fn session_url(answer: Answer, target: &Target) -> Result<Url, Error> {
+    let url = location(&answer.response).map_err(|failure| Error::from_failure(target, failure));
+    drain(answer.response).await;
+    url
+}

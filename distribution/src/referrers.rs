@@ -1,0 +1,186 @@
+//! Referrers: which artifacts name a manifest as their subject.
+//!
+//! Spec: OCI distribution-spec 1.1, "Listing Referrers". Registries without the API answer 404, or
+//! whatever they answer to an unknown path; there the pushers keep an index under the tag
+//! `sha256-<hex>` instead.
+
+use jaunt_formats::Digest;
+use jaunt_formats::media_type::OCI_INDEX;
+use oci_spec::image::Descriptor;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
+use reqwest::{Method, Url};
+
+use crate::auth::Access;
+use crate::client::Client;
+use crate::error::Error;
+use crate::http::{Answer, drain, read_whole};
+use crate::limits;
+use crate::manifest::content_type;
+use crate::repository::Repository;
+use crate::target::Target;
+
+/// The tag under which referrers are kept where the registry has no API for them.
+pub fn referrers_tag(subject: &Digest) -> String {
+    format!("sha256-{}", subject.hex())
+}
+
+impl Client {
+    /// The artifacts whose subject is `subject`, of one type or of all; empty when there are none.
+    /// The order is the registry's. Descriptors that make no sense are left out.
+    pub async fn referrers(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, Error> {
+        match self.referrers_by_api(repository, subject, artifact_type).await? {
+            Some(referrers) => Ok(referrers),
+            None => self.referrers_by_tag(repository, subject, artifact_type).await,
+        }
+    }
+
+    /// `None` when the registry does not know the API.
+    async fn referrers_by_api(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Option<Vec<Descriptor>>, Error> {
+        let target = Target::referrers(repository, subject);
+        let first = self.endpoints().referrers(repository, subject).map(|mut url| {
+            url.query_pairs_mut().extend_pairs(artifact_type.iter().map(|wanted| ("artifactType", wanted)));
+            without_empty_query(url)
+        });
+        let mut page = first;
+        let mut referrers = Vec::new();
+        for number in 0..limits::REFERRERS_PAGES {
+            let call = self.call(Method::GET, page, target.clone(), Access::pull(repository))?;
+            let answer =
+                self.transport().send(call.header(ACCEPT, HeaderValue::from_static(OCI_INDEX))).await?;
+            if number == 0 && !knows_referrers(&answer) {
+                drain(answer.response).await;
+                return Ok(None);
+            }
+            let answer = self.transport().succeeded(&target, answer).await?;
+            let filtered = is_filtered(answer.response.headers());
+            let next = next_page(&answer, &target)?;
+            let found = self.read_page(&target, answer).await?;
+            referrers.extend(found.into_iter().filter(|found| filtered || is_type(found, artifact_type)));
+            match next {
+                Some(url) => page = Ok(url),
+                None => return Ok(Some(referrers)),
+            }
+        }
+        Err(Error::malformed(&target, format!("more than {} pages", limits::REFERRERS_PAGES)))
+    }
+
+    async fn referrers_by_tag(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, Error> {
+        let tag = referrers_tag(subject);
+        let Some(index) = self.manifest_if_exists(repository, &tag, &[OCI_INDEX]).await? else {
+            return Ok(Vec::new());
+        };
+        let mut referrers = descriptors(&Target::manifest(repository, &tag), &index.bytes)?;
+        referrers.retain(|found| is_type(found, artifact_type));
+        Ok(referrers)
+    }
+
+    async fn read_page(&self, target: &Target, answer: Answer) -> Result<Vec<Descriptor>, Error> {
+        let patience = self.transport().http.patience;
+        let body = read_whole(answer.response, limits::REFERRERS_PAGE_BYTES, patience)
+            .await
+            .map_err(|error| Error::from_body(target, error))?;
+        descriptors(target, &body)
+    }
+}
+
+/// Anything but an index means that the path led to no API; refusals and troubles are what they are.
+fn knows_referrers(answer: &Answer) -> bool {
+    match answer.status().as_u16() {
+        200 => content_type(&answer.response) == OCI_INDEX,
+        400 | 404 | 405 | 406 | 501 => false,
+        _ => true,
+    }
+}
+
+/// Whether the registry has applied our filter.
+fn is_filtered(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("oci-filters-applied").iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|filter| filter.trim() == "artifactType")
+}
+
+fn is_type(found: &Descriptor, wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|wanted| found.artifact_type().as_ref().is_some_and(|found| found.as_ref() == wanted))
+}
+
+/// The `Link` to the next page, which must be the same registry's: it will see our token.
+fn next_page(answer: &Answer, target: &Target) -> Result<Option<Url>, Error> {
+    let links = answer.response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    let Some(link) = links.flat_map(next_links).next() else { return Ok(None) };
+    let here = answer.response.url();
+    match here.join(link) {
+        Ok(next) if next.origin() == here.origin() => Ok(Some(next)),
+        _ => Err(Error::malformed(target, "the link to the next page leads to another host")),
+    }
+}
+
+/// The targets in one `Link` header whose relation is `next`. Grammar: RFC 8288.
+fn next_links(header: &str) -> impl Iterator<Item = &str> {
+    header.split('<').filter_map(|link| {
+        let (url, parameters) = link.split_once('>')?;
+        let is_next = parameters.split([';', ',']).any(|parameter| {
+            let relation = parameter.trim().strip_prefix("rel=").unwrap_or_default();
+            relation.trim_matches('"').split_ascii_whitespace().any(|name| name.eq_ignore_ascii_case("next"))
+        });
+        is_next.then_some(url)
+    })
+}
+
+/// `?` alone confuses some caches.
+fn without_empty_query(mut url: Url) -> Url {
+    if url.query() == Some("") {
+        url.set_query(None);
+    }
+    url
+}
+
+/// The descriptors of an index.
+fn descriptors(target: &Target, index: &[u8]) -> Result<Vec<Descriptor>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        manifests: Option<Vec<serde_json::Value>>,
+    }
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|error| Error::malformed(target, format!("is not an index: {error}")))?;
+    let read = |value| match serde_json::from_value::<Descriptor>(value) {
+        Ok(descriptor) => Some(descriptor),
+        Err(error) => {
+            tracing::debug!(%target, %error, "left out a malformed descriptor");
+            None
+        }
+    };
+    Ok(index.manifests.unwrap_or_default().into_iter().filter_map(read).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_next_page() {
+        for (header, want) in [
+            (r#"</v2/a/referrers/d?last=1>; rel="next""#, Some("/v2/a/referrers/d?last=1")),
+            (r#"</p>; rel=next"#, Some("/p")),
+            (r#"</first>; rel="first", </n>; title="x"; rel="prev next""#, Some("/n")),
+            (r#"</p>; rel="prev""#, None),
+            ("<unclosed", None),
+            ("", None),
+        ] {
+            assert_eq!(next_links(header).next(), want, "{header}");
+        }
+    }
+}

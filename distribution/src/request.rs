@@ -1,0 +1,204 @@
+//! One call to a registry: authorized when it asks for that, and judged by its status.
+//!
+//! A refusal (401, or 403 on a grant from before the call) is met with a new grant and one more try.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+
+use crate::auth::{Access, Authenticator, Grant};
+use crate::credentials::Credentials;
+use crate::error::Error;
+use crate::http::{Answer, Http, Request, drain, read_whole};
+use crate::limits;
+use crate::target::Target;
+
+/// Sends calls.
+pub(crate) struct Transport {
+    pub(crate) http: Http,
+    auth: Authenticator,
+}
+
+/// A call: what it is about, what it needs, what it sends.
+pub(crate) struct Call {
+    pub(crate) target: Target,
+    pub(crate) access: Access,
+    request: Request,
+}
+
+impl Call {
+    /// A call without a body that may be sent again.
+    pub(crate) fn new(
+        transport: &Transport,
+        method: Method,
+        url: Url,
+        target: Target,
+        access: Access,
+    ) -> Self {
+        let request = Request {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            authorization: None,
+            repeatable: true,
+            patience: transport.http.patience,
+        };
+        Self { target, access, request }
+    }
+
+    pub(crate) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
+        self.request.headers.insert(name, value);
+        self
+    }
+
+    /// Adds a body, and the time that the slowest link needs for it.
+    pub(crate) fn body(mut self, body: Bytes) -> Self {
+        let seconds = u64::try_from(body.len()).unwrap_or(u64::MAX) / limits::SLOWEST_UPLOAD;
+        self.request.patience += std::time::Duration::from_secs(seconds);
+        self.request.body = body;
+        self
+    }
+
+    /// Allows the registry the time it needs to digest and store `len` bytes it has received.
+    pub(crate) fn commits(mut self, len: u64) -> Self {
+        self.request.patience *= 3;
+        self.request.patience += std::time::Duration::from_secs(len / limits::SLOWEST_COMMIT);
+        self
+    }
+
+    /// Forbids sending it again when the first try may have been acted upon.
+    pub(crate) fn once(mut self) -> Self {
+        self.request.repeatable = false;
+        self
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(http: Http, credentials: Credentials) -> Self {
+        let auth = Authenticator::new(http.clone(), credentials);
+        Self { http, auth }
+    }
+
+    /// Sends a call until it is answered and, as far as that can be had, authorized. The answer may
+    /// have any status.
+    pub(crate) async fn send(&self, mut call: Call) -> Result<Answer, Error> {
+        let started = Instant::now();
+        let mut grant = self.authorize(&call).await?;
+        let answer = self.send_with(&mut call, grant.as_ref()).await?;
+        if !is_refusal(&answer, grant.as_ref(), started) {
+            return Ok(answer);
+        }
+        let headers = answer.response.headers();
+        let secure = call.request.url.scheme() == "https";
+        let renewed = self.auth.renew(&call.access, headers, secure, grant.as_ref()).await;
+        grant = renewed.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })?;
+        if grant.is_none() {
+            return Ok(answer);
+        }
+        drain(answer.response).await;
+        self.send_with(&mut call, grant.as_ref()).await
+    }
+
+    /// Sends a call whose body exists only once, with the grant at hand.
+    pub(crate) async fn send_stream(&self, mut call: Call, body: reqwest::Body) -> Result<Answer, Error> {
+        call.request.authorization = self.authorize(&call).await?.map(|grant| grant.header);
+        let sent = self.http.send_stream(call.request, body).await;
+        sent.map_err(|failure| Error::from_failure(&call.target, failure))
+    }
+
+    /// Sends a call elsewhere: to a signed URL, which needs no authorization and must get none.
+    pub(crate) async fn send_signed(&self, mut call: Call, url: Url) -> Result<Answer, Error> {
+        call.request.url = url;
+        self.send_with(&mut call, None).await
+    }
+
+    async fn authorize(&self, call: &Call) -> Result<Option<Grant>, Error> {
+        let granted = self.auth.authorize(&call.access).await;
+        granted.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
+    }
+
+    async fn send_with(&self, call: &mut Call, grant: Option<&Grant>) -> Result<Answer, Error> {
+        call.request.authorization = grant.map(|grant| grant.header.clone());
+        let sent = self.http.send(&call.request).await;
+        sent.map_err(|failure| Error::from_failure(&call.target, failure))
+    }
+
+    /// Turns an answer that is not a success into the error it stands for.
+    pub(crate) async fn succeeded(&self, target: &Target, answer: Answer) -> Result<Answer, Error> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let message = match read_whole(answer.response, limits::ERROR_BODY_BYTES, self.http.patience).await {
+            Ok(body) => registry_words(&body),
+            Err(_) => String::new(),
+        };
+        let target = Box::new(target.clone());
+        Err(match status {
+            StatusCode::NOT_FOUND => Error::NotFound { target },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Error::Unauthorized { target, status, message }
+            }
+            _ => Error::Status { target, status, message },
+        })
+    }
+}
+
+/// Whether another grant could help. Only the registry itself may ask for one; storage that it
+/// redirected to may not.
+fn is_refusal(answer: &Answer, grant: Option<&Grant>, started: Instant) -> bool {
+    let may_be_stale = || grant.is_some_and(|grant| grant.obtained < started);
+    answer.elsewhere.is_none()
+        && match answer.status() {
+            StatusCode::UNAUTHORIZED => true,
+            StatusCode::FORBIDDEN => may_be_stale(),
+            _ => false,
+        }
+}
+
+#[derive(serde::Deserialize)]
+struct Envelope {
+    errors: Vec<EnvelopeError>,
+}
+
+#[derive(serde::Deserialize)]
+struct EnvelopeError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What the distribution API's error envelope says, fit for one line; nothing for other bodies.
+fn registry_words(body: &[u8]) -> String {
+    let Ok(envelope) = serde_json::from_slice::<Envelope>(body) else { return String::new() };
+    let Some(first) = envelope.errors.first() else { return String::new() };
+    let words = [&first.code, &first.message].map(|word| word.trim()).into_iter().filter(|w| !w.is_empty());
+    let words = words.collect::<Vec<_>>().join(": ");
+    words.chars().filter(|char| !char.is_control()).take(limits::ERROR_TEXT_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_the_registrys_words_on_one_line() {
+        let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "x".repeat(1000));
+        for (body, want) in [
+            (
+                r#"{"errors":[{"code":"DENIED","message":"requested access\n denied"}]}"#,
+                "DENIED: requested access denied",
+            ),
+            (r#"{"errors":[{"code":"UNKNOWN"}]}"#, "UNKNOWN"),
+            (r#"{"errors":[]}"#, ""),
+            ("<html>", ""),
+            (&long, &"x".repeat(limits::ERROR_TEXT_CHARS)),
+        ] {
+            assert_eq!(registry_words(body.as_bytes()), want);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Uploading a blob whose digest and length are known only at its end.
+//!
+//! POST opens a session, one PATCH streams the bytes as they are written, PUT names the digest. That
+//! is how `docker push` does it, so every registry accepts it, which cannot be said of several PATCHes
+//! with ranges. The PATCH runs in its own task and is fed through a short queue: a writer faster than
+//! the network waits.
+//!
+//!     open --write--> streaming --finish--> committed
+//!       \------------------\-----abort or drop----> cancelled
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use jaunt_formats::Digest;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, Url};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::task::JoinHandle;
+
+use crate::auth::Access;
+use crate::client::Client;
+use crate::error::Error;
+use crate::limits;
+use crate::push::{OCTETS, session_url};
+use crate::repository::Repository;
+use crate::target::Target;
+
+/// Writes that may wait in the queue.
+const QUEUE: usize = 4;
+
+/// A blob on its way. Dropped unfinished, it is cancelled.
+#[must_use = "an upload counts only once it is finished"]
+pub struct BlobUpload {
+    client: Client,
+    repository: Repository,
+    /// Where the session's next request goes; `None` once it is over.
+    session: Option<Url>,
+    stream: Option<Streaming>,
+    written: u64,
+}
+
+/// A PATCH under way.
+struct Streaming {
+    queue: mpsc::Sender<Bytes>,
+    /// Ends with the session's next URL.
+    task: JoinHandle<Result<Url, Error>>,
+}
+
+impl Client {
+    /// Opens an upload.
+    pub async fn start_upload(&self, repository: &Repository) -> Result<BlobUpload, Error> {
+        let session = Some(self.open_session(repository).await?);
+        let (client, repository) = (self.clone(), repository.clone());
+        Ok(BlobUpload { client, repository, session, stream: None, written: 0 })
+    }
+}
+
+impl BlobUpload {
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Sends more bytes; waits while the network is behind. After an error the upload is over.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let patience = self.patience(length.saturating_mul(QUEUE as u64 + 1));
+        let queue = self.streaming()?.queue.clone();
+        match queue.send_timeout(bytes, patience).await {
+            Ok(()) => {
+                self.written += length;
+                Ok(())
+            }
+            Err(SendTimeoutError::Timeout(_)) => Err(self.stuck(patience)),
+            Err(SendTimeoutError::Closed(_)) => {
+                drop(queue);
+                let early = "the registry answered before the upload was complete";
+                Err(self.end_stream(patience).await.err().unwrap_or_else(|| self.malformed(early)))
+            }
+        }
+    }
+
+    /// Ends the upload: the blob exists under `digest` when this returns. `len` must be what was
+    /// written; the registry checks the digest.
+    pub async fn finish(mut self, digest: &Digest, len: u64) -> Result<(), Error> {
+        if self.written != len {
+            let (target, written) = (Box::new(self.target()), self.written);
+            return Err(Error::WrongLength { target, expected: len, written });
+        }
+        if self.stream.is_some() {
+            // What the queue and the sockets still hold, and the registry's own work.
+            let patience =
+                self.patience(limits::SLOWEST_UPLOAD) * 3 + Duration::from_secs(len / limits::SLOWEST_COMMIT);
+            self.session = Some(self.end_stream(patience).await?);
+        }
+        let Some(session) = self.session.clone() else { return Err(self.malformed("the upload is over")) };
+        self.client.put_blob(&self.repository, session, digest, Bytes::new(), len).await?;
+        self.session = None;
+        Ok(())
+    }
+
+    /// Cancels the upload. Best effort: what the registry does not hear of, it expires.
+    pub async fn abort(mut self) {
+        self.stop_stream();
+        if let Some(session) = self.session.take() {
+            self.client.cancel_session(&self.repository, session).await;
+        }
+    }
+
+    /// The PATCH, begun at the first write: an empty blob has none.
+    fn streaming(&mut self) -> Result<&mut Streaming, Error> {
+        if self.stream.is_none() {
+            let session = self.session.clone().ok_or_else(|| self.malformed("the upload is over"))?;
+            let (queue, pieces) = mpsc::channel(QUEUE);
+            let patch = patch(self.client.clone(), self.repository.clone(), session, pieces);
+            self.stream = Some(Streaming { queue, task: tokio::spawn(patch) });
+        }
+        self.stream.as_mut().ok_or_else(|| Error::malformed(&Target::upload(&self.repository), "no stream"))
+    }
+
+    /// Ends the body and waits for the registry's answer to it.
+    async fn end_stream(&mut self, patience: Duration) -> Result<Url, Error> {
+        let Some(Streaming { queue, mut task }) = self.stream.take() else {
+            return Err(self.malformed("the upload is over"));
+        };
+        drop(queue);
+        match tokio::time::timeout(patience, &mut task).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(self.malformed("the upload was cancelled")),
+            Err(_) => {
+                task.abort();
+                Err(self.stuck(patience))
+            }
+        }
+    }
+
+    fn stop_stream(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.task.abort();
+        }
+    }
+
+    /// How long `bytes` may take on the slowest link, and then a silence.
+    fn patience(&self, bytes: u64) -> Duration {
+        self.client.transport().http.patience + Duration::from_secs(bytes / limits::SLOWEST_UPLOAD)
+    }
+
+    fn stuck(&self, after: Duration) -> Error {
+        let host = self.repository.host().to_owned();
+        Error::TimedOut { target: Box::new(self.target()), host, after }
+    }
+
+    fn malformed(&self, reason: &str) -> Error {
+        Error::malformed(&self.target(), reason)
+    }
+
+    fn target(&self) -> Target {
+        Target::upload(&self.repository)
+    }
+}
+
+impl Drop for BlobUpload {
+    fn drop(&mut self) {
+        self.stop_stream();
+        let (Some(session), Ok(runtime)) = (self.session.take(), Handle::try_current()) else { return };
+        let (client, repository) = (self.client.clone(), self.repository.clone());
+        runtime.spawn(async move { client.cancel_session(&repository, session).await });
+    }
+}
+
+async fn patch(
+    client: Client,
+    repository: Repository,
+    session: Url,
+    pieces: mpsc::Receiver<Bytes>,
+) -> Result<Url, Error> {
+    let target = Target::upload(&repository);
+    let body = stream::unfold(pieces, async |mut pieces| {
+        pieces.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), pieces))
+    });
+    let call = client.call(Method::PATCH, Ok(session), target.clone(), Access::push(&repository))?;
+    let call = call.header(CONTENT_TYPE, OCTETS);
+    let answer = client.transport().send_stream(call, reqwest::Body::wrap_stream(body)).await?;
+    session_url(client.transport().succeeded(&target, answer).await?, &target).await
+}
