@@ -293,7 +293,9 @@ pub enum InitError {
     #[error("FUSE handshake: the first request has opcode {0}, not FUSE_INIT")]
     NotInit(u32),
     /// The other side is too old, or of another world.
-    #[error("FUSE handshake: protocol {major}.{minor} is not usable (7.{OLDEST_MINOR}, Linux 5.4, or later is)")]
+    #[error(
+        "FUSE handshake: protocol {major}.{minor} is not usable (7.{OLDEST_MINOR}, Linux 5.4, or later is)"
+    )]
     Version {
         /// Offered major version.
         major: u32,

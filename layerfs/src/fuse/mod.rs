@@ -10,10 +10,13 @@
 //! would block until somebody serves it.
 
 mod abi;
+mod adapter;
+mod errno;
 pub mod init;
 pub mod mount;
 pub mod session;
 
+pub use adapter::Adapter;
 pub use init::{KernelFeatures, Negotiated};
 pub use mount::{MountError, MountOptions, Mounted};
 pub use session::{SessionError, SessionHandle, resend, serve};

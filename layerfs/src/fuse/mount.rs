@@ -137,9 +137,8 @@ fn initialise(point: &Path, device: OwnedFd, options: &MountOptions) -> Result<M
 
 fn await_readable(device: &File) -> io::Result<()> {
     let timeout = Timespec::try_from(HANDSHAKE_TIMEOUT).map_err(io::Error::other)?;
-    let ready = rustix::io::retry_on_intr(|| {
-        poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&timeout))
-    })?;
+    let ready =
+        rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&timeout)))?;
     if ready == 0 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
 }
 

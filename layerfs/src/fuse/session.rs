@@ -84,13 +84,9 @@ impl SessionHandle {
 
 /// A session that has had its handshake, on a socket that nobody will write to any more.
 fn adopt<F: Filesystem>(fs: F, negotiated: &Negotiated, threads: usize) -> Result<Session<F>, SessionError> {
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(SessionError::Socket)?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(SessionError::Socket)?;
     rustix::net::send(&ours, &negotiated.synthetic_request(), SendFlags::NOSIGNAL)
         .map_err(SessionError::Socket)?;
     let mut config = Config::default();
@@ -100,8 +96,7 @@ fn adopt<F: Filesystem>(fs: F, negotiated: &Negotiated, threads: usize) -> Resul
     let acl = config.acl;
     let session = Session::from_fd(fs, theirs, acl, config).map_err(SessionError::Start)?;
     let mut reply = [0; 256];
-    let (len, _) =
-        rustix::net::recv(&ours, &mut reply, RecvFlags::DONTWAIT).map_err(SessionError::Socket)?;
+    let (len, _) = rustix::net::recv(&ours, &mut reply, RecvFlags::DONTWAIT).map_err(SessionError::Socket)?;
     negotiated.check_reply(&reply[..len])?;
     Ok(session)
 }

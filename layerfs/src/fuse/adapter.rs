@@ -1,0 +1,322 @@
+//! FUSE as an adapter: decode, one call into [`LayerFs`], reply. No decision about content is made here.
+//!
+//! The tree never changes, so everything that can be cached is, without end: entries, attributes, the absence of
+//! a name, pages, directories. Requests that would carry no news are answered ENOSYS once and never come
+//! again: OPEN and OPENDIR (there is no state to open), FLUSH, and, where the chain has none, extended
+//! attributes. A read that misses is handed to the runtime: it never holds a FUSE thread.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
+};
+use jaunt_formats::launch::{Attributes, InodeType};
+use jaunt_formats::{Timestamp, Xattr};
+use tokio::runtime::Handle;
+
+use super::errno::errno;
+use crate::fs::{FsError, Ino, LayerFs};
+
+/// How long the kernel may keep what it was told: the tree is immutable, so a hundred years.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// Inode numbers are never reused within a mount.
+const GENERATION: Generation = Generation(0);
+/// What Linux file systems report for a directory of ordinary size.
+const DIRECTORY_SIZE: u64 = 4096;
+const BLOCK_SIZE: u32 = 4096;
+
+/// Serves a [`LayerFs`] to the kernel.
+pub struct Adapter {
+    fs: Arc<LayerFs>,
+    runtime: Handle,
+}
+
+impl Adapter {
+    /// An adapter that fetches on `runtime`.
+    pub fn new(fs: Arc<LayerFs>, runtime: Handle) -> Self {
+        Self { fs, runtime }
+    }
+
+    fn attr(&self, ino: Ino) -> Result<FileAttr, FsError> {
+        Ok(file_attr(ino, &self.fs.attributes(ino)?))
+    }
+
+    fn xattr_named(&self, ino: Ino, name: &OsStr) -> Result<Option<Xattr>, FsError> {
+        let xattrs = self.fs.xattrs(ino)?;
+        Ok(xattrs.into_iter().find(|xattr| *xattr.name == *name.as_bytes()))
+    }
+}
+
+impl Filesystem for Adapter {
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.fs.lookup(Ino(parent.0), name.as_bytes());
+        match found.and_then(|ino| ino.map(|ino| self.attr(ino)).transpose()) {
+            Ok(Some(attr)) => reply.entry(&FOREVER, &attr, GENERATION),
+            // Inode 0 with a time to live: the kernel remembers that there is no such name.
+            Ok(None) => reply.entry(&FOREVER, &no_such_file(), GENERATION),
+            Err(error) => reply.error(logged(&self.fs, Ino(parent.0), "lookup", &error)),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attr(Ino(ino.0)) {
+            Ok(attr) => reply.attr(&FOREVER, &attr),
+            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "getattr", &error)),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.fs.symlink_target(Ino(ino.0)) {
+            Ok(target) => reply.data(target),
+            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "readlink", &error)),
+        }
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let ino = Ino(ino.0);
+        match self.fs.read_local(ino, offset, size) {
+            Ok(Some(bytes)) => reply.data(&bytes),
+            Ok(None) => {
+                let fs = self.fs.clone();
+                self.runtime.spawn(async move {
+                    match fs.read(ino, offset, size).await {
+                        Ok(bytes) => reply.data(&bytes),
+                        Err(error) => reply.error(logged(&fs, ino, "read", &error)),
+                    }
+                });
+            }
+            Err(error) => reply.error(logged(&self.fs, ino, "read", &error)),
+        }
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let entries = match self.fs.entries(Ino(ino.0), offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) => {
+                    let name = OsStr::from_bytes(entry.name);
+                    if reply.add(INodeNo(entry.ino.0), entry.next, file_type(entry.kind), name) {
+                        break;
+                    }
+                }
+                Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let entries = match self.fs.entries(Ino(ino.0), offset) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+        };
+        for entry in entries {
+            match entry.and_then(|entry| Ok((entry, self.attr(entry.ino)?))) {
+                Ok((entry, attr)) => {
+                    let name = OsStr::from_bytes(entry.name);
+                    if reply.add(INodeNo(entry.ino.0), entry.next, name, &FOREVER, &attr, GENERATION) {
+                        break;
+                    }
+                }
+                Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            }
+        }
+        reply.ok();
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_xattrs() {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.xattr_named(Ino(ino.0), name) {
+            Ok(Some(xattr)) => reply_xattr(reply, &xattr.value, size),
+            Ok(None) => reply.error(Errno::ENODATA),
+            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "getxattr", &error)),
+        }
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_xattrs() {
+            return reply.error(Errno::ENOSYS);
+        }
+        match self.fs.xattrs(Ino(ino.0)) {
+            Ok(xattrs) => {
+                let names: Vec<u8> =
+                    xattrs.iter().flat_map(|xattr| [&xattr.name[..], b"\0"].concat()).collect();
+                reply_xattr(reply, &names, size);
+            }
+            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "listxattr", &error)),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        // What limits the content is the disk it is kept on.
+        match rustix::fs::statvfs(&self.fs.store_path()) {
+            Ok(disk) => {
+                let block = u32::try_from(disk.f_frsize).unwrap_or(BLOCK_SIZE);
+                let name_max = u32::try_from(disk.f_namemax).unwrap_or(255);
+                let (blocks, free, available) = (disk.f_blocks, disk.f_bfree, disk.f_bavail);
+                reply.statfs(blocks, free, available, disk.f_files, disk.f_ffree, block, name_max, block);
+            }
+            Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
+        }
+    }
+}
+
+/// Logs what the caller will only see as an error number, with image and path, and returns that number.
+fn logged(fs: &LayerFs, ino: Ino, call: &'static str, error: &FsError) -> Errno {
+    let errno = errno(error);
+    if matches!(error, FsError::Index(_) | FsError::Store(_) | FsError::Read(_)) {
+        let path = fs.path_of(ino).unwrap_or_else(|| format!("inode {}", ino.0));
+        tracing::error!(image = fs.name(), path, call, cause = %Chain(error), "a file cannot be served");
+    }
+    errno
+}
+
+/// An error with all its causes on one line.
+struct Chain<'e>(&'e FsError);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut next: Option<&dyn std::error::Error> = Some(self.0);
+        let mut last = String::new();
+        while let Some(error) = next {
+            let text = error.to_string();
+            if text != last {
+                write!(f, "{}{text}", if last.is_empty() { "" } else { ": " })?;
+            }
+            (last, next) = (text, error.source());
+        }
+        Ok(())
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+fn no_such_file() -> FileAttr {
+    let nothing = Attributes {
+        kind: InodeType::Regular,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        mtime: Timestamp::default(),
+        nlink: 0,
+    };
+    file_attr(Ino(0), &nothing)
+}
+
+fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
+    let time = system_time(attributes.mtime);
+    let size = if attributes.kind == InodeType::Directory { DIRECTORY_SIZE } else { attributes.size };
+    let rdev = match attributes.kind {
+        InodeType::CharDevice { major, minor } | InodeType::BlockDevice { major, minor } => {
+            encode_device(major, minor)
+        }
+        _ => 0,
+    };
+    FileAttr {
+        ino: INodeNo(ino.0),
+        size,
+        blocks: size.div_ceil(512),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(attributes.kind),
+        // At most 0o7777, by the promise of `Attributes`.
+        perm: u16::try_from(attributes.mode & 0o7777).unwrap_or_default(),
+        nlink: attributes.nlink,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        rdev,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: InodeType) -> FileType {
+    match kind {
+        InodeType::Directory => FileType::Directory,
+        InodeType::Regular => FileType::RegularFile,
+        InodeType::Symlink => FileType::Symlink,
+        InodeType::CharDevice { .. } => FileType::CharDevice,
+        InodeType::BlockDevice { .. } => FileType::BlockDevice,
+        InodeType::Fifo => FileType::NamedPipe,
+    }
+}
+
+/// Linux's 32-bit device number: 12 bits of major between 8 low and 12 high bits of minor.
+fn encode_device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let whole = Duration::from_secs(time.seconds.unsigned_abs());
+    let seconds = if time.seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    let exact =
+        seconds.and_then(|seconds| seconds.checked_add(Duration::from_nanos(time.nanoseconds.into())));
+    exact.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_times_are_as_linux_encodes_them() {
+        assert_eq!(encode_device(8, 1), 0x801);
+        assert_eq!(encode_device(0x123, 0x45678), 0x4561_2378);
+        let time = Timestamp { seconds: 1, nanoseconds: 5 };
+        assert_eq!(system_time(time), SystemTime::UNIX_EPOCH + Duration::new(1, 5));
+        let before = Timestamp { seconds: -1, nanoseconds: 500_000_000 };
+        assert_eq!(system_time(before), SystemTime::UNIX_EPOCH - Duration::from_millis(500));
+    }
+}

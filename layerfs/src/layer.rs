@@ -1,0 +1,311 @@
+//! One layer, readable at any tar offset: from the store where it is there, else through the source.
+//!
+//! A miss becomes one fetch for each run of neighbouring missing spans, whoever else wants them meanwhile
+//! follows; each span is verified, decoded, kept, and only then handed on. A span whose bytes are wrong is
+//! fetched once more by itself, then it is an error to those who wait for it, and to nobody else.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use jaunt_formats::launch::LaunchLayer;
+use jaunt_formats::{Digest, Span};
+
+use crate::single_flight::{Follower, Joined, SingleFlight, Ticket};
+use crate::source::{Source, SourceError};
+use crate::store::LayerFile;
+use crate::verify::{TarBytes, VerifyError, verify};
+
+/// Compressed bytes fetched with one request at most: beyond it, two requests share the line as well.
+const MAX_FETCH: u64 = 4 << 20;
+/// How often wrong bytes are fetched again.
+const REFETCHES: u32 = 1;
+
+/// A layer of an image. Cheap to clone.
+#[derive(Clone)]
+pub struct Layer(Arc<Inner>);
+
+struct Inner {
+    layer: LaunchLayer,
+    file: Arc<LayerFile>,
+    source: Arc<dyn Source>,
+    flights: SingleFlight<usize, Outcome>,
+    counters: Arc<Counters>,
+}
+
+type Outcome = Result<TarBytes, Arc<ReadError>>;
+
+/// What reading has cost, over all layers that share it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests to the source.
+    pub fetches: AtomicU64,
+    /// Compressed bytes that arrived.
+    pub fetched_bytes: AtomicU64,
+    /// Spans that arrived with wrong bytes.
+    pub wrong_spans: AtomicU64,
+}
+
+/// Why a range of a layer cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be fetched.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What was fetched is not what the index says, twice.
+    #[error("span at tar offset {} of layer {diff_id}: bytes {}..{} of blob {blob} are wrong", span.tar_offset, span.blob_range().start, span.blob_range().end)]
+    Wrong {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The blob.
+        blob: Digest,
+        /// The span.
+        span: Box<Span>,
+        /// In what way.
+        #[source]
+        source: VerifyError,
+    },
+    /// The range lies beyond the layer.
+    #[error("bytes {}..{} lie outside layer {diff_id}", range.start, range.end)]
+    OutOfRange {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The range.
+        range: Range<u64>,
+    },
+    /// The disk failed.
+    #[error("cannot read layer {diff_id} from the store")]
+    Store {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A fetch ended without an outcome, again and again: the daemon is stopping.
+    #[error("the fetch of layer {diff_id} was abandoned")]
+    Abandoned {
+        /// The layer's diffID.
+        diff_id: Digest,
+    },
+}
+
+impl Layer {
+    /// A layer over its local file and a source of its converted blob.
+    pub fn new(
+        layer: LaunchLayer,
+        file: Arc<LayerFile>,
+        source: Arc<dyn Source>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self(Arc::new(Inner { layer, file, source, flights: SingleFlight::new(), counters }))
+    }
+
+    /// Its local file.
+    pub fn file(&self) -> &LayerFile {
+        &self.0.file
+    }
+
+    /// The range's bytes if all of them are local. Blocks on the disk at most.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn read_local(&self, range: &Range<u64>) -> Result<Option<Vec<u8>>, ReadError> {
+        if !self.0.file.has(range) {
+            return Ok(None);
+        }
+        self.0.file.read(range).map(Some).map_err(|source| self.0.store_error(source))
+    }
+
+    /// The range's bytes, fetched if need be. Cancel-safe: fetches under way go on for others and for the store.
+    ///
+    /// # Errors
+    /// A part of it can neither be found in the store nor fetched and verified.
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ReadErrors> {
+        let inner = &self.0;
+        let spans = inner.spans_of(&range)?;
+        let fetched = self.fetch_missing(spans.clone()).await?;
+        let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
+        for (span, fetched) in inner.layer.spans[spans].iter().zip(fetched) {
+            let own = span.tar_range();
+            let part = range.start.max(own.start)..range.end.min(own.end);
+            match fetched {
+                Some(fetched) => bytes.extend_from_slice(fetched.slice(&part)),
+                None => bytes.extend(inner.file.read(&part).map_err(|source| inner.store_error(source))?),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// For each span of the range: its bytes, or `None` where they are in the store.
+    async fn fetch_missing(&self, spans: Range<usize>) -> Result<Vec<Option<TarBytes>>, ReadErrors> {
+        // Two rounds heal a leader that went away; more would only spin while the daemon stops.
+        let mut results: Vec<Option<TarBytes>> = vec![None; spans.len()];
+        for _ in 0..3 {
+            let pending = self.join(spans.clone(), &results);
+            if pending.is_empty() {
+                return Ok(results);
+            }
+            for (span, follower) in pending {
+                if let Some(outcome) = follower.outcome().await {
+                    results[span - spans.start] = Some(outcome?);
+                }
+            }
+        }
+        Err(ReadErrors::from(ReadError::Abandoned { diff_id: self.0.layer.diff_id.0 }))
+    }
+
+    /// Starts a fetch for each run of missing spans that nobody is fetching, and follows all missing ones.
+    fn join(&self, spans: Range<usize>, have: &[Option<TarBytes>]) -> Vec<(usize, Follower<Outcome>)> {
+        let mut pending = Vec::new();
+        let mut run: Vec<Ticket<usize, Outcome>> = Vec::new();
+        for at in spans.clone().filter(|at| have[at - spans.start].is_none()) {
+            if self.0.is_local(at) {
+                continue;
+            }
+            match self.0.flights.join(at) {
+                Joined::Follower(follower) => pending.push((at, follower)),
+                // It may have landed between the first look and the join.
+                Joined::Leader(_) if self.0.is_local(at) => {}
+                Joined::Leader(ticket) => {
+                    pending.push((at, ticket.follow()));
+                    if !self.0.extends(&run, at) {
+                        self.start(std::mem::take(&mut run));
+                    }
+                    run.push(ticket);
+                }
+            }
+        }
+        self.start(run);
+        pending
+    }
+
+    fn start(&self, run: Vec<Ticket<usize, Outcome>>) {
+        if !run.is_empty() {
+            let inner = self.0.clone();
+            tokio::spawn(async move { inner.fetch_run(run).await });
+        }
+    }
+}
+
+/// An outcome that several readers may share.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ReadErrors(Arc<ReadError>);
+
+impl From<ReadError> for ReadErrors {
+    fn from(error: ReadError) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl From<Arc<ReadError>> for ReadErrors {
+    fn from(error: Arc<ReadError>) -> Self {
+        Self(error)
+    }
+}
+
+impl Inner {
+    /// The spans that cover a range of the tar.
+    fn spans_of(&self, range: &Range<u64>) -> Result<Range<usize>, ReadError> {
+        if range.start > range.end || range.end > self.layer.tar_len {
+            return Err(ReadError::OutOfRange { diff_id: self.layer.diff_id.0, range: range.clone() });
+        }
+        let spans = &self.layer.spans;
+        let first = spans.partition_point(|span| span.tar_range().end <= range.start);
+        let last = spans.partition_point(|span| span.tar_offset.0 < range.end);
+        Ok(first..last.max(first))
+    }
+
+    fn is_local(&self, span: usize) -> bool {
+        self.file.has(&self.layer.spans[span].tar_range())
+    }
+
+    /// Whether span `at` can ride with the request for `run`.
+    fn extends(&self, run: &[Ticket<usize, Outcome>], at: usize) -> bool {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return true };
+        let start = self.layer.spans[*first.key()].blob_range().start;
+        let (before, next) = (&self.layer.spans[*last.key()], &self.layer.spans[at]);
+        before.blob_range().end == next.blob_range().start && next.blob_range().end - start <= MAX_FETCH
+    }
+
+    /// Fetches neighbouring spans with one request and reports each.
+    async fn fetch_run(self: Arc<Self>, run: Vec<Ticket<usize, Outcome>>) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
+        let spans = &self.layer.spans;
+        let range = spans[*first.key()].blob_range().start..spans[*last.key()].blob_range().end;
+        match self.fetch(range.clone()).await {
+            Err(error) => {
+                let error = Arc::new(ReadError::from(error));
+                run.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
+            }
+            Ok(bytes) => {
+                for ticket in run {
+                    let span = spans[*ticket.key()].blob_range();
+                    let part = slice(&bytes, span.start - range.start..span.end - range.start);
+                    let outcome = self.clone().land(*ticket.key(), part).await;
+                    ticket.complete(outcome.map_err(Arc::new));
+                }
+            }
+        }
+    }
+
+    /// Verifies, decodes and keeps one span; fetches it again if its bytes are wrong.
+    async fn land(self: Arc<Self>, at: usize, mut bytes: Bytes) -> Result<TarBytes, ReadError> {
+        let mut refetches = 0;
+        loop {
+            let this = self.clone();
+            // Hashing and decoding half a mebibyte takes a millisecond: not on a thread that serves others.
+            let verified = tokio::task::spawn_blocking(move || this.open_span(at, &bytes)).await;
+            match verified.map_err(|_| ReadError::Abandoned { diff_id: self.layer.diff_id.0 })? {
+                Ok(verified) => return Ok(verified),
+                Err(source) => {
+                    self.counters.wrong_spans.fetch_add(1, Ordering::Relaxed);
+                    let span = Box::new(self.layer.spans[at]);
+                    let (diff_id, blob) = (self.layer.diff_id.0, self.layer.converted.digest);
+                    let wrong = ReadError::Wrong { diff_id, blob, span, source };
+                    if refetches == REFETCHES {
+                        return Err(wrong);
+                    }
+                    tracing::warn!(error = %wrong, "fetching it again");
+                    refetches += 1;
+                    bytes = self.fetch(self.layer.spans[at].blob_range()).await?;
+                }
+            }
+        }
+    }
+
+    fn open_span(&self, at: usize, bytes: &[u8]) -> Result<TarBytes, VerifyError> {
+        let verified = verify(&self.layer.spans[at], self.layer.scope, bytes)?;
+        if let Err(error) = self.file.keep(&verified) {
+            // A full disk costs a fetch the next time; it must not cost the reader who waits now.
+            tracing::warn!(diff_id = %self.layer.diff_id, %error, "a span cannot be kept; it is served from memory");
+        }
+        Ok(verified)
+    }
+
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
+        self.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.source.fetch(self.layer.converted.digest, range).await?;
+        self.counters.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn store_error(&self, source: std::io::Error) -> ReadError {
+        ReadError::Store { diff_id: self.layer.diff_id.0, source }
+    }
+}
+
+/// A part of what a source gave; empty, and so refused by `verify`, where the source gave too little.
+fn slice(bytes: &Bytes, range: Range<u64>) -> Bytes {
+    let part = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+    match part {
+        Some((start, end)) if end <= bytes.len() => bytes.slice(start..end),
+        _ => Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+#[path = "layer_tests.rs"]
+mod tests;

@@ -1,0 +1,222 @@
+//! The read path over a source in memory: right bytes, few fetches, faults that stay where they are.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use jaunt_formats::launch::{Blob, Compression};
+use jaunt_formats::{BlobOffset, DiffId, DigestScope, SpanDigest, TarOffset};
+
+use super::*;
+use crate::source::MemorySource;
+use crate::store::Store;
+
+const SPAN: usize = 64 << 10;
+
+struct Fixture {
+    tar: Vec<u8>,
+    blob: Bytes,
+    layer: LaunchLayer,
+    store: Store,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(spans: usize) -> Self {
+        // The last span is short and ends within a block, as a tar of odd length would.
+        let tar: Vec<u8> = (0..spans * SPAN - 700).map(|at| (at / 7 % 251) as u8).collect();
+        let (mut blob, mut cut) = (Vec::new(), Vec::new());
+        for (at, part) in tar.chunks(SPAN).enumerate() {
+            let frames = crate::decode::tests::frames(part, 10_000);
+            cut.push(Span {
+                blob_offset: BlobOffset(blob.len() as u64),
+                compressed_len: frames.len().try_into().unwrap(),
+                tar_offset: TarOffset((at * SPAN) as u64),
+                tar_len: part.len().try_into().unwrap(),
+                digest: SpanDigest(*blake3::hash(&frames).as_bytes()),
+            });
+            blob.extend(frames);
+        }
+        let digest = Digest::of(&blob);
+        let converted = Blob { digest, len: blob.len() as u64, compression: Compression::Zstd };
+        let layer = LaunchLayer {
+            diff_id: DiffId(Digest::of(&tar)),
+            original: converted,
+            converted,
+            tar_len: tar.len() as u64,
+            scope: DigestScope::Compressed,
+            spans: cut,
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        Self { tar, blob: blob.into(), layer, store, _directory: directory }
+    }
+
+    fn memory(&self) -> Arc<MemorySource> {
+        Arc::new(MemorySource::new([(self.layer.converted.digest, self.blob.clone())]))
+    }
+
+    fn layer(&self, source: Arc<dyn Source>) -> Layer {
+        let file = self.store.layer(self.layer.diff_id, self.layer.tar_len).unwrap();
+        Layer::new(self.layer.clone(), file, source, Arc::default())
+    }
+}
+
+/// A source that spoils what it is told to, as often as it is told to.
+struct Spoiler {
+    inner: Arc<MemorySource>,
+    faults: Mutex<HashMap<u64, (u32, Fault)>>,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Flip,
+    Truncate,
+    Fail,
+}
+
+impl Source for Spoiler {
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut bytes = self.inner.fetch(blob, range.clone()).await?.to_vec();
+            let mut faults = self.faults.lock().unwrap();
+            for (at, (times, fault)) in faults.iter_mut().filter(|(at, _)| range.contains(at)) {
+                if *times == 0 {
+                    continue;
+                }
+                *times -= 1;
+                match fault {
+                    Fault::Flip => bytes[(at - range.start) as usize] ^= 1,
+                    Fault::Truncate => bytes.truncate((at - range.start) as usize),
+                    Fault::Fail => return Err(SourceError { blob, range, cause: "broken".into() }),
+                }
+            }
+            Ok(bytes.into())
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn any_range_reads_as_the_tar() {
+    let fixture = Fixture::new(5);
+    let layer = fixture.layer(fixture.memory());
+    let len = fixture.tar.len() as u64;
+    for range in [0..1, 0..0, 65_535..65_537, 100..len, len - 1..len, len..len, 0..len] {
+        assert_eq!(
+            layer.read(range.clone()).await.unwrap(),
+            fixture.tar[range.start as usize..range.end as usize]
+        );
+        assert!(layer.read_local(&range).unwrap().is_some(), "{range:?} is local once it was read");
+    }
+    assert!(matches!(&*layer.read(0..len + 1).await.unwrap_err().0, ReadError::OutOfRange { .. }));
+}
+
+#[tokio::test]
+async fn neighbours_ride_together_and_nothing_is_fetched_twice() {
+    let fixture = Fixture::new(8);
+    let source = fixture.memory();
+    let layer = fixture.layer(source.clone());
+    layer.read(3 * SPAN as u64..4 * SPAN as u64).await.unwrap();
+    assert_eq!(source.fetches(), 1);
+    layer.read(0..fixture.tar.len() as u64).await.unwrap();
+    assert_eq!(source.fetches(), 3, "one request before the span that was there, one behind it");
+    // Another daemon of the same boot knows what the first one kept.
+    drop(layer);
+    let again = fixture.layer(source.clone());
+    assert!(again.read_local(&(0..fixture.tar.len() as u64)).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sixty_four_readers_of_one_span_cause_one_fetch() {
+    let fixture = Fixture::new(2);
+    let memory = fixture.memory();
+    let source = Arc::new(Spoiler { inner: memory.clone(), faults: Mutex::default() });
+    let layer = fixture.layer(source);
+    let reads = (0..64u64).map(|at| {
+        let layer = layer.clone();
+        tokio::spawn(async move { layer.read(at * 100..at * 100 + 5000).await.unwrap() })
+    });
+    for (at, bytes) in join_all(reads).await.into_iter().enumerate() {
+        assert_eq!(bytes.unwrap(), fixture.tar[at * 100..at * 100 + 5000]);
+    }
+    assert_eq!(memory.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
+    let fixture = Fixture::new(6);
+    let at = |span: usize| fixture.layer.spans[span].blob_offset.0 + 5;
+    let faults = [
+        (at(0), (1, Fault::Flip)),
+        (at(2), (9, Fault::Flip)),
+        (at(4), (1, Fault::Truncate)),
+        (at(5), (1, Fault::Fail)),
+    ];
+    let source = Arc::new(Spoiler { inner: fixture.memory(), faults: Mutex::new(faults.into()) });
+    let layer = fixture.layer(source.clone());
+    let span = |at: usize| (at * SPAN) as u64..((at + 1) * SPAN).min(fixture.tar.len()) as u64;
+    let whole = |at: usize| fixture.tar[span(at).start as usize..span(at).end as usize].to_vec();
+
+    assert_eq!(layer.read(span(0)).await.unwrap(), whole(0), "one flipped bit heals");
+    let wrong = layer.read(span(1).start..span(3).end).await.unwrap_err();
+    assert!(matches!(&*wrong.0, ReadError::Wrong { source: VerifyError::Digest(_), .. }), "{wrong}");
+    assert_eq!(layer.read(span(1)).await.unwrap(), whole(1), "its neighbours are not harmed");
+    assert_eq!(layer.read(span(3)).await.unwrap(), whole(3));
+    assert!(layer.read_local(&span(2)).unwrap().is_none(), "wrong bytes are not kept");
+    assert_eq!(layer.read(span(4)).await.unwrap(), whole(4), "a short answer heals");
+    assert!(matches!(&*layer.read(span(5)).await.unwrap_err().0, ReadError::Source(_)));
+    assert_eq!(layer.read(span(5)).await.unwrap(), whole(5), "a failed fetch is tried anew by the next read");
+    source.faults.lock().unwrap().clear();
+    assert_eq!(layer.read(0..fixture.tar.len() as u64).await.unwrap(), fixture.tar);
+}
+
+#[tokio::test]
+async fn presence_outlives_the_daemon_but_only_what_was_synced_outlives_the_boot() {
+    let fixture = Fixture::new(4);
+    let directory = fixture.store.root().join(fixture.layer.diff_id.0.hex());
+    let span = |at: usize| (at * SPAN) as u64..((at + 1) * SPAN) as u64;
+    {
+        let layer = fixture.layer(fixture.memory());
+        layer.read(span(0)).await.unwrap();
+        fixture.store.persist();
+        layer.read(span(2)).await.unwrap();
+    }
+    {
+        let layer = fixture.layer(fixture.memory());
+        assert!(layer.file().has(&span(0)) && layer.file().has(&span(2)) && !layer.file().has(&span(1)));
+    }
+    // As after a power cut: the record of another boot is not believed.
+    let mut live = std::fs::read(directory.join("live")).unwrap();
+    live[20] ^= 1;
+    std::fs::write(directory.join("live"), live).unwrap();
+    {
+        let layer = fixture.layer(fixture.memory());
+        assert!(layer.file().has(&span(0)) && !layer.file().has(&span(2)));
+    }
+    // A damaged record is not believed either.
+    for name in ["live", "present"] {
+        let mut bytes = std::fs::read(directory.join(name)).unwrap();
+        let last = bytes.len() - 1;
+        bytes[20] ^= 1;
+        bytes[last] ^= 1;
+        std::fs::write(directory.join(name), bytes).unwrap();
+    }
+    let layer = fixture.layer(fixture.memory());
+    assert_eq!(layer.file().present_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_layer_is_removed_only_when_nobody_holds_it() {
+    let fixture = Fixture::new(1);
+    let layer = fixture.layer(fixture.memory());
+    let directory = fixture.store.root().join(fixture.layer.diff_id.0.hex());
+    fixture.store.remove(fixture.layer.diff_id).unwrap();
+    assert!(directory.exists());
+    drop(layer);
+    fixture.store.remove(fixture.layer.diff_id).unwrap();
+    assert!(!directory.exists());
+    fixture.store.remove(fixture.layer.diff_id).unwrap();
+}

@@ -1,0 +1,115 @@
+//! The local store: decoded layers on disk, shared by every image that has them.
+//!
+//! ```text
+//! <root>/layers/<diffID hex>/data       the tar, sparse, at its own offsets
+//!                           /present    which 512-byte blocks are there: as of the last sync
+//!                           /live       the same, up to date, but to be believed only within one boot
+//! ```
+//!
+//! A block's bit is trusted only where its bytes must be on the disk as well: `present` is written after the data
+//! was synced, `live` counts only while the kernel that holds the page cache still runs. So neither a killed
+//! daemon nor a power cut makes a hole in a sparse file look like content. Only verified bytes get in.
+
+mod bitmap;
+mod layer_file;
+mod presence;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use jaunt_formats::DiffId;
+
+pub use layer_file::LayerFile;
+
+/// All layers of a node.
+pub struct Store {
+    root: PathBuf,
+    open: Mutex<HashMap<DiffId, Weak<LayerFile>>>,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("store {}: cannot {what}", path.display())]
+pub struct StoreError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What was tried.
+    pub what: &'static str,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Store {
+    /// Opens the store in `root`, a directory that is made if need be.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written to.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let fail = |what| move |source| StoreError { path: root.to_owned(), what, source };
+        std::fs::create_dir_all(root).map_err(fail("create the directory"))?;
+        let probe = root.join(".probe");
+        std::fs::write(&probe, b"")
+            .and_then(|()| std::fs::remove_file(&probe))
+            .map_err(fail("write to it"))?;
+        Ok(Self { root: root.to_owned(), open: Mutex::default() })
+    }
+
+    /// The layer's file; the same one for all who hold it at a time.
+    ///
+    /// # Errors
+    /// Its directory or files cannot be made or read.
+    pub fn layer(&self, diff_id: DiffId, tar_len: u64) -> Result<Arc<LayerFile>, StoreError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(layer) = open.get(&diff_id).and_then(Weak::upgrade) {
+            return Ok(layer);
+        }
+        let layer = Arc::new(LayerFile::open(&self.directory(diff_id), tar_len)?);
+        open.insert(diff_id, Arc::downgrade(&layer));
+        open.retain(|_, layer| layer.strong_count() > 0);
+        Ok(layer)
+    }
+
+    /// Writes down what is present, data first, for every open layer with news. Called now and then, and at the end.
+    pub fn persist(&self) {
+        let layers: Vec<Arc<LayerFile>> = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.values().filter_map(Weak::upgrade).collect()
+        };
+        for layer in layers {
+            if let Err(error) = layer.persist() {
+                tracing::warn!(%error, cause = %error.source, "what is present could not be written down");
+            }
+        }
+    }
+
+    /// Deletes a layer that nobody holds.
+    ///
+    /// # Errors
+    /// Its files cannot be deleted. A layer that is held, or that was never there, is no error.
+    pub fn remove(&self, diff_id: DiffId) -> Result<(), StoreError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.get(&diff_id).is_some_and(|layer| layer.strong_count() > 0) {
+            return Ok(());
+        }
+        open.remove(&diff_id);
+        let path = self.directory(diff_id);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError { path, what: "delete the layer", source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The directory it lives in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn directory(&self, diff_id: DiffId) -> PathBuf {
+        self.root.join(diff_id.0.hex())
+    }
+}
