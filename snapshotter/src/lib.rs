@@ -6,5 +6,13 @@
 //! through [`lazy::LazyMounts`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod disk_usage;
+pub mod fallback;
+pub mod filters;
+pub mod labels;
 pub mod lazy;
+pub mod metastore;
 pub mod proto;
+pub mod resolve;
+pub mod service;
+pub mod snapshotter;

@@ -1,0 +1,132 @@
+//! Mounts as containerd performs them: binds and overlays, from lower directories.
+
+use std::path::{Path, PathBuf};
+
+use crate::metastore::Kind;
+
+/// One mount, in containerd's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// `bind` or `overlay`.
+    pub kind: &'static str,
+    /// What is bound, or `overlay`.
+    pub source: String,
+    /// In the form of mount(8)'s `-o`.
+    pub options: Vec<String>,
+}
+
+/// What a snapshot is mounted from.
+pub struct Layers {
+    /// View or active.
+    pub kind: Kind,
+    /// The snapshot's own files.
+    pub upper: PathBuf,
+    /// Its work directory.
+    pub work: PathBuf,
+    /// Lower directories, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// `uidmap=` and `gidmap=`, for containerd to map ids with.
+    pub id_maps: Vec<String>,
+}
+
+impl Layers {
+    /// The mount: a bind where one directory says it all, else an overlay with `options` of the host.
+    pub fn mount(self, options: &[String]) -> Mount {
+        let writable = self.kind == Kind::Active;
+        let mut mount_options = self.id_maps;
+        match self.lowers.as_slice() {
+            [] => bind(&self.upper, writable, mount_options),
+            [only] if !writable => bind(only, false, mount_options),
+            lowers => {
+                if writable {
+                    mount_options.push(format!("workdir={}", self.work.display()));
+                    mount_options.push(format!("upperdir={}", self.upper.display()));
+                }
+                let lowers: Vec<_> = lowers.iter().map(|lower| lower.display().to_string()).collect();
+                mount_options.push(format!("lowerdir={}", lowers.join(":")));
+                mount_options.extend_from_slice(options);
+                Mount { kind: "overlay", source: "overlay".to_owned(), options: mount_options }
+            }
+        }
+    }
+}
+
+fn bind(source: &Path, writable: bool, mut options: Vec<String>) -> Mount {
+    options.push(if writable { "rw" } else { "ro" }.to_owned());
+    options.push("rbind".to_owned());
+    Mount { kind: "bind", source: source.display().to_string(), options }
+}
+
+/// Options that every overlay on this host gets: `index=off` where the kernel has the feature, since it
+/// refuses a lower directory that another overlay's upper had; `userxattr` in a user namespace, which
+/// may not set `trusted.*`.
+pub fn host_options() -> Vec<String> {
+    let mut options = Vec::new();
+    if Path::new("/sys/module/overlay/parameters/index").exists() {
+        options.push("index=off".to_owned());
+    }
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    if in_user_namespace(&read("/proc/self/uid_map")) && has_userxattr(&read("/proc/sys/kernel/osrelease")) {
+        options.push("userxattr".to_owned());
+    }
+    options
+}
+
+/// The initial namespace maps all of the 32-bit ids onto themselves.
+fn in_user_namespace(uid_map: &str) -> bool {
+    let fields: Vec<_> = uid_map.split_whitespace().collect();
+    !uid_map.is_empty() && fields != ["0", "0", "4294967295"]
+}
+
+/// Linux 5.11 brought the option.
+fn has_userxattr(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 11)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(kind: Kind, lowers: &[&str]) -> Layers {
+        Layers {
+            kind,
+            upper: "/s/9/fs".into(),
+            work: "/s/9/work".into(),
+            lowers: lowers.iter().map(PathBuf::from).collect(),
+            id_maps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn binds_where_one_directory_says_it_all() {
+        for (layers, source, mode) in [
+            (layers(Kind::Active, &[]), "/s/9/fs", "rw"),
+            (layers(Kind::View, &[]), "/s/9/fs", "ro"),
+            (layers(Kind::View, &["/s/1/fs"]), "/s/1/fs", "ro"),
+        ] {
+            let mount = layers.mount(&["index=off".to_owned()]);
+            assert_eq!((mount.kind, mount.source.as_str()), ("bind", source));
+            assert_eq!(mount.options, [mode, "rbind"]);
+        }
+    }
+
+    #[test]
+    fn overlays_the_rest() {
+        let options = ["index=off".to_owned()];
+        let active = layers(Kind::Active, &["/s/1/fs"]).mount(&options);
+        assert_eq!(
+            active.options,
+            ["workdir=/s/9/work", "upperdir=/s/9/fs", "lowerdir=/s/1/fs", "index=off"]
+        );
+        let view = layers(Kind::View, &["/s/2/fs", "/s/1/fs"]).mount(&options);
+        assert_eq!(view.options, ["lowerdir=/s/2/fs:/s/1/fs", "index=off"]);
+    }
+
+    #[test]
+    fn knows_namespaces_and_kernels() {
+        assert!(!in_user_namespace("         0          0 4294967295\n"));
+        assert!(in_user_namespace("         0       1000          1\n"));
+        assert!(has_userxattr("6.1.0-18-amd64") && has_userxattr("5.11") && !has_userxattr("5.10.1"));
+    }
+}
