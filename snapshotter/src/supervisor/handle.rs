@@ -1,0 +1,167 @@
+//! The worker's end: what a worker gets from its supervisor.
+//!
+//! The socket is the worker's standard input: the one descriptor that reaches a child without a trick.
+//! [`SUPERVISOR_FD`] says so. Once taken, standard input is `/dev/null` again.
+//!
+//! A worker does not outlive its supervisor ([`Handle::from_env`] arranges for that): alone, it could
+//! neither be replaced nor unmount anything, and it would keep the next supervisor out.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use jaunt_layerfs::fuse::Negotiated;
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::protocol::{self, MountKey, MountRecord, Reply, Request, Unmounted};
+
+/// Environment variable that names the descriptor of the supervisor's socket; always 0.
+pub const SUPERVISOR_FD: &str = "JAUNT_SUPERVISOR_FD";
+
+/// A worker's connection to its supervisor. Calls block for as long as a mount takes: well under a
+/// millisecond. They come one at a time, whatever the number of threads.
+#[derive(Debug)]
+pub struct Handle {
+    socket: Mutex<OwnedFd>,
+    listener: UnixListener,
+    /// Held, not used: while a worker lives, no other supervisor may take the directories.
+    _locks: Vec<OwnedFd>,
+}
+
+/// A mount that the supervisor holds, with a descriptor to serve it by.
+#[derive(Debug)]
+pub struct HeldMount {
+    /// Its name.
+    pub key: MountKey,
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// The `/dev/fuse` descriptor, initialised. Closing it does not end the mount.
+    pub device: OwnedFd,
+    /// What was agreed with the kernel.
+    pub negotiated: Negotiated,
+    /// Whether `path` still leads to it; when not, it is only waiting for its last user.
+    pub attached: bool,
+}
+
+impl Handle {
+    /// Takes up the connection that the supervisor gave to this process. To be called once, on the main
+    /// thread: the kernel binds the promise to die with the supervisor to the thread that makes it.
+    pub fn from_env() -> Result<Self, HandleError> {
+        if std::env::var_os(SUPERVISOR_FD).is_none_or(|fd| fd != "0") {
+            return Err(HandleError::NotAWorker);
+        }
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
+        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
+        // A supervisor that died before the promise was made has left a closed socket behind.
+        Self::greet(socket)
+    }
+
+    fn greet(socket: OwnedFd) -> Result<Self, HandleError> {
+        let (reply, descriptors) = ask(&socket, &Request::Hello { version: protocol::VERSION })?;
+        let Reply::Hello { .. } = reply else { return Err(HandleError::unexpected(reply)) };
+        let mut descriptors = descriptors.into_iter();
+        let listener = descriptors.next().ok_or(HandleError::Incomplete("listener"))?;
+        Ok(Self { socket: Mutex::new(socket), listener: listener.into(), _locks: descriptors.collect() })
+    }
+
+    /// The socket on which containerd calls. Connections wait in it while no worker accepts them.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
+
+    /// Every mount that the supervisor holds, those that wait for their last user included: all of
+    /// them are this worker's to serve.
+    pub fn mounts(&self) -> Result<Vec<HeldMount>, HandleError> {
+        let mut mounts: Vec<HeldMount> = Vec::new();
+        loop {
+            let after = mounts.last().map(|m| m.key.clone());
+            match self.ask(&Request::Next { after })? {
+                (Reply::End, _) => return Ok(mounts),
+                (Reply::Mount(record), device) => mounts.push(HeldMount::new(record, device)?),
+                (other, _) => return Err(HandleError::unexpected(other)),
+            }
+        }
+    }
+
+    /// A new mount on `<run-dir>/mnt/<key>`, to be served at once: whoever looks at it waits until then.
+    /// A key that is held already is an error.
+    pub fn mount(&self, key: &MountKey) -> Result<HeldMount, HandleError> {
+        match self.ask(&Request::Mount { key: key.clone() })? {
+            (Reply::Mount(record), device) => HeldMount::new(record, device),
+            (other, _) => Err(HandleError::unexpected(other)),
+        }
+    }
+
+    /// Ends a mount that is not in use. Keep serving until the session ends by itself.
+    pub fn unmount(&self, key: &MountKey) -> Result<Unmounted, HandleError> {
+        match self.ask(&Request::Unmount { key: key.clone() })? {
+            (Reply::Unmounted { outcome }, _) => Ok(outcome),
+            (other, _) => Err(HandleError::unexpected(other)),
+        }
+    }
+
+    fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
+        // A panic elsewhere cannot have left half a message: packets are whole.
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        ask(&socket, request)
+    }
+}
+
+impl HeldMount {
+    fn new(record: MountRecord, descriptors: Vec<OwnedFd>) -> Result<Self, HandleError> {
+        let device = descriptors.into_iter().next().ok_or(HandleError::Incomplete("device"))?;
+        let negotiated = Negotiated::from_bytes(&record.negotiated)
+            .map_err(|source| HandleError::Record { key: record.key.clone(), source })?;
+        Ok(Self { key: record.key, path: record.path, device, negotiated, attached: record.attached })
+    }
+}
+
+fn ask(socket: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
+    protocol::send(socket.as_fd(), request, &[], SendFlags::empty())?;
+    protocol::receive(socket, RecvFlags::empty())?.ok_or(HandleError::Gone)
+}
+
+/// What a worker cannot get from its supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum HandleError {
+    /// This process was not started by a supervisor.
+    #[error("not started by a supervisor ({SUPERVISOR_FD}=0 is missing): run `jaunt-snapshotter serve`")]
+    NotAWorker,
+    /// The supervisor has ended.
+    #[error("the supervisor is gone")]
+    Gone,
+    /// The socket failed.
+    #[error("talking to the supervisor: {0}")]
+    Io(#[from] io::Error),
+    /// The supervisor tried and failed, or would not.
+    #[error("{0}")]
+    Refused(String),
+    /// A reply of the wrong kind.
+    #[error("the supervisor's reply does not fit the question: {0}")]
+    Unexpected(String),
+    /// A reply without the descriptor it is about.
+    #[error("the supervisor's reply lacks its {0}")]
+    Incomplete(&'static str),
+    /// A mount whose record cannot be read.
+    #[error("mount {key}: {source}")]
+    Record {
+        /// The mount.
+        key: MountKey,
+        /// What is wrong with it.
+        source: jaunt_layerfs::fuse::init::InitError,
+    },
+}
+
+impl HandleError {
+    fn unexpected(reply: Reply) -> Self {
+        match reply {
+            Reply::Error { message } => Self::Refused(message),
+            other => Self::Unexpected(format!("{other:?}")),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The supervisor: a small process that owns what must not die with the daemon.
+//!
+//! It holds the directories' locks, the socket that containerd calls, and the `/dev/fuse` descriptor of
+//! every mount. The worker, a child of it, does everything else with copies of those. When a worker
+//! dies, whoever reads from a mount and whoever calls the socket waits; the next worker takes the
+//! copies, asks the kernel for the requests that were lost, and answers.
+//!
+//! ```text
+//!   containerd --> socket --+                 +--> snapshots service
+//!                           | supervisor ---> worker
+//!   readers --> /dev/fuse --+  (holds)        +--> serves reads
+//! ```
+//!
+//! Invariants: the supervisor waits for nobody: not for the worker, not for the network, and it never
+//! looks into its own mounts. It has one thread. It ends a mount only when it is out of use. If the
+//! supervisor itself is killed, its worker dies with it and the mounts break: so it does next to nothing
+//! that could fail, and its descriptors are what a service manager's store would keep (every mount is a
+//! descriptor, a key and a record of 36 bytes).
+//!
+//! Stopping (SIGTERM, SIGINT): mounts out of use are unmounted; while some are in use, a worker goes on
+//! serving them and their unmounting is tried again; with the last one gone the worker is stopped, and
+//! then the supervisor. A second signal ends everything at once, and breaks what is in use.
+
+mod event_loop;
+mod handle;
+mod listener;
+mod lock;
+mod mountinfo;
+mod mounts;
+mod protocol;
+mod signals;
+mod worker;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jaunt_layerfs::fuse::MountOptions;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+pub use handle::{Handle, HandleError, HeldMount, SUPERVISOR_FD};
+pub use listener::ListenError;
+pub use lock::LockError;
+pub use protocol::{InvalidKey, MountKey, Unmounted};
+pub use worker::{Backoff, WorkerCommand};
+
+use event_loop::EventLoop;
+use lock::{DirectoryLock, create_directory};
+use mounts::MountTable;
+
+/// What to supervise.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where state is kept; locked.
+    pub root: PathBuf,
+    /// Where mounts (`mnt/`) and, by custom, sockets are; locked.
+    pub run_dir: PathBuf,
+    /// The socket that containerd calls.
+    pub socket: PathBuf,
+    /// The process that does the work; see [`Handle::from_env`].
+    pub worker: WorkerCommand,
+    /// How to start it again.
+    pub backoff: Backoff,
+    /// How to mount.
+    pub mount: MountOptions,
+    /// How long a worker that was asked to stop may take before it is killed.
+    pub stop_timeout: Duration,
+}
+
+impl Options {
+    /// The usual: this program with `worker_args` as the worker, whatever the kernel offers.
+    pub fn new(root: PathBuf, run_dir: PathBuf, socket: PathBuf, worker_args: Vec<OsString>) -> Self {
+        Self {
+            root,
+            run_dir,
+            socket,
+            worker: WorkerCommand::this_program(worker_args),
+            backoff: Backoff::default(),
+            mount: MountOptions::default(),
+            stop_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Runs until it is told to stop, and everything it held is out of use.
+///
+/// To be called on the main thread: a worker dies with the thread that started it.
+pub fn run(options: Options) -> Result<(), SupervisorError> {
+    let root = DirectoryLock::acquire(&options.root)?;
+    let run_dir = canonical(&options.run_dir)?;
+    // One directory may well serve for both.
+    let same = canonical(&options.root)? == run_dir;
+    let run_lock = if same { None } else { Some(DirectoryLock::acquire(&run_dir)?) };
+    raise_descriptor_limit();
+    let mounts = MountTable::new(run_dir.join("mnt"), options.mount)?;
+    let listener = listener::bind(&options.socket)?;
+    tracing::info!(
+        root = %options.root.display(), run_dir = %run_dir.display(), socket = %options.socket.display(),
+        "supervisor started"
+    );
+    let worker = worker::Worker::new(options.worker, options.backoff);
+    let held = Held { listener, locks: [Some(root), run_lock].into_iter().flatten().collect() };
+    let outcome = EventLoop::new(held, mounts, worker, options.stop_timeout)?.run();
+    // Ours still: the directory is locked, and nobody replaces a socket that is listened on.
+    let _ = std::fs::remove_file(&options.socket);
+    outcome
+}
+
+/// What a worker gets copies of at once.
+#[derive(Debug)]
+struct Held {
+    listener: UnixListener,
+    locks: Vec<DirectoryLock>,
+}
+
+/// The path as the mount table and containerd will see it. It travels in text messages.
+fn canonical(directory: &Path) -> Result<PathBuf, SupervisorError> {
+    create_directory(directory)?;
+    let path = directory
+        .canonicalize()
+        .map_err(|source| LockError::Unusable { directory: directory.to_owned(), source })?;
+    if path.to_str().is_none() { Err(SupervisorError::NotText(path)) } else { Ok(path) }
+}
+
+/// A mount is a descriptor, here and in the worker, and the usual soft limit is 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open descriptors");
+    }
+}
+
+/// Why a supervisor does not run, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// A directory is another daemon's, or of no use.
+    #[error(transparent)]
+    Directory(#[from] LockError),
+    /// A directory whose name containerd could not be told.
+    #[error("the path {0:?} is not UTF-8")]
+    NotText(PathBuf),
+    /// The socket is another daemon's, or of no use.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Signals or poll(2) do not work.
+    #[error("cannot wait for events: {0}")]
+    Events(#[source] io::Error),
+    /// A second signal ended it while mounts were in use.
+    #[error("ended by a second signal; {0} mounts that were in use are broken")]
+    Abandoned(usize),
+}

@@ -1,0 +1,197 @@
+//! The mounts that the supervisor holds.
+//!
+//! ```text
+//!            mount                 unmount                  last user leaves
+//!   (none) ---------> Attached ------------------> Lingers ------------------> (gone)
+//!                        |  ^ busy: nothing changes                               ^
+//!                        +--+                                                     |
+//!                        +------------- unmount, or end seen from outside --------+
+//! ```
+//!
+//! Invariant: a descriptor is closed only after the kernel has said that its file system is out of use,
+//! because closing it is what breaks a running container for good. umount(2) succeeding is no such
+//! word: overlayfs, which is how containers use these mounts, holds the file system and not the path.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use jaunt_layerfs::fuse::mount::{self, UnmountError};
+use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
+
+use super::lock::{LockError, create_directory};
+use super::mountinfo;
+use super::protocol::{MountKey, MountRecord, Unmounted};
+
+/// Every mount below one directory.
+#[derive(Debug)]
+pub(super) struct MountTable {
+    directory: PathBuf,
+    options: MountOptions,
+    held: BTreeMap<MountKey, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    device: OwnedFd,
+    negotiated: Negotiated,
+    attached: bool,
+}
+
+impl MountTable {
+    /// A table without mounts; the directory is cleared of those that a dead supervisor has left.
+    pub(super) fn new(directory: PathBuf, options: MountOptions) -> Result<Self, LockError> {
+        create_directory(&directory)?;
+        clear_leftovers(&directory);
+        Ok(Self { directory, options, held: BTreeMap::new() })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn keys(&self) -> String {
+        self.held.keys().map(MountKey::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether a file system is held only for its last user.
+    pub(super) fn any_lingers(&self) -> bool {
+        self.held.values().any(|held| !held.attached)
+    }
+
+    /// Makes a mount, and the directory for it.
+    pub(super) fn mount(&mut self, key: &MountKey) -> Result<MountRecord, TableError> {
+        if let Some(held) = self.held.get(key) {
+            let key = key.clone();
+            return Err(if held.attached { TableError::Held(key) } else { TableError::Lingers(key) });
+        }
+        let path = self.directory.join(key.as_str());
+        create_directory(&path)?;
+        let mounted = mount::mount(&path, &self.options).inspect_err(|_| remove_directory(&path))?;
+        tracing::info!(%key, path = %path.display(), "mounted");
+        let held = Held { path, device: mounted.device, negotiated: mounted.negotiated, attached: true };
+        let record = held.record(key);
+        self.held.insert(key.clone(), held);
+        Ok(record)
+    }
+
+    /// The mount whose key follows `after`, or the first.
+    pub(super) fn next(&self, after: Option<&MountKey>) -> Option<MountRecord> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (key, held) = self.held.range::<MountKey, _>((from, Bound::Unbounded)).next()?;
+        Some(held.record(key))
+    }
+
+    /// The descriptor of a mount.
+    pub(super) fn device(&self, key: &MountKey) -> Option<BorrowedFd<'_>> {
+        self.held.get(key).map(|held| held.device.as_fd())
+    }
+
+    /// Ends one mount unless it is in use.
+    pub(super) fn unmount(&mut self, key: &MountKey) -> Result<Unmounted, TableError> {
+        let Some(held) = self.held.get_mut(key) else { return Ok(Unmounted::Done) };
+        if held.attached {
+            match mount::unmount(&held.path) {
+                Err(UnmountError::Busy(_)) => return Ok(Unmounted::Busy),
+                // Somebody else has unmounted it: as good as done by us.
+                Ok(()) | Err(UnmountError::NotMounted(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            held.attached = false;
+            remove_directory(&held.path);
+        }
+        if mount::is_connected(&held.device) {
+            tracing::info!(%key, "unmounted, but still read from: kept until its last user is gone");
+            return Ok(Unmounted::Lingers);
+        }
+        self.held.remove(key);
+        tracing::info!(%key, "unmounted");
+        Ok(Unmounted::Done)
+    }
+
+    /// Ends every mount that is not in use.
+    pub(super) fn unmount_idle(&mut self) {
+        for key in self.held.keys().cloned().collect::<Vec<_>>() {
+            if let Err(error) = self.unmount(&key) {
+                tracing::warn!(%key, %error, "cannot unmount");
+            }
+        }
+    }
+
+    /// Lets go of the mounts whose file system is out of use.
+    pub(super) fn release_ended(&mut self) {
+        self.held.retain(|key, held| {
+            let lives = mount::is_connected(&held.device);
+            if !lives && held.attached {
+                tracing::warn!(%key, path = %held.path.display(), "a mount was ended by somebody else");
+                let _ = mount::detach(&held.path);
+                remove_directory(&held.path);
+            } else if !lives {
+                tracing::info!(%key, "the last user of an unmounted file system is gone");
+            }
+            lives
+        });
+    }
+
+    /// Takes every mount off its path, in use or not. Closing the descriptors then breaks the users.
+    pub(super) fn detach_all(&mut self) {
+        for held in self.held.values_mut().filter(|held| held.attached) {
+            if let Err(error) = mount::detach(&held.path) {
+                tracing::warn!(%error, "cannot detach");
+            }
+            held.attached = false;
+            remove_directory(&held.path);
+        }
+    }
+}
+
+impl Held {
+    fn record(&self, key: &MountKey) -> MountRecord {
+        MountRecord {
+            key: key.clone(),
+            path: self.path.clone(),
+            negotiated: self.negotiated.to_bytes().to_vec(),
+            attached: self.attached,
+        }
+    }
+}
+
+/// Detaches what a dead supervisor has mounted: its descriptors are closed, every access fails.
+fn clear_leftovers(directory: &Path) {
+    let points = match mountinfo::points_below(directory) {
+        Ok(points) => points,
+        Err(error) => return tracing::warn!(%error, "cannot look for mounts of an earlier daemon"),
+    };
+    // Of mounts stacked on one path, the last is on top.
+    for point in points.iter().rev() {
+        match mount::detach(point) {
+            Ok(()) => tracing::warn!(path = %point.display(), "detached a dead mount of an earlier daemon"),
+            Err(error) => tracing::warn!(%error, "cannot detach a dead mount of an earlier daemon"),
+        }
+        remove_directory(point);
+    }
+}
+
+/// An empty directory more or less harms nobody; the next mount of that key takes it over.
+fn remove_directory(path: &Path) {
+    if let Err(error) = std::fs::remove_dir(path) {
+        tracing::debug!(path = %path.display(), %error, "cannot remove a mount's directory");
+    }
+}
+
+/// A mount that cannot be made or ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TableError {
+    #[error("mount {0} is held already")]
+    Held(MountKey),
+    #[error("mount {0} is unmounted but still read from")]
+    Lingers(MountKey),
+    #[error(transparent)]
+    Directory(#[from] LockError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Unmount(#[from] UnmountError),
+}
