@@ -7,14 +7,18 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod chain_id;
+pub mod compression;
 pub mod digest;
 pub mod entry;
 pub mod launch;
 pub mod media_type;
 pub mod reference;
+pub mod seekable;
 pub mod span;
+pub mod tar;
 pub mod tree;
 pub mod units;
+pub mod zstd_chunked;
 
 pub use chain_id::{ChainId, DiffId};
 pub use digest::{Digest, DigestError};

@@ -1,7 +1,7 @@
 //! What can be wrong with a tar, and where.
 
-use crate::entry::PathError;
 use crate::TarOffset;
+use crate::entry::PathError;
 
 /// A tar that no layer may consist of: what is wrong, and the header or byte at which it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

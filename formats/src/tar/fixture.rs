@@ -90,7 +90,8 @@ impl Tar {
 
     pub fn file(self, name: &str, content: &[u8]) -> Self {
         let size = content.len() as u64;
-        self.head(Head { name: name.as_bytes(), size, mtime: 1_700_000_000, ..Head::default() }).content(content)
+        self.head(Head { name: name.as_bytes(), size, mtime: 1_700_000_000, ..Head::default() })
+            .content(content)
     }
 
     pub fn dir(self, name: &str) -> Self {

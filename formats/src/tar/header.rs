@@ -5,8 +5,8 @@
 
 use tar_core::{Header, UstarHeader};
 
-use super::error::Problem;
 use super::BLOCK_USIZE;
+use super::error::Problem;
 use crate::Timestamp;
 
 /// Which dialect a block is written in.

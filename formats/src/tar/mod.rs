@@ -10,12 +10,14 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod header;
+mod member;
 mod pax;
 mod scanner;
 mod sparse;
 
 pub use error::{Problem, ScanError};
-pub use scanner::{Event, Member, Scanner, Written};
+pub use member::{Member, Written};
+pub use scanner::{Event, Scanner};
 
 /// A tar is made of blocks of this many bytes; every header and every content starts at a multiple.
 pub const BLOCK: u64 = 512;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::{shown, Problem};
+use super::error::{Problem, shown};
 use crate::Timestamp;
 
 /// The records of one extended header that matter to an unpacker.
@@ -47,7 +47,11 @@ impl Pax {
             data = rest;
             match key {
                 b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                    let turn = if pairs.len() % 2 == 0 { b"GNU.sparse.offset" as &[u8] } else { b"GNU.sparse.numbytes" };
+                    let turn = if pairs.len() % 2 == 0 {
+                        b"GNU.sparse.offset" as &[u8]
+                    } else {
+                        b"GNU.sparse.numbytes"
+                    };
                     if key != turn {
                         return Err(value_error("GNU.sparse.numbytes", value));
                     }
@@ -139,7 +143,10 @@ fn parse_time(value: &[u8]) -> Option<Timestamp> {
     let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
     let nanoseconds = digits.fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     if value.starts_with(b"-") && nanoseconds > 0 {
-        return Some(Timestamp { seconds: seconds.checked_sub(1)?, nanoseconds: 1_000_000_000 - nanoseconds });
+        return Some(Timestamp {
+            seconds: seconds.checked_sub(1)?,
+            nanoseconds: 1_000_000_000 - nanoseconds,
+        });
     }
     Some(Timestamp { seconds, nanoseconds })
 }
@@ -182,7 +189,17 @@ mod tests {
 
     #[test]
     fn refuses_records_that_break_the_grammar() {
-        for bad in ["x", "5 a=b\n", "9 a=b\n", "6 a=b", "6 a=bx", "7 =abc\n", "6 abc\n", "99999999999999999999 a=b\n", "1 a=b\n"] {
+        for bad in [
+            "x",
+            "5 a=b\n",
+            "9 a=b\n",
+            "6 a=b",
+            "6 a=bx",
+            "7 =abc\n",
+            "6 abc\n",
+            "99999999999999999999 a=b\n",
+            "1 a=b\n",
+        ] {
             assert_eq!(Pax::parse(bad.as_bytes()), Err(Problem::PaxRecord), "{bad}");
         }
     }

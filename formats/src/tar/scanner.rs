@@ -7,12 +7,13 @@
 
 use std::ops::Range;
 
-use super::error::{shown, Problem, ScanError};
-use super::header::{c_string, Dialect, Fields};
+use super::error::{Problem, ScanError, shown};
+use super::header::{Dialect, Fields, c_string};
+use super::member::{Member, Pending, Written, entry_of, is_regular, size_of};
 use super::pax::Pax;
-use super::sparse::{place, ContentMap, OldMap, PaxSparse, Stretch};
-use super::{padding_of, BLOCK, BLOCK_USIZE};
-use crate::{Content, Entry, EntryKind, EntryPath, TarOffset, Timestamp, Xattr};
+use super::sparse::{ContentMap, OldMap, PaxSparse, Stretch, place};
+use super::{BLOCK, BLOCK_USIZE, padding_of};
+use crate::{Content, TarOffset};
 
 /// A PAX header or GNU long name may have this many bytes; the limit of Go's `archive/tar`.
 const EXTENSION_LIMIT: u64 = 1 << 20;
@@ -34,35 +35,6 @@ pub enum Event<'a> {
     GlobalHeader,
 }
 
-/// One entry, and where it is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Member {
-    /// What an unpacker makes of it.
-    pub entry: Entry,
-    /// Where its first header block is: a PAX header or long name counts.
-    pub header: TarOffset,
-    /// The bytes stored for it; empty for all but non-empty regular files.
-    pub content: Range<u64>,
-    /// The same as the headers say it.
-    pub written: Written,
-}
-
-/// Header fields after extensions, before interpretation: what zstd:chunked's TOC repeats.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Written {
-    pub typeflag: u8,
-    pub name: Vec<u8>,
-    pub link_name: Vec<u8>,
-    pub mode: i64,
-    pub size: i64,
-    pub mtime: Timestamp,
-    pub atime: Option<Timestamp>,
-    pub ctime: Option<Timestamp>,
-    pub dev_major: i64,
-    pub dev_minor: i64,
-}
-
 /// Reads one tar. After an error it must not be used again.
 #[derive(Debug)]
 pub struct Scanner {
@@ -75,16 +47,6 @@ pub struct Scanner {
     pending: Pending,
     /// The last member's name, for the error of a truncated tar.
     current: Vec<u8>,
-}
-
-/// Extensions that apply to the next entry.
-#[derive(Debug, Default)]
-struct Pending {
-    /// Whether any extension came, be it an empty one.
-    any: bool,
-    pax: Pax,
-    long_name: Vec<u8>,
-    long_link: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -162,7 +124,9 @@ impl Scanner {
                 Problem::TruncatedContent { name: shown(&self.current), missing: end - self.offset }
             }
             State::Padding { .. } | State::Trailing => return Ok(()),
-            State::Header | State::ZeroBlock if self.buffer.len() % BLOCK_USIZE == 0 => return Ok(()),
+            State::Header | State::ZeroBlock if self.buffer.len().is_multiple_of(BLOCK_USIZE) => {
+                return Ok(());
+            }
             _ => Problem::TruncatedHeader,
         };
         Err(ScanError { at: TarOffset(self.offset), problem })
@@ -172,7 +136,9 @@ impl Scanner {
     fn wanted(&self) -> u64 {
         let missing = |len: u64| len - self.buffer.len() as u64;
         match &self.state {
-            State::Header | State::ZeroBlock | State::OldSparse { .. } | State::SparseMap { .. } => missing(BLOCK),
+            State::Header | State::ZeroBlock | State::OldSparse { .. } | State::SparseMap { .. } => {
+                missing(BLOCK)
+            }
             State::Extension { len, .. } => missing(len + padding_of(*len)),
             State::Content { end } | State::Padding { end } => end - self.offset,
             State::Trailing => u64::MAX,
@@ -292,9 +258,7 @@ impl Scanner {
         }
         match kind {
             PaxSparse::InContent if stored.is_empty() => Err(refuse("map is cut short")),
-            PaxSparse::InContent => {
-                Ok(State::SparseMap { fields, size, map: ContentMap::default(), stored })
-            }
+            PaxSparse::InContent => Ok(State::SparseMap { fields, size, map: ContentMap::default(), stored }),
             _ => {
                 let map = sparse.stretches().map_err(refuse)?;
                 self.member(&fields, size, Some(&map), stored, sink)
@@ -341,83 +305,16 @@ impl Scanner {
         let entry = entry_of(fields, size, content, pending.pax)?;
         self.current.clone_from(&fields.name);
         let end = stored.end;
-        let written = Written {
-            typeflag: fields.typeflag,
-            name: fields.name.clone(),
-            link_name: fields.link_name.clone(),
-            mode: fields.mode,
-            size,
-            mtime: fields.mtime,
-            atime: fields.atime,
-            ctime: fields.ctime,
-            dev_major: fields.dev_major,
-            dev_minor: fields.dev_minor,
-        };
+        let written = Written::of(fields, size);
         let empty = stored.is_empty();
-        sink(Event::Member(Box::new(Member { entry, header: TarOffset(self.start), content: stored, written })));
+        sink(Event::Member(Box::new(Member {
+            entry,
+            header: TarOffset(self.start),
+            content: stored,
+            written,
+        })));
         Ok(if empty { State::Header } else { State::Content { end } })
     }
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        !self.any
-    }
-
-    /// PAX first, then GNU long names, as Go has it.
-    fn apply(&self, fields: &mut Fields) {
-        fn set<T: Clone>(field: &mut T, value: Option<&T>) {
-            if let Some(value) = value {
-                field.clone_from(value);
-            }
-        }
-        let pax = &self.pax;
-        set(&mut fields.name, pax.path.as_ref());
-        set(&mut fields.link_name, pax.link_path.as_ref());
-        set(&mut fields.uid, pax.uid.as_ref());
-        set(&mut fields.gid, pax.gid.as_ref());
-        set(&mut fields.size, pax.size.as_ref());
-        set(&mut fields.mtime, pax.mtime.as_ref());
-        fields.atime = pax.atime.or(fields.atime);
-        fields.ctime = pax.ctime.or(fields.ctime);
-        set(&mut fields.name, Some(&self.long_name).filter(|name| !name.is_empty()));
-        set(&mut fields.link_name, Some(&self.long_link).filter(|link| !link.is_empty()));
-    }
-}
-
-fn entry_of(fields: &Fields, size: i64, content: Content, pax: Pax) -> Result<Entry, Problem> {
-    let name = || shown(&fields.name);
-    let path = |raw: &[u8]| EntryPath::parse(raw).map_err(|source| Problem::Path { name: name(), source });
-    let id = |what, id| u32::try_from(id).map_err(|_| Problem::Owner { name: name(), what, id });
-    let device = |number| u32::try_from(number).map_err(|_| Problem::Device(name()));
-    let kind = match fields.typeflag {
-        b'0' | b'7' | b'S' => EntryKind::Regular { size: size_of(&fields.name, size)?, content },
-        b'1' => EntryKind::HardLink { target: path(&fields.link_name)? },
-        b'2' => EntryKind::Symlink { target: fields.link_name.clone().into() },
-        b'3' => EntryKind::CharDevice { major: device(fields.dev_major)?, minor: device(fields.dev_minor)? },
-        b'4' => EntryKind::BlockDevice { major: device(fields.dev_major)?, minor: device(fields.dev_minor)? },
-        b'5' => EntryKind::Directory,
-        b'6' => EntryKind::Fifo,
-        other => return Err(Problem::UnknownType { name: name(), typeflag: other.into() }),
-    };
-    Ok(Entry {
-        path: path(&fields.name)?,
-        kind,
-        // Twelve bits are left of it.
-        mode: u32::try_from(fields.mode & 0o7777).unwrap_or(0),
-        uid: id("uid", fields.uid)?,
-        gid: id("gid", fields.gid)?,
-        mtime: fields.mtime,
-        xattrs: pax.xattrs.into_iter().map(|(name, value)| Xattr { name: name.into(), value: value.into() }).collect(),
-    })
-}
-
-fn is_regular(typeflag: u8) -> bool {
-    matches!(typeflag, b'0' | b'7' | b'S')
-}
-
-fn size_of(name: &[u8], size: i64) -> Result<u64, Problem> {
-    u64::try_from(size).map_err(|_| Problem::NegativeSize(shown(name)))
 }
 
 fn is_zero(block: &[u8]) -> bool {

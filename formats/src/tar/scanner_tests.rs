@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tar::fixture::{seal, Head, Tar, GNU};
+use crate::tar::fixture::{GNU, Head, Tar, seal};
+use crate::{EntryKind, EntryPath, Timestamp};
 
 /// All events of a tar pushed in slices of `step` bytes, adjacent pieces joined.
 fn events(tar: &[u8], step: usize) -> Result<Vec<Owned>, ScanError> {
@@ -52,13 +53,30 @@ fn only(tar: Tar) -> Member {
 
 #[test]
 fn tells_where_every_file_lies() {
-    let tar = Tar::default().dir("./a/").file("./a/b", b"hello").file("c", &[7; 512]).link(b'1', "d", "./a/b").end();
+    let tar = Tar::default()
+        .dir("./a/")
+        .file("./a/b", b"hello")
+        .file("c", &[7; 512])
+        .link(b'1', "d", "./a/b")
+        .end();
     let all = members(&tar);
-    let found: Vec<_> = all.iter().map(|m| (m.entry.path.to_string(), m.header.0, m.content.clone())).collect();
+    let found: Vec<_> =
+        all.iter().map(|m| (m.entry.path.to_string(), m.header.0, m.content.clone())).collect();
     let at = |path: &str, header, content| (path.to_owned(), header, content);
-    assert_eq!(found, [at("/a", 0, 512..512), at("/a/b", 512, 1024..1029), at("/c", 1536, 2048..2560), at("/d", 2560, 3072..3072)]);
+    assert_eq!(
+        found,
+        [
+            at("/a", 0, 512..512),
+            at("/a/b", 512, 1024..1029),
+            at("/c", 1536, 2048..2560),
+            at("/d", 2560, 3072..3072)
+        ]
+    );
     assert_eq!(all[0].entry.kind, EntryKind::Directory);
-    assert_eq!(all[1].entry.kind, EntryKind::Regular { size: 5, content: Content::Contiguous(TarOffset(1024)) });
+    assert_eq!(
+        all[1].entry.kind,
+        EntryKind::Regular { size: 5, content: Content::Contiguous(TarOffset(1024)) }
+    );
     assert_eq!(all[3].entry.kind, EntryKind::HardLink { target: EntryPath::parse(b"a/b").unwrap() });
     assert_eq!(all[1].entry.mtime, Timestamp { seconds: 1_700_000_000, nanoseconds: 0 });
 }
@@ -97,7 +115,8 @@ fn gnu_long_names_and_negative_base_256_times() {
     block[136..148].copy_from_slice(&[0xff; 12]);
     block[108..116].copy_from_slice(&[0x80, 0, 0, 0, 0, 0x30, 0, 0]);
     seal(&mut block);
-    let tar = Tar::default().extension(b'L', b"long/name\0").extension(b'K', b"/long/target\0").raw(&block).end();
+    let tar =
+        Tar::default().extension(b'L', b"long/name\0").extension(b'K', b"/long/target\0").raw(&block).end();
     let member = only(tar);
     assert_eq!(member.entry.path.to_string(), "/long/name");
     assert_eq!(member.entry.kind, EntryKind::Symlink { target: b"/long/target".as_slice().into() });
@@ -107,14 +126,20 @@ fn gnu_long_names_and_negative_base_256_times() {
 
 #[test]
 fn what_go_and_containerd_make_of_odd_headers() {
-    let odd = |typeflag, name: &'static [u8], size| Tar::default().head(Head { name, typeflag, size, ..Head::default() });
+    let odd = |typeflag, name: &'static [u8], size| {
+        Tar::default().head(Head { name, typeflag, size, ..Head::default() })
+    };
     assert_eq!(only(odd(0, b"dir/", 0).end()).entry.kind, EntryKind::Directory);
     assert!(matches!(only(odd(b'0', b"file/", 0).end()).entry.kind, EntryKind::Regular { size: 0, .. }));
     assert_eq!(only(odd(b'5', b"dir", 4096).end()).entry.kind, EntryKind::Directory);
     let linked = odd(b'1', b"", 9).end();
     assert!(only(linked).content.is_empty());
-    assert!(matches!(only(odd(b'7', b"f", 1).content(b"x").end()).entry.kind, EntryKind::Regular { size: 1, .. }));
-    let device = Tar::default().head(Head { name: b"null", typeflag: b'3', device: (1, 3), ..Head::default() }).end();
+    assert!(matches!(
+        only(odd(b'7', b"f", 1).content(b"x").end()).entry.kind,
+        EntryKind::Regular { size: 1, .. }
+    ));
+    let device =
+        Tar::default().head(Head { name: b"null", typeflag: b'3', device: (1, 3), ..Head::default() }).end();
     assert_eq!(only(device).entry.kind, EntryKind::CharDevice { major: 1, minor: 3 });
     assert_eq!(only(odd(b'0', b"f", 0)).entry.path.to_string(), "/f", "no end blocks");
     assert_eq!(only(odd(b'0', b"f", 0).raw(&[0; 512])).entry.path.to_string(), "/f", "one end block");
@@ -212,17 +237,35 @@ fn refuses_with_a_reason_and_a_place() {
     for (tar, want) in [
         (good.clone().raw(&[1; 512]), "tar offset 1024: not a tar header: checksum mismatch"),
         (good.clone().head(file(b"v", b'V')), "tar offset 1024: entry \"v\" has unsupported type 'V'"),
-        (good.clone().head(file(b"../v", b'0')), "tar offset 1024: entry \"../v\": path \"../v\" leads outside the layer"),
-        (good.clone().head(Head { size: 10, ..file(b"t", b'0') }).raw(b"abc"), "tar offset 1539: tar ends within \"t\", 7 bytes short"),
+        (
+            good.clone().head(file(b"../v", b'0')),
+            "tar offset 1024: entry \"../v\": path \"../v\" leads outside the layer",
+        ),
+        (
+            good.clone().head(Head { size: 10, ..file(b"t", b'0') }).raw(b"abc"),
+            "tar offset 1539: tar ends within \"t\", 7 bytes short",
+        ),
         (good.clone().raw(&[0; 100]), "tar offset 1124: tar ends within a header"),
         (good.clone().raw(&[0; 512]).file("x", b""), "tar offset 1024: a lone zero block in front of data"),
         (good.clone().extension(b'x', b"garbage"), "tar offset 1024: malformed PAX record"),
         (good.clone().pax(&[("uid", b"x")]), "tar offset 1024: PAX record uid=\"x\" is malformed"),
-        (good.clone().pax(&[("uid", b"-1")]).file("u", b""), "tar offset 1024: entry \"u\" has uid -1, which Linux cannot hold"),
-        (good.clone().pax(&[("size", b"-1")]).file("u", b""), "tar offset 1024: entry \"u\" has a negative size"),
-        (good.clone().head(Head { size: 1 << 21, ..file(b"x", b'x') }), "tar offset 1024: extension header of 2097152 bytes is longer than 1048576"),
+        (
+            good.clone().pax(&[("uid", b"-1")]).file("u", b""),
+            "tar offset 1024: entry \"u\" has uid -1, which Linux cannot hold",
+        ),
+        (
+            good.clone().pax(&[("size", b"-1")]).file("u", b""),
+            "tar offset 1024: entry \"u\" has a negative size",
+        ),
+        (
+            good.clone().head(Head { size: 1 << 21, ..file(b"x", b'x') }),
+            "tar offset 1024: extension header of 2097152 bytes is longer than 1048576",
+        ),
         (sparse(b"0,1"), "tar offset 1024: sparse file \"s\": map and stored bytes differ in length"),
-        (sparse(b"4,1,0,1"), "tar offset 1024: sparse file \"s\": map's stretches overlap or are out of order"),
+        (
+            sparse(b"4,1,0,1"),
+            "tar offset 1024: sparse file \"s\": map's stretches overlap or are out of order",
+        ),
         (sparse(b"9,2"), "tar offset 1024: sparse file \"s\": map reaches beyond the file's end"),
     ] {
         assert_eq!(try_members(&tar).unwrap_err().to_string(), want);

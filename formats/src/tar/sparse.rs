@@ -5,10 +5,10 @@
 use tar_core::{GnuExtSparseHeader, GnuSparseHeader, Header};
 use zerocopy::FromBytes as _;
 
-use super::error::{shown, Problem};
+use super::BLOCK_USIZE;
+use super::error::{Problem, shown};
 use super::header::number;
 use super::pax::SparseRecords;
-use super::BLOCK_USIZE;
 use crate::{Content, SparseExtent, TarOffset};
 
 /// A map of more stretches than this is an attack: a gigabyte of 4 KiB holes has half as many.
@@ -45,7 +45,7 @@ impl SparseRecords {
 }
 
 fn pairs(numbers: &[u64]) -> Result<Vec<Stretch>, &'static str> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err("map has an offset without a length");
     }
     if numbers.len() / 2 > MAX_EXTENTS {
@@ -128,7 +128,12 @@ fn decimal(text: &[u8]) -> Result<u64, &'static str> {
 }
 
 /// Checks a map against the file's size and the bytes stored, and places it in the tar.
-pub(super) fn place(name: &[u8], map: &[Stretch], size: u64, stored: &std::ops::Range<u64>) -> Result<Content, Problem> {
+pub(super) fn place(
+    name: &[u8],
+    map: &[Stretch],
+    size: u64,
+    stored: &std::ops::Range<u64>,
+) -> Result<Content, Problem> {
     let refuse = |what| Problem::Sparse { name: shown(name), what };
     let (mut end, mut tar_offset) = (0, stored.start);
     let mut extents = Vec::with_capacity(map.len());

@@ -1,0 +1,218 @@
+//! Telling compressions apart, and zstd frames with contexts that are reused.
+//!
+//! A new zstd context costs a third of a small frame's time, so encoder and decoder keep theirs.
+//! Frames carry their content size and no checksum: spans have digests.
+
+use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer};
+
+pub use crate::launch::Compression;
+
+/// Bytes that [`detect`] needs to see.
+pub const MAGIC_LEN: usize = 4;
+
+/// Skippable frames have this length before their data: magic number and length.
+pub const SKIPPABLE_HEADER_LEN: u64 = 8;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What a blob's first bytes say it is. Media types are not asked: builders get them wrong.
+pub fn detect(start: &[u8]) -> Compression {
+    match start {
+        _ if start.starts_with(&GZIP_MAGIC) => Compression::Gzip,
+        _ if start.starts_with(&ZSTD_MAGIC) => Compression::Zstd,
+        // A skippable frame, sixteen magic numbers of them, may come first.
+        [nibble, 0x2a, 0x4d, 0x18, ..] if nibble & 0xf0 == 0x50 => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+/// libzstd refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ZstdError {
+    /// Its own words.
+    #[error("zstd: {0}")]
+    Library(&'static str),
+    /// The bytes decode to another length than they should.
+    #[error("zstd: decodes to {actual} bytes instead of {expected}")]
+    Length {
+        /// What they should decode to.
+        expected: usize,
+        /// What they decode to.
+        actual: usize,
+    },
+}
+
+fn library(code: usize) -> ZstdError {
+    ZstdError::Library(zstd_safe::get_error_name(code))
+}
+
+/// Name and version of the compressor: part of a blob's recipe, since versions differ in output.
+pub fn encoder_version() -> String {
+    format!("libzstd {}", zstd_safe::version_string())
+}
+
+/// Makes whole frames, one after the other, on one context.
+pub struct FrameEncoder {
+    context: CCtx<'static>,
+    scratch: Vec<u8>,
+}
+
+impl FrameEncoder {
+    /// An encoder at a compression level.
+    pub fn new(level: i32) -> Result<Self, ZstdError> {
+        let mut context = CCtx::create();
+        for parameter in [
+            CParameter::CompressionLevel(level),
+            CParameter::ContentSizeFlag(true),
+            CParameter::ChecksumFlag(false),
+        ] {
+            context.set_parameter(parameter).map_err(library)?;
+        }
+        Ok(Self { context, scratch: Vec::new() })
+    }
+
+    /// Appends one frame that holds `input` to `output`; its length.
+    pub fn encode(&mut self, input: &[u8], output: &mut Vec<u8>) -> Result<usize, ZstdError> {
+        let bound = zstd_safe::compress_bound(input.len());
+        if self.scratch.len() < bound {
+            self.scratch.resize(bound, 0);
+        }
+        let len = self.context.compress2(&mut self.scratch[..], input).map_err(library)?;
+        output.extend_from_slice(&self.scratch[..len]);
+        Ok(len)
+    }
+}
+
+/// Decodes runs of whole frames on one context.
+pub struct FrameDecoder {
+    context: DCtx<'static>,
+}
+
+impl Default for FrameDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FrameDecoder {
+    /// A decoder.
+    pub fn new() -> Self {
+        Self { context: DCtx::create() }
+    }
+
+    /// Decodes frames that hold exactly as many bytes as `output`.
+    pub fn decode(&mut self, frames: &[u8], output: &mut [u8]) -> Result<(), ZstdError> {
+        let actual = self.context.decompress(output, frames).map_err(library)?;
+        if actual == output.len() {
+            Ok(())
+        } else {
+            Err(ZstdError::Length { expected: output.len(), actual })
+        }
+    }
+}
+
+/// Makes one frame of bytes that come in pieces.
+pub(crate) struct StreamEncoder {
+    context: CCtx<'static>,
+    output: Vec<u8>,
+    raw_len: u64,
+}
+
+impl StreamEncoder {
+    pub fn new(level: i32) -> Result<Self, ZstdError> {
+        let mut context = CCtx::create();
+        context.set_parameter(CParameter::CompressionLevel(level)).map_err(library)?;
+        Ok(Self { context, output: Vec::new(), raw_len: 0 })
+    }
+
+    /// Bytes taken so far.
+    pub fn raw_len(&self) -> u64 {
+        self.raw_len
+    }
+
+    pub fn push(&mut self, input: &[u8]) -> Result<(), ZstdError> {
+        self.raw_len += input.len() as u64;
+        let mut input = InBuffer::around(input);
+        while input.pos() < input.src.len() {
+            let at = self.room();
+            let mut output = OutBuffer::around_pos(&mut self.output, at);
+            self.context.compress_stream(&mut output, &mut input).map_err(library)?;
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<Vec<u8>, ZstdError> {
+        loop {
+            let at = self.room();
+            let mut output = OutBuffer::around_pos(&mut self.output, at);
+            if self.context.end_stream(&mut output).map_err(library)? == 0 {
+                return Ok(self.output);
+            }
+        }
+    }
+
+    /// Makes room to write at the end; where that is.
+    fn room(&mut self) -> usize {
+        self.output.reserve(CCtx::out_size());
+        self.output.len()
+    }
+}
+
+/// The frame that every zstd decoder passes over, around `data`.
+pub(crate) fn push_skippable(magic: [u8; 4], data: &[u8], output: &mut Vec<u8>) -> Result<u32, ZstdError> {
+    let len = u32::try_from(data.len()).map_err(|_| ZstdError::Library("skippable frame over 4 GiB"))?;
+    output.extend_from_slice(&magic);
+    output.extend_from_slice(&len.to_le_bytes());
+    output.extend_from_slice(data);
+    len.checked_add(8).ok_or(ZstdError::Library("skippable frame over 4 GiB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_compressions_by_their_magic() {
+        for (start, want) in [
+            (b"\x1f\x8b\x08\x00" as &[u8], Compression::Gzip),
+            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
+            (b"\x5e\x2a\x4d\x18", Compression::Zstd),
+            (b"usr/", Compression::None),
+            (b"", Compression::None),
+        ] {
+            assert_eq!(detect(start), want, "{start:?}");
+        }
+    }
+
+    #[test]
+    fn frames_join_and_decode_as_one() {
+        let mut encoder = FrameEncoder::new(3).unwrap();
+        let mut frames = Vec::new();
+        let first = encoder.encode(b"hello ", &mut frames).unwrap();
+        encoder.encode(b"world", &mut frames).unwrap();
+        let mut decoder = FrameDecoder::new();
+        let mut text = [0; 11];
+        decoder.decode(&frames, &mut text).unwrap();
+        assert_eq!(&text, b"hello world");
+        assert_eq!(
+            decoder.decode(&frames[..first], &mut text),
+            Err(ZstdError::Length { expected: 11, actual: 6 })
+        );
+        assert!(decoder.decode(&frames, &mut [0; 5]).is_err());
+        assert!(decoder.decode(b"garbage", &mut text).is_err());
+        assert!(matches!(zstd_safe::get_frame_content_size(&frames), Ok(Some(6))));
+    }
+
+    #[test]
+    fn pieces_make_one_frame() {
+        let mut stream = StreamEncoder::new(3).unwrap();
+        let text: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+        text.chunks(777).for_each(|piece| stream.push(piece).unwrap());
+        assert_eq!(stream.raw_len(), text.len() as u64);
+        let frame = stream.finish().unwrap();
+        let mut back = vec![0; text.len()];
+        FrameDecoder::new().decode(&frame, &mut back).unwrap();
+        assert!(back == text);
+    }
+}

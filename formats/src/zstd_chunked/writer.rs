@@ -1,0 +1,264 @@
+//! Compressing spans, and joining them into a blob.
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+
+use super::layout::{Annotations, Footer, Position, SKIPPABLE_MAGIC};
+use super::plan::{LayerPlan, Obstacle, Part, SpanPlan, TocPlan};
+use super::reader::MAX_TOC_LEN;
+use super::toc::{Toc, TocEntry};
+use crate::compression::{FrameEncoder, SKIPPABLE_HEADER_LEN, StreamEncoder, ZstdError, push_skippable};
+use crate::seekable::{Frame, SeekTable};
+use crate::{BlobOffset, DiffId, Digest, Entry, Span, SpanDigest, TarOffset};
+
+/// How frames and spans are cut: changes whenever the same tar would give other bytes.
+pub const FORMAT_RECIPE: &str = "zstd:chunked+seekable v1, frames 512KiB";
+
+/// One compressed span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedSpan {
+    /// Its frames' bytes.
+    pub bytes: Vec<u8>,
+    tar_offset: TarOffset,
+    tar_len: u32,
+    digest: SpanDigest,
+    frames: Vec<PackedFrame>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PackedFrame {
+    lengths: Frame,
+    /// The part of a file it starts with, and that part's digest.
+    part: Option<(Part, Digest)>,
+}
+
+/// Compresses spans on one reused context: one for each thread.
+pub struct SpanCompressor(FrameEncoder);
+
+impl SpanCompressor {
+    /// A compressor at a level.
+    pub fn new(level: i32) -> Result<Self, ZstdError> {
+        FrameEncoder::new(level).map(Self)
+    }
+
+    /// Compresses a span. The same plan gives the same bytes, on any thread.
+    pub fn compress(&mut self, plan: &SpanPlan) -> Result<PackedSpan, ZstdError> {
+        let mut bytes = Vec::with_capacity(plan.bytes.len() / 2 + 64);
+        let mut frames = Vec::with_capacity(plan.frames.len());
+        let mut rest = plan.bytes.as_slice();
+        for frame in &plan.frames {
+            let (tar, behind) = rest.split_at(frame.len as usize);
+            rest = behind;
+            let compressed = self.0.encode(tar, &mut bytes)?;
+            let part = frame.part.map(|part| (part, Digest::of(&tar[..part.len as usize])));
+            let lengths = Frame { compressed: frame_len(compressed)?, decompressed: frame.len };
+            frames.push(PackedFrame { lengths, part });
+        }
+        Ok(PackedSpan {
+            digest: SpanDigest(blake3::hash(&bytes).into()),
+            tar_offset: plan.tar_offset,
+            tar_len: frame_len(plan.bytes.len())?,
+            bytes,
+            frames,
+        })
+    }
+}
+
+fn frame_len(len: usize) -> Result<u32, ZstdError> {
+    u32::try_from(len).map_err(|_| ZstdError::Library("frame over 4 GiB"))
+}
+
+/// A converted layer, once its blob is complete.
+pub struct ConvertedLayer {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Length of the blob.
+    pub len: u64,
+    /// Digest of the tar.
+    pub diff_id: DiffId,
+    /// Length of the tar.
+    pub tar_len: u64,
+    /// Its spans, with BLAKE3 digests over their compressed bytes.
+    pub spans: Vec<Span>,
+    /// Its entries, in the tar's order.
+    pub entries: Vec<Entry>,
+    /// The annotations of zstd:chunked; none when the blob is plain seekable zstd.
+    pub annotations: HashMap<String, String>,
+    /// Why it is plain seekable zstd, if it is.
+    pub obstacle: Option<Obstacle>,
+}
+
+/// Takes compressed spans in order, and ends the blob. It holds no content.
+#[derive(Default)]
+pub struct BlobWriter {
+    offset: u64,
+    digest: Sha256,
+    spans: Vec<Span>,
+    seek_table: SeekTable,
+    parts: Vec<PlacedPart>,
+}
+
+/// A part of a file, and where its frame is in the blob.
+struct PlacedPart {
+    part: Part,
+    digest: Digest,
+    offset: u64,
+    end: u64,
+}
+
+impl BlobWriter {
+    /// A writer at the start of a blob.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of the blob so far.
+    pub fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether nothing has been written yet.
+    pub fn is_empty(&self) -> bool {
+        self.offset == 0
+    }
+
+    /// Takes the next span; its `bytes` are the next of the blob.
+    pub fn push(&mut self, span: &PackedSpan) {
+        self.digest.update(&span.bytes);
+        self.spans.push(Span {
+            blob_offset: BlobOffset(self.offset),
+            // A frame over 4 GiB is refused when it is made, and a span has few frames or one.
+            compressed_len: u32::try_from(span.bytes.len()).unwrap_or(u32::MAX),
+            tar_offset: span.tar_offset,
+            tar_len: span.tar_len,
+            digest: span.digest,
+        });
+        for frame in &span.frames {
+            let offset = self.offset;
+            self.offset += u64::from(frame.lengths.compressed);
+            self.seek_table.push(frame.lengths);
+            if let Some((part, digest)) = frame.part {
+                self.parts.push(PlacedPart { part, digest, offset, end: self.offset });
+            }
+        }
+    }
+
+    /// The blob's last bytes, and all there is to say about it.
+    pub fn finish(mut self, plan: LayerPlan, level: i32) -> Result<(Vec<u8>, ConvertedLayer), ZstdError> {
+        let mut tail = Vec::new();
+        if self.offset == 0 {
+            // A blob that starts with a skippable frame is not taken for zstd by every runtime.
+            let compressed = frame_len(FrameEncoder::new(level)?.encode(&[], &mut tail)?)?;
+            self.seek_table.push(Frame { compressed, decompressed: 0 });
+        }
+        let start = self.offset;
+        let annotations = match plan.toc {
+            Ok(toc) => self.write_toc(toc, level, start, &mut tail)?,
+            Err(obstacle) => Err(obstacle),
+        };
+        self.seek_table.write(&mut tail)?;
+        self.digest.update(&tail);
+        let layer = ConvertedLayer {
+            digest: Digest::from_bytes(self.digest.finalize().into()),
+            len: start + tail.len() as u64,
+            diff_id: plan.diff_id,
+            tar_len: plan.tar_len,
+            spans: self.spans,
+            entries: plan.entries,
+            obstacle: annotations.as_ref().err().copied(),
+            annotations: annotations.map(|annotations| annotations.to_map()).unwrap_or_default(),
+        };
+        Ok((tail, layer))
+    }
+
+    /// Appends TOC, tar-split and footer to a tail that starts at `start` in the blob.
+    fn write_toc(
+        &mut self,
+        toc: TocPlan,
+        level: i32,
+        start: u64,
+        tail: &mut Vec<u8>,
+    ) -> Result<Result<Annotations, Obstacle>, ZstdError> {
+        let tar_split_digest = Digest::of(&toc.tar_split.compressed);
+        let entries = place(toc.entries, &std::mem::take(&mut self.parts));
+        let (compressed, raw_len) = encode_toc(entries, tar_split_digest, level)?;
+        if raw_len > MAX_TOC_LEN || toc.tar_split.raw_len > MAX_TOC_LEN {
+            return Ok(Err(Obstacle::TooLarge));
+        }
+        let mut document = |data: &[u8], raw_len, tail: &mut Vec<u8>| {
+            let offset = BlobOffset(start + tail.len() as u64 + SKIPPABLE_HEADER_LEN);
+            let compressed = push_skippable(SKIPPABLE_MAGIC, data, tail)?;
+            self.seek_table.push(Frame { compressed, decompressed: 0 });
+            Ok::<_, ZstdError>(Position { offset, len: data.len() as u64, raw_len })
+        };
+        let toc_position = document(&compressed, raw_len, tail)?;
+        let tar_split = document(&toc.tar_split.compressed, toc.tar_split.raw_len, tail)?;
+        document(&Footer { toc: toc_position, tar_split }.to_bytes(), 0, tail)?;
+        Ok(Ok(Annotations {
+            toc_digest: Digest::of(&compressed),
+            toc: toc_position,
+            tar_split: Some(tar_split),
+        }))
+    }
+}
+
+/// Gives files their places, and files of several frames their further chunks.
+fn place(entries: Vec<TocEntry>, parts: &[PlacedPart]) -> Vec<TocEntry> {
+    let mut placed = Vec::with_capacity(parts.len() + entries.len());
+    let mut parts = parts.iter().peekable();
+    for (index, mut entry) in entries.into_iter().enumerate() {
+        let name = entry.name.clone();
+        while let Some(here) = parts.next_if(|placed| placed.part.entry == index) {
+            let mut target =
+                if here.part.offset == 0 { std::mem::take(&mut entry) } else { TocEntry::chunk(&name) };
+            target.offset = here.offset.cast_signed();
+            target.end_offset = here.end.cast_signed();
+            if here.part.whole {
+                target.digest = Some(here.digest);
+            } else {
+                target.chunk_size = here.part.len.into();
+                target.chunk_offset = here.part.offset.cast_signed();
+                target.chunk_digest = Some(here.digest);
+            }
+            placed.push(target);
+        }
+        if !entry.kind.is_empty() {
+            placed.push(entry);
+        }
+    }
+    placed
+}
+
+fn encode_toc(
+    entries: Vec<TocEntry>,
+    tar_split_digest: Digest,
+    level: i32,
+) -> Result<(Vec<u8>, u64), ZstdError> {
+    const BATCH: usize = 64 << 10;
+    let json_error = |_| ZstdError::Library("TOC is no JSON");
+    let mut encoder = StreamEncoder::new(level)?;
+    // The same document as serialising `Toc` at once, without ever holding it.
+    let whole = Toc { version: 1, entries: Vec::new(), tar_split_digest: Some(tar_split_digest) };
+    let whole = serde_json::to_string(&whole).map_err(json_error)?;
+    let (start, end) = whole.split_once("[]").unwrap_or((&whole, ""));
+    let mut json = format!("{start}[").into_bytes();
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        serde_json::to_writer(&mut json, entry).map_err(json_error)?;
+        if json.len() >= BATCH {
+            encoder.push(&json)?;
+            json.clear();
+        }
+    }
+    json.extend_from_slice(format!("]{end}").as_bytes());
+    encoder.push(&json)?;
+    let raw_len = encoder.raw_len();
+    Ok((encoder.finish()?, raw_len))
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
