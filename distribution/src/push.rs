@@ -15,6 +15,7 @@ use crate::http::{Answer, Backoff, drain, location};
 use crate::limits;
 use crate::manifest::{ManifestName, stated_digest, verify};
 use crate::repository::Repository;
+use crate::request::Call;
 use crate::target::Target;
 
 /// What a registry said to a manifest.
@@ -25,6 +26,14 @@ pub struct PushedManifest {
     /// The `OCI-Subject` header. Absent, the registry does not list the manifest among its subject's
     /// referrers, and the pusher keeps the fallback tag.
     pub subject: Option<Digest>,
+}
+
+/// An upload session: where its next request goes. Some registries move it to another host, which then
+/// gets no authorization.
+#[derive(Clone)]
+pub(crate) struct Session {
+    url: Url,
+    elsewhere: bool,
 }
 
 pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -89,7 +98,7 @@ impl Client {
             return Ok(true);
         }
         // The registry has opened an upload session instead.
-        if let Ok(session) = session_url(answer, &target).await {
+        if let Ok(session) = Session::of(answer, &target, None).await {
             self.cancel_session(to, session).await;
         }
         Ok(false)
@@ -137,28 +146,28 @@ impl Client {
         Ok(())
     }
 
-    /// Opens an upload session; its URL is where the next request goes.
-    pub(crate) async fn open_session(&self, repository: &Repository) -> Result<Url, Error> {
+    /// Opens an upload session.
+    pub(crate) async fn open_session(&self, repository: &Repository) -> Result<Session, Error> {
         let target = Target::upload(repository);
         let url = self.endpoints().uploads(repository);
         let call = self.call(Method::POST, url, target.clone(), Access::push(repository))?;
         let answer = self.succeed(call.header(CONTENT_LENGTH, HeaderValue::from(0))).await?;
-        session_url(answer, &target).await
+        Session::of(answer, &target, None).await
     }
 
     /// Ends a session with its last bytes, or with none; `stored` bytes are there already.
     pub(crate) async fn put_blob(
         &self,
         repository: &Repository,
-        mut session: Url,
+        mut session: Session,
         digest: &Digest,
         bytes: Bytes,
         stored: u64,
     ) -> Result<(), Error> {
-        session.query_pairs_mut().append_pair("digest", &digest.to_string());
+        session.url.query_pairs_mut().append_pair("digest", &digest.to_string());
         let target = Target::blob(repository, digest);
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let call = self.call(Method::PUT, Ok(session), target.clone(), Access::push(repository))?;
+        let call = self.session_call(Method::PUT, session, target.clone())?;
         let call = call
             .header(CONTENT_TYPE, OCTETS)
             .header(CONTENT_LENGTH, HeaderValue::from(length))
@@ -173,12 +182,22 @@ impl Client {
         Ok(())
     }
 
+    /// A call to a session.
+    pub(crate) fn session_call(
+        &self,
+        method: Method,
+        session: Session,
+        target: Target,
+    ) -> Result<Call, Error> {
+        let access = Access::push(&target.repository);
+        let call = self.call(method, Ok(session.url.clone()), target, access)?;
+        Ok(if session.elsewhere { call.elsewhere(session.url) } else { call })
+    }
+
     /// Ends a session for nothing. Best effort: registries expire what is left over.
-    pub(crate) async fn cancel_session(&self, repository: &Repository, session: Url) {
+    pub(crate) async fn cancel_session(&self, repository: &Repository, session: Session) {
         let target = Target::upload(repository);
-        let Ok(call) = self.call(Method::DELETE, Ok(session), target, Access::push(repository)) else {
-            return;
-        };
+        let Ok(call) = self.session_call(Method::DELETE, session, target) else { return };
         match self.succeed(call.once()).await {
             Ok(answer) => drain(answer.response).await,
             Err(error) => tracing::debug!(%error, "upload session not cancelled"),
@@ -186,9 +205,14 @@ impl Client {
     }
 }
 
-/// The session that an answer opened or moved to.
-pub(crate) async fn session_url(answer: Answer, target: &Target) -> Result<Url, Error> {
-    let url = location(&answer.response).map_err(|failure| Error::from_failure(target, failure));
-    drain(answer.response).await;
-    url
+impl Session {
+    /// The session that an answer opened, or moved `from` where it was.
+    pub(crate) async fn of(answer: Answer, target: &Target, from: Option<&Self>) -> Result<Self, Error> {
+        let here = answer.response.url().origin();
+        let url = location(&answer.response).map_err(|failure| Error::from_failure(target, failure));
+        drain(answer.response).await;
+        let url = url?;
+        let elsewhere = from.is_some_and(|from| from.elsewhere) || url.origin() != here;
+        Ok(Self { url, elsewhere })
+    }
 }

@@ -48,13 +48,16 @@ impl Client {
     ) -> Result<Option<Vec<Descriptor>>, Error> {
         let target = Target::referrers(repository, subject);
         let first = self.endpoints().referrers(repository, subject).map(|mut url| {
-            url.query_pairs_mut().extend_pairs(artifact_type.iter().map(|wanted| ("artifactType", wanted)));
-            without_empty_query(url)
+            if let Some(wanted) = artifact_type {
+                url.query_pairs_mut().append_pair("artifactType", wanted);
+            }
+            url
         });
-        let mut page = first;
+        let page = |url| self.call(Method::GET, url, target.clone(), Access::pull(repository));
+        let mut call = page(first)?;
+        let registry = call.url().clone();
         let mut referrers = Vec::new();
         for number in 0..limits::REFERRERS_PAGES {
-            let call = self.call(Method::GET, page, target.clone(), Access::pull(repository))?;
             let answer =
                 self.transport().send(call.header(ACCEPT, HeaderValue::from_static(OCI_INDEX))).await?;
             if number == 0 && !knows_referrers(&answer) {
@@ -63,11 +66,11 @@ impl Client {
             }
             let answer = self.transport().succeeded(&target, answer).await?;
             let filtered = is_filtered(answer.response.headers());
-            let next = next_page(&answer, &target)?;
+            let next = next_page(&answer, &registry, &target)?;
             let found = self.read_page(&target, answer).await?;
             referrers.extend(found.into_iter().filter(|found| filtered || is_type(found, artifact_type)));
             match next {
-                Some(url) => page = Ok(url),
+                Some(url) => call = page(Ok(url))?,
                 None => return Ok(Some(referrers)),
             }
         }
@@ -117,13 +120,12 @@ fn is_type(found: &Descriptor, wanted: Option<&str>) -> bool {
     wanted.is_none_or(|wanted| found.artifact_type().as_ref().is_some_and(|found| found.as_ref() == wanted))
 }
 
-/// The `Link` to the next page, which must be the same registry's: it will see our token.
-fn next_page(answer: &Answer, target: &Target) -> Result<Option<Url>, Error> {
+/// The `Link` to the next page, which must be the registry's: it will see our token.
+fn next_page(answer: &Answer, registry: &Url, target: &Target) -> Result<Option<Url>, Error> {
     let links = answer.response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let Some(link) = links.flat_map(next_links).next() else { return Ok(None) };
-    let here = answer.response.url();
-    match here.join(link) {
-        Ok(next) if next.origin() == here.origin() => Ok(Some(next)),
+    match answer.response.url().join(link) {
+        Ok(next) if next.origin() == registry.origin() => Ok(Some(next)),
         _ => Err(Error::malformed(target, "the link to the next page leads to another host")),
     }
 }
@@ -138,14 +140,6 @@ fn next_links(header: &str) -> impl Iterator<Item = &str> {
         });
         is_next.then_some(url)
     })
-}
-
-/// `?` alone confuses some caches.
-fn without_empty_query(mut url: Url) -> Url {
-    if url.query() == Some("") {
-        url.set_query(None);
-    }
-    url
 }
 
 /// The descriptors of an index.

@@ -24,7 +24,8 @@ pub(crate) struct Transport {
 /// A call: what it is about, what it needs, what it sends.
 pub(crate) struct Call {
     pub(crate) target: Target,
-    pub(crate) access: Access,
+    /// `None` for a call to another origin than the registry's.
+    access: Option<Access>,
     request: Request,
 }
 
@@ -46,11 +47,22 @@ impl Call {
             repeatable: true,
             patience: transport.http.patience,
         };
-        Self { target, access, request }
+        Self { target, access: Some(access), request }
     }
 
     pub(crate) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
         self.request.headers.insert(name, value);
+        self
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        &self.request.url
+    }
+
+    /// Sends it to another origin, a signed URL say, which gets no authorization.
+    pub(crate) fn elsewhere(mut self, url: Url) -> Self {
+        self.request.url = url;
+        self.access = None;
         self
     }
 
@@ -86,20 +98,17 @@ impl Transport {
     /// have any status.
     pub(crate) async fn send(&self, mut call: Call) -> Result<Answer, Error> {
         let started = Instant::now();
-        let mut grant = self.authorize(&call).await?;
+        let grant = self.authorize(&call).await?;
         let answer = self.send_with(&mut call, grant.as_ref()).await?;
         if !is_refusal(&answer, grant.as_ref(), started) {
             return Ok(answer);
         }
-        let headers = answer.response.headers();
-        let secure = call.request.url.scheme() == "https";
-        let renewed = self.auth.renew(&call.access, headers, secure, grant.as_ref()).await;
-        grant = renewed.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })?;
-        if grant.is_none() {
+        let renewed = self.renew(&call, &answer, grant.as_ref()).await?;
+        if renewed.is_none() {
             return Ok(answer);
         }
         drain(answer.response).await;
-        self.send_with(&mut call, grant.as_ref()).await
+        self.send_with(&mut call, renewed.as_ref()).await
     }
 
     /// Sends a call whose body exists only once, with the grant at hand.
@@ -109,15 +118,22 @@ impl Transport {
         sent.map_err(|failure| Error::from_failure(&call.target, failure))
     }
 
-    /// Sends a call elsewhere: to a signed URL, which needs no authorization and must get none.
-    pub(crate) async fn send_signed(&self, mut call: Call, url: Url) -> Result<Answer, Error> {
-        call.request.url = url;
-        self.send_with(&mut call, None).await
+    async fn authorize(&self, call: &Call) -> Result<Option<Grant>, Error> {
+        let Some(access) = &call.access else { return Ok(None) };
+        let granted = self.auth.authorize(access).await;
+        granted.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
     }
 
-    async fn authorize(&self, call: &Call) -> Result<Option<Grant>, Error> {
-        let granted = self.auth.authorize(&call.access).await;
-        granted.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
+    async fn renew(
+        &self,
+        call: &Call,
+        refusal: &Answer,
+        refused: Option<&Grant>,
+    ) -> Result<Option<Grant>, Error> {
+        let Some(access) = &call.access else { return Ok(None) };
+        let secure = call.request.url.scheme() == "https";
+        let renewed = self.auth.renew(access, refusal.response.headers(), secure, refused).await;
+        renewed.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
     }
 
     async fn send_with(&self, call: &mut Call, grant: Option<&Grant>) -> Result<Answer, Error> {

@@ -13,18 +13,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use jaunt_formats::Digest;
+use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Method, Url};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::task::JoinHandle;
 
-use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
 use crate::limits;
-use crate::push::{OCTETS, session_url};
+use crate::push::{OCTETS, Session};
 use crate::repository::Repository;
 use crate::target::Target;
 
@@ -37,7 +36,7 @@ pub struct BlobUpload {
     client: Client,
     repository: Repository,
     /// Where the session's next request goes; `None` once it is over.
-    session: Option<Url>,
+    session: Option<Session>,
     stream: Option<Streaming>,
     written: u64,
 }
@@ -45,8 +44,8 @@ pub struct BlobUpload {
 /// A PATCH under way.
 struct Streaming {
     queue: mpsc::Sender<Bytes>,
-    /// Ends with the session's next URL.
-    task: JoinHandle<Result<Url, Error>>,
+    /// Ends with the session as the answer leaves it.
+    task: JoinHandle<Result<Session, Error>>,
 }
 
 impl Client {
@@ -107,10 +106,7 @@ impl BlobUpload {
 
     /// Cancels the upload. Best effort: what the registry does not hear of, it expires.
     pub async fn abort(mut self) {
-        self.stop_stream();
-        if let Some(session) = self.session.take() {
-            self.client.cancel_session(&self.repository, session).await;
-        }
+        cancel(&self.client, &self.repository, self.session.take(), self.stream.take()).await;
     }
 
     /// The PATCH, begun at the first write: an empty blob has none.
@@ -125,25 +121,14 @@ impl BlobUpload {
     }
 
     /// Ends the body and waits for the registry's answer to it.
-    async fn end_stream(&mut self, patience: Duration) -> Result<Url, Error> {
-        let Some(Streaming { queue, mut task }) = self.stream.take() else {
-            return Err(self.malformed("the upload is over"));
-        };
-        drop(queue);
-        match tokio::time::timeout(patience, &mut task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(self.malformed("the upload was cancelled")),
-            Err(_) => {
-                task.abort();
-                Err(self.stuck(patience))
-            }
+    async fn end_stream(&mut self, patience: Duration) -> Result<Session, Error> {
+        let Some(stream) = self.stream.take() else { return Err(self.malformed("the upload is over")) };
+        let ended = stream.end(patience).await;
+        if !matches!(ended, Some(Ok(_))) {
+            // Nobody knows what the session holds now; cancelling it would only be refused.
+            self.session = None;
         }
-    }
-
-    fn stop_stream(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            stream.task.abort();
-        }
+        ended.unwrap_or_else(|| Err(self.stuck(patience)))
     }
 
     /// How long `bytes` may take on the slowest link, and then a silence.
@@ -167,25 +152,63 @@ impl BlobUpload {
 
 impl Drop for BlobUpload {
     fn drop(&mut self) {
-        self.stop_stream();
-        let (Some(session), Ok(runtime)) = (self.session.take(), Handle::try_current()) else { return };
+        let (session, stream) = (self.session.take(), self.stream.take());
+        if session.is_none() {
+            return;
+        }
+        // Outside a runtime there is nothing to send with; the registry expires the session.
+        let Ok(runtime) = Handle::try_current() else { return };
         let (client, repository) = (self.client.clone(), self.repository.clone());
-        runtime.spawn(async move { client.cancel_session(&repository, session).await });
+        runtime.spawn(async move { cancel(&client, &repository, session, stream).await });
+    }
+}
+
+impl Streaming {
+    /// Ends the body; `None` when the registry's answer does not come in time.
+    async fn end(self, patience: Duration) -> Option<Result<Session, Error>> {
+        let Self { queue, mut task } = self;
+        drop(queue);
+        match tokio::time::timeout(patience, &mut task).await {
+            // The task ends in no other way than by returning, unless the runtime is shutting down.
+            Ok(ended) => ended.ok(),
+            Err(_) => {
+                task.abort();
+                None
+            }
+        }
+    }
+}
+
+/// Cancels a session, for which the registry must be told its current URL: the one that the answer
+/// to the PATCH names.
+async fn cancel(
+    client: &Client,
+    repository: &Repository,
+    session: Option<Session>,
+    stream: Option<Streaming>,
+) {
+    let session = match stream {
+        Some(stream) => stream.end(client.transport().http.patience).await.and_then(Result::ok),
+        None => session,
+    };
+    if let Some(session) = session {
+        client.cancel_session(repository, session).await;
     }
 }
 
 async fn patch(
     client: Client,
     repository: Repository,
-    session: Url,
+    session: Session,
     pieces: mpsc::Receiver<Bytes>,
-) -> Result<Url, Error> {
+) -> Result<Session, Error> {
     let target = Target::upload(&repository);
     let body = stream::unfold(pieces, async |mut pieces| {
         pieces.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), pieces))
     });
-    let call = client.call(Method::PATCH, Ok(session), target.clone(), Access::push(&repository))?;
+    let call = client.session_call(Method::PATCH, session.clone(), target.clone())?;
     let call = call.header(CONTENT_TYPE, OCTETS);
     let answer = client.transport().send_stream(call, reqwest::Body::wrap_stream(body)).await?;
-    session_url(client.transport().succeeded(&target, answer).await?, &target).await
+    let answer = client.transport().succeeded(&target, answer).await?;
+    Session::of(answer, &target, Some(&session)).await
 }

@@ -190,7 +190,7 @@ impl Reader {
     async fn fetch(&self) -> Result<Answer, Error> {
         let urls = self.client.signed_urls();
         if let Some(url) = urls.of(&self.blob) {
-            match self.client.transport().send_signed(self.call()?, url.clone()).await {
+            match self.client.transport().send(self.call()?.elsewhere(url.clone())).await {
                 Ok(answer) if !is_spent(answer.status()) => return Ok(answer),
                 Ok(answer) => {
                     tracing::debug!(target = %self.target, status = %answer.status(), "signed URL spent");

@@ -71,8 +71,12 @@ async fn an_upload_that_fails_or_is_dropped_leaves_nothing() {
     upload.write(bytes.clone()).await.unwrap();
     drop(upload);
     assert_eq!(client.blob_exists(&repository, &Digest::of(&bytes)).await.unwrap(), None);
+    // This registry keeps a stub of every cancelled session, but none of its data.
     let uploads = registry.directory.path().join("data/docker/registry/v2/repositories/a/b/_uploads");
-    let left = || std::fs::read_dir(&uploads).map_or(0, Iterator::count);
+    let left = || {
+        let sessions = std::fs::read_dir(&uploads).unwrap().map(|session| session.unwrap().path());
+        sessions.filter(|session| session.join("data").exists()).count()
+    };
     for _ in 0..250 {
         if left() == 0 {
             return;
