@@ -9,6 +9,7 @@
 pub mod disk_usage;
 pub mod fallback;
 pub mod filters;
+pub mod index_store;
 pub mod labels;
 pub mod lazy;
 pub mod metastore;
@@ -16,3 +17,4 @@ pub mod proto;
 pub mod resolve;
 pub mod service;
 pub mod snapshotter;
+pub mod supervisor;

@@ -1,4 +1,4 @@
-//! The metadata store: snapshots by name, launch indexes, and where they were learnt.
+//! The metadata store: snapshots by name, and which launch index was found for which image, and where.
 //!
 //! Invariants: what a caller was told is durable; a reader sees only durable state; ids are never
 //! reused; a lazy snapshot on record is ready. Readers take an [`Arc`] of the whole state, so nothing
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 
+use jaunt_distribution::Repository;
 use jaunt_formats::Digest;
 use tokio::sync::oneshot;
 
@@ -21,7 +22,7 @@ mod tests;
 mod writer;
 
 pub use error::Error;
-pub use record::{Backing, IndexRecord, Kind, Snapshot};
+pub use record::{Backing, Kind, Snapshot};
 pub use state::{Creation, State};
 
 use crate::lazy::Usage;
@@ -36,8 +37,8 @@ pub const LABEL_MAX: usize = 4096;
 /// attach an index there, so one repository's finding says nothing about another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pin {
-    /// `host/name`.
-    pub repository: String,
+    /// Where.
+    pub repository: Repository,
     /// Digest of the image manifest.
     pub manifest: Digest,
 }
@@ -53,7 +54,7 @@ impl FromStr for Pin {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (repository, manifest) = text.rsplit_once('@').ok_or("no @ in a pin")?;
-        Ok(Self { repository: repository.to_owned(), manifest: manifest.parse()? })
+        Ok(Self { repository: repository.parse()?, manifest: manifest.parse()? })
     }
 }
 
@@ -159,11 +160,6 @@ impl MetaStore {
         self.change(move |state| state.update(&name, &labels, &paths)).await?
     }
 
-    /// Records that a launch index's raw bytes are on disk, synced.
-    pub async fn put_index(&self, index: Digest, record: IndexRecord) -> Result<(), Error> {
-        self.change(move |state| state.put_index(index, record)).await
-    }
-
     /// Records that `index` serves `pin`, and that `pin`'s repository is a source of its blobs.
     pub async fn learn(&self, pin: Pin, index: Digest) -> Result<(), Error> {
         self.change(move |state| state.learn(pin, index)).await
@@ -174,23 +170,13 @@ impl MetaStore {
         self.change(move |state| state.forget_index(index)).await
     }
 
-    /// What is recorded of an index's raw bytes.
-    pub fn index(&self, index: &Digest) -> Option<IndexRecord> {
-        self.read().catalog.indexes.get(index).copied()
-    }
-
-    /// All indexes on record.
-    pub fn indexes(&self) -> Vec<Digest> {
-        self.read().catalog.indexes.keys().copied().collect()
-    }
-
     /// The index that was found for an image.
     pub fn pinned(&self, pin: &Pin) -> Option<Digest> {
         self.read().catalog.pins.get(pin).copied()
     }
 
-    /// Repositories (`host/name`) known to hold an index's converted layers.
-    pub fn sources(&self, index: &Digest) -> BTreeSet<String> {
+    /// Repositories known to hold an index's converted layers.
+    pub fn sources(&self, index: &Digest) -> BTreeSet<Repository> {
         self.read().catalog.sources.get(index).cloned().unwrap_or_default()
     }
 

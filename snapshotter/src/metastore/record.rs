@@ -86,12 +86,3 @@ impl Snapshot {
         }
     }
 }
-
-/// A launch index on disk: what its raw bytes must be, since its digest names the packed blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IndexRecord {
-    /// SHA-256 of the raw bytes.
-    pub raw: Digest,
-    /// Their length.
-    pub len: u64,
-}

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use jaunt_distribution::Repository;
 use jaunt_formats::Digest;
 
-use super::record::{Backing, IndexRecord, Kind, Snapshot};
+use super::record::{Backing, Kind, Snapshot};
 use super::{Error, Labels, Pin};
 use crate::lazy::{LazyChain, Usage};
 
@@ -24,12 +25,11 @@ pub struct State {
     pub(super) changes: Vec<Change>,
 }
 
-/// Launch indexes and where they were learnt. Shared between clones of [`State`].
+/// Which launch index serves which image, and where each index was learnt. Shared between clones of [`State`].
 #[derive(Clone, Default)]
 pub(super) struct Catalog {
-    pub indexes: HashMap<Digest, IndexRecord>,
     pub pins: HashMap<Pin, Digest>,
-    pub sources: HashMap<Digest, BTreeSet<String>>,
+    pub sources: HashMap<Digest, BTreeSet<Repository>>,
 }
 
 /// One row to write or delete.
@@ -38,11 +38,10 @@ pub(super) enum Change {
     Put(Arc<Snapshot>),
     Delete(Arc<str>),
     NextId(u64),
-    PutIndex(Digest, IndexRecord),
-    DeleteIndex(Digest),
     PutPin(Pin, Digest),
     DeletePin(Pin),
-    PutSources(Digest, BTreeSet<String>),
+    PutSources(Digest, BTreeSet<Repository>),
+    DeleteSources(Digest),
 }
 
 /// What a new snapshot is to be.
@@ -244,11 +243,6 @@ impl State {
         Ok(updated)
     }
 
-    pub(super) fn put_index(&mut self, index: Digest, record: IndexRecord) {
-        Arc::make_mut(&mut self.catalog).indexes.insert(index, record);
-        self.changes.push(Change::PutIndex(index, record));
-    }
-
     pub(super) fn learn(&mut self, pin: Pin, index: Digest) {
         let catalog = Arc::make_mut(&mut self.catalog);
         let sources = catalog.sources.entry(index).or_default();
@@ -266,9 +260,9 @@ impl State {
             return false;
         }
         let catalog = Arc::make_mut(&mut self.catalog);
-        catalog.indexes.remove(&index);
-        catalog.sources.remove(&index);
-        self.changes.push(Change::DeleteIndex(index));
+        if catalog.sources.remove(&index).is_some() {
+            self.changes.push(Change::DeleteSources(index));
+        }
         let pins: Vec<Pin> =
             catalog.pins.iter().filter(|(_, of)| **of == index).map(|(pin, _)| pin.clone()).collect();
         for pin in pins {

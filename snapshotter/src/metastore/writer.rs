@@ -18,7 +18,6 @@ use super::state::{Change, State};
 use super::{Error, Pin};
 
 const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots.v1");
-const INDEXES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("indexes.v1");
 const PINS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pins.v1");
 const SOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("sources.v1");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters.v1");
@@ -76,7 +75,7 @@ fn publish(shared: &RwLock<Arc<State>>, state: &State) {
 
 fn create_tables(db: &Database) -> Result<(), redb::Error> {
     let transaction = db.begin_write()?;
-    for table in [SNAPSHOTS, INDEXES, PINS, SOURCES] {
+    for table in [SNAPSHOTS, PINS, SOURCES] {
         transaction.open_table(table)?;
     }
     transaction.open_table(COUNTERS)?;
@@ -88,7 +87,6 @@ fn persist(db: &Database, changes: &[Change]) -> Result<(), redb::Error> {
     let transaction = db.begin_write()?;
     {
         let mut snapshots = transaction.open_table(SNAPSHOTS)?;
-        let mut indexes = transaction.open_table(INDEXES)?;
         let mut pins = transaction.open_table(PINS)?;
         let mut sources = transaction.open_table(SOURCES)?;
         let mut counters = transaction.open_table(COUNTERS)?;
@@ -103,13 +101,6 @@ fn persist(db: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                 Change::NextId(next) => {
                     counters.insert(NEXT_ID, next)?;
                 }
-                Change::PutIndex(index, record) => {
-                    indexes.insert(index.hex().as_str(), encode(record)?.as_slice())?;
-                }
-                Change::DeleteIndex(index) => {
-                    indexes.remove(index.hex().as_str())?;
-                    sources.remove(index.hex().as_str())?;
-                }
                 Change::PutPin(pin, index) => {
                     pins.insert(pin.to_string().as_str(), encode(index)?.as_slice())?;
                 }
@@ -117,7 +108,11 @@ fn persist(db: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                     pins.remove(pin.to_string().as_str())?;
                 }
                 Change::PutSources(index, repositories) => {
-                    sources.insert(index.hex().as_str(), encode(repositories)?.as_slice())?;
+                    let names: Vec<_> = repositories.iter().map(ToString::to_string).collect();
+                    sources.insert(index.hex().as_str(), encode(&names)?.as_slice())?;
+                }
+                Change::DeleteSources(index) => {
+                    sources.remove(index.hex().as_str())?;
                 }
             }
         }
@@ -138,15 +133,12 @@ fn load(db: &Database) -> Result<State, Error> {
     })?;
     state.link_loaded();
     let catalog = Arc::make_mut(&mut state.catalog);
-    each(db, INDEXES, "indexes", |key, record| {
-        catalog.indexes.insert(digest_of_hex(key)?, record);
-        Ok(())
-    })?;
     each(db, PINS, "pins", |key, index| {
         catalog.pins.insert(key.parse::<Pin>()?, index);
         Ok(())
     })?;
-    each(db, SOURCES, "sources", |key, repositories| {
+    each(db, SOURCES, "sources", |key, names: Vec<String>| {
+        let repositories = names.iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
         catalog.sources.insert(digest_of_hex(key)?, repositories);
         Ok(())
     })?;

@@ -1,18 +1,35 @@
-//! Finds the launch index that a layer belongs to.
+//! Finds the launch index that a layer belongs to, and makes sure of it before anything is promised.
+//!
+//! Order: the index on record for this image (no network), else its launch artifact in the image's
+//! repository. All layers of an image share one search. A search that fails is remembered for seconds
+//! only, so that an image converted meanwhile is lazy at its next start.
 
+mod artifact;
+mod known;
+mod search;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 
-use crate::fallback::Fallback;
+use crate::fallback::{Fallback, FallbackCode, error_chain};
+use crate::index_store::IndexStore;
 use crate::labels::RemoteLayer;
+use crate::metastore::{MetaStore, Pin};
+use known::KnownIndex;
 
-/// A layer whose launch index is on disk, checked and on record.
+/// A layer whose launch index is on disk and checked.
 pub struct ResolvedLayer {
     /// The index.
     pub index: Digest,
     /// How many of its layers the layer's chain has.
     pub prefix: u16,
     /// Keeps the index from being collected until a snapshot uses it.
-    pub in_use: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
+    pub in_use: Option<OwnedRwLockReadGuard<()>>,
 }
 
 /// Says whether a layer can be lazy. The snapshotter's view of the registry.
@@ -23,4 +40,145 @@ pub trait Resolve: Send + Sync + 'static {
 
     /// Forgets indexes that no snapshot uses.
     async fn collect(&self);
+}
+
+/// How long a search may take and be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolveLimits {
+    /// A search is given up after this: what a dead registry costs a pull at most.
+    pub timeout: Duration,
+    /// A failed search answers for the image's other layers for this long.
+    pub remember_failure: Duration,
+}
+
+impl Default for ResolveLimits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10), remember_failure: Duration::from_secs(5) }
+    }
+}
+
+/// The [`Resolve`] of the daemon.
+pub struct Resolver {
+    client: Client,
+    store: MetaStore,
+    indexes: IndexStore,
+    limits: ResolveLimits,
+    searches: Mutex<HashMap<Pin, Arc<Search>>>,
+    /// Read-held from before an index is looked up until a snapshot with it is on record, across
+    /// awaits by design; collecting needs it for writing, and passes when it cannot have it at once.
+    in_use: Arc<RwLock<()>>,
+}
+
+/// One search, shared by those who wait for it. Cancel-safe: when the one that runs it goes away,
+/// the next one that waits starts it anew.
+#[derive(Default)]
+struct Search(OnceCell<Outcome>);
+
+struct Outcome {
+    result: Result<Arc<KnownIndex>, Fallback>,
+    at: Instant,
+}
+
+impl Resolver {
+    /// A resolver that keeps what it finds in `store` and `indexes`.
+    pub fn new(client: Client, store: MetaStore, indexes: IndexStore, limits: ResolveLimits) -> Self {
+        Self { client, store, indexes, limits, searches: Mutex::default(), in_use: Arc::default() }
+    }
+
+    async fn known(&self, pin: &Pin) -> Result<Arc<KnownIndex>, Fallback> {
+        let search = self.search(pin);
+        let outcome = search
+            .0
+            .get_or_init(async || Outcome { result: self.find(pin).await.map(Arc::new), at: Instant::now() })
+            .await;
+        outcome.result.clone()
+    }
+
+    fn search(&self, pin: &Pin) -> Arc<Search> {
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        searches.retain(|_, search| !search.has_failed_before(self.limits.remember_failure));
+        Arc::clone(searches.entry(pin.clone()).or_default())
+    }
+
+    async fn find(&self, pin: &Pin) -> Result<KnownIndex, Fallback> {
+        if let Some(index) = self.store.pinned(pin).filter(|index| self.indexes.contains(index)) {
+            match known::open(&self.indexes, index).await {
+                Ok(known) => return Ok(known),
+                Err(error) => {
+                    tracing::warn!(%index, error = error_chain(&error), "launch index is damaged: fetching it again");
+                }
+            }
+        }
+        let search = search::Search { client: &self.client, indexes: &self.indexes, pin };
+        let timeout = self.limits.timeout;
+        let found = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
+            let detail =
+                format!("registry {} gave no launch index within {timeout:?}", pin.repository.host());
+            Err(Fallback::new(FallbackCode::Timeout, detail))
+        })?;
+        self.store
+            .learn(pin.clone(), found.index)
+            .await
+            .map_err(|error| Fallback::from_error(FallbackCode::LocalStorage, &error))?;
+        Ok(found)
+    }
+
+    async fn forget(&self, index: Digest) {
+        match self.store.forget_index(index).await {
+            Ok(false) => return,
+            Ok(true) => tracing::info!(%index, "launch index is no longer used"),
+            Err(error) => {
+                tracing::warn!(%index, error = error_chain(&error), "cannot forget a launch index");
+                return;
+            }
+        }
+        self.searches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, search| search.found() != Some(index));
+        if let Err(error) = self.indexes.remove(&index) {
+            tracing::warn!(%index, %error, "cannot remove a launch index");
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Resolve for Resolver {
+    async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
+        let in_use = Arc::clone(&self.in_use).read_owned().await;
+        let pin = Pin { repository: Repository::from(&layer.image), manifest: layer.manifest };
+        let known = self.known(&pin).await?;
+        match known.prefix_of(layer.target) {
+            Some(prefix) => Ok(ResolvedLayer { index: known.index, prefix, in_use: Some(in_use) }),
+            None => {
+                let detail =
+                    format!("no prefix of launch index {} hashes to chain {}", known.index, layer.target);
+                Err(Fallback::new(FallbackCode::ChainMismatch, detail))
+            }
+        }
+    }
+
+    async fn collect(&self) {
+        let Ok(_alone) = self.in_use.try_write() else { return };
+        let indexes = match self.indexes.list() {
+            Ok(indexes) => indexes,
+            Err(error) => {
+                tracing::warn!(%error, "cannot list launch indexes");
+                return;
+            }
+        };
+        for index in indexes {
+            self.forget(index).await;
+        }
+    }
+}
+
+impl Search {
+    fn has_failed_before(&self, ago: Duration) -> bool {
+        self.0.get().is_some_and(|outcome| outcome.result.is_err() && outcome.at.elapsed() >= ago)
+    }
+
+    fn found(&self) -> Option<Digest> {
+        self.0.get().and_then(|outcome| outcome.result.as_ref().ok()).map(|known| known.index)
+    }
 }

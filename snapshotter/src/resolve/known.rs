@@ -1,0 +1,78 @@
+//! A launch index of which everything a promise needs is known.
+
+use std::collections::HashMap;
+
+use jaunt_formats::launch::{self, LaunchError, LaunchIndex};
+use jaunt_formats::{ChainId, Digest};
+use jaunt_layerfs::index_file::{IndexFileError, open_index};
+
+use crate::index_store::IndexStore;
+
+/// An index on disk whose bytes were checked in this process's lifetime.
+#[derive(Debug)]
+pub(super) struct KnownIndex {
+    pub index: Digest,
+    prefixes: HashMap<ChainId, u16>,
+}
+
+impl KnownIndex {
+    /// How many of the index's layers make up `chain`, if some do.
+    pub fn prefix_of(&self, chain: ChainId) -> Option<u16> {
+        self.prefixes.get(&chain).copied()
+    }
+
+    fn new<B: AsRef<[u8]>>(index: Digest, open: &LaunchIndex<B>) -> Self {
+        let prefixes = ChainId::prefixes(&open.diff_ids()).zip(1..=u16::MAX).collect();
+        Self { index, prefixes }
+    }
+}
+
+/// Why an index on disk is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    File(#[from] IndexFileError),
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Opens an index that was admitted before; its checksum finds what a disk did to it since.
+pub(super) async fn open(indexes: &IndexStore, index: Digest) -> Result<KnownIndex, OpenError> {
+    let path = indexes.path(&index);
+    let opened = tokio::task::spawn_blocking(move || Ok(KnownIndex::new(index, &open_index(&path)?))).await;
+    opened.map_err(|_| OpenError::Stopping)?
+}
+
+/// Why a fetched index was not admitted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AdmitError {
+    #[error(transparent)]
+    Unsound(#[from] LaunchError),
+    #[error("cannot keep launch index {index}")]
+    Write {
+        index: Digest,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+/// Unpacks an index blob whose digest was verified, checks every record of it, and keeps it.
+pub(super) async fn admit(
+    indexes: &IndexStore,
+    index: Digest,
+    blob: bytes::Bytes,
+) -> Result<KnownIndex, AdmitError> {
+    let indexes = indexes.clone();
+    let admitted = tokio::task::spawn_blocking(move || {
+        let open = LaunchIndex::open(launch::unpack(&blob)?)?;
+        open.verify_checksum()?;
+        launch::check(&open)?;
+        let known = KnownIndex::new(index, &open);
+        let raw = open.into_bytes();
+        indexes.write(&index, &raw).map_err(|source| AdmitError::Write { index, source })?;
+        Ok(known)
+    });
+    admitted.await.map_err(|_| AdmitError::Stopping)?
+}
