@@ -32,7 +32,7 @@ pub struct RootAttributes {
 }
 
 /// What a snapshot occupies on this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Usage {
     /// Bytes.
     pub bytes: u64,
