@@ -1,0 +1,162 @@
+//! A running container, seen through `ctr run`: what it prints, when it is ready, how it ends.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::spawn;
+use std::time::{Duration, Instant};
+
+use crate::error::{At as _, Error, Result};
+use crate::process::{line, run, wait_until};
+use crate::scratch::Scratch;
+
+/// How long a killed container may take to disappear.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// When a container counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It printed this line.
+    Line(String),
+    /// It printed anything, or ended well without a word.
+    FirstOutput,
+}
+
+/// A container; killed and removed when dropped.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    child: Child,
+    kill: Command,
+    lines: Receiver<(Instant, String)>,
+    said: Vec<String>,
+}
+
+impl Container {
+    /// An ID that no other container of this machine has.
+    pub(crate) fn next_id(scratch: &Scratch) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        format!("{}-c{}", scratch.name(), NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn start(id: String, mut command: Command, kill: Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| Error::Spawn { command: line(&command), source })?;
+        let (sender, lines) = channel();
+        if let Some(stdout) = child.stdout.take() {
+            follow(stdout, sender.clone());
+        }
+        if let Some(stderr) = child.stderr.take() {
+            follow(stderr, sender);
+        }
+        Ok(Self { id, child, kill, lines, said: Vec::new() })
+    }
+
+    /// Its ID in containerd.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits until it is ready and tells when that was.
+    pub fn wait_ready(&mut self, readiness: &Readiness, limit: Duration) -> Result<Instant> {
+        let start = Instant::now();
+        loop {
+            match self.lines.recv_timeout(limit.saturating_sub(start.elapsed())) {
+                Ok((when, line)) => {
+                    let ready = match readiness {
+                        Readiness::Line(wanted) => line == *wanted,
+                        Readiness::FirstOutput => true,
+                    };
+                    self.said.push(line);
+                    if ready {
+                        return Ok(when);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let what = format!("container {} ready", self.id);
+                    return Err(Error::Timeout { what, waited: limit, detail: self.output() });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let (when, status) = (Instant::now(), self.child.wait().at(&self.id)?);
+                    let quiet = *readiness == Readiness::FirstOutput && status.success();
+                    return if quiet { Ok(when) } else { Err(self.failure(status)) };
+                }
+            }
+        }
+    }
+
+    /// The next line it prints, or `None` when it has ended.
+    pub fn next_line(&mut self, limit: Duration) -> Result<Option<String>> {
+        match self.lines.recv_timeout(limit) {
+            Ok((_, line)) => {
+                self.said.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                let what = format!("container {} says something", self.id);
+                Err(Error::Timeout { what, waited: limit, detail: self.output() })
+            }
+        }
+    }
+
+    /// Waits for its end and returns all that it printed; ending badly is an error.
+    pub fn finish(&mut self, limit: Duration) -> Result<String> {
+        let start = Instant::now();
+        while self.next_line(limit.saturating_sub(start.elapsed()))?.is_some() {}
+        let status = self.child.wait().at(&self.id)?;
+        if status.success() { Ok(self.said.join("\n")) } else { Err(self.failure(status)) }
+    }
+
+    /// Kills and removes it; harmless on one that has ended.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.child.try_wait().at(&self.id)?.is_some() {
+            return Ok(());
+        }
+        let killed = run(&mut self.kill);
+        let ended = wait_until(&format!("container {} ended", self.id), END_LIMIT, || {
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        if ended.is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        killed.and(ended)
+    }
+
+    fn failure(&self, status: ExitStatus) -> Error {
+        Error::Failed { command: format!("container {}", self.id), status, stderr: self.output() }
+    }
+
+    fn output(&self) -> String {
+        format!("\n{}", self.said.join("\n"))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("stopping container {}: {error}", self.id);
+        }
+    }
+}
+
+/// Sends each line with the moment it arrived; a last line may lack its newline.
+fn follow(stream: impl Read + Send + 'static, lines: Sender<(Instant, String)>) {
+    spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if lines.send((Instant::now(), text)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+}

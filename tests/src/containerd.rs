@@ -1,0 +1,226 @@
+//! A containerd of one's own: its root, state, socket and configuration all in a scratch directory.
+//!
+//! The machine's containerd, if one runs, is neither used nor disturbed. CRI is on, because it is what
+//! Kubernetes pulls through, and because only it names the image to a snapshotter (1.6 and 1.7).
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::container::Container;
+use crate::error::{At as _, Error, Result};
+use crate::mounts::Mounted;
+use crate::process::{Daemon, run, wait_until};
+use crate::scratch::Scratch;
+
+/// The namespace CRI keeps its images in.
+pub const NAMESPACE: &str = "k8s.io";
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+const COLLECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Which snapshotter CRI pulls with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Snapshotter {
+    /// containerd's own.
+    Overlayfs,
+    /// Ours, listening on that socket.
+    Jaunt(PathBuf),
+}
+
+impl Snapshotter {
+    /// Its name in containerd.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Overlayfs => "overlayfs",
+            Self::Jaunt(_) => "jaunt",
+        }
+    }
+}
+
+/// A running containerd, stopped when dropped; end its containers first.
+#[derive(Debug)]
+pub struct Containerd<'s> {
+    scratch: &'s Scratch,
+    dir: PathBuf,
+    snapshotter: &'static str,
+    daemon: Daemon,
+}
+
+impl<'s> Containerd<'s> {
+    /// Starts one in the directory `name` of the scratch; `registries` are spoken to in plain HTTP.
+    pub fn start(
+        scratch: &'s Scratch,
+        name: &str,
+        snapshotter: &Snapshotter,
+        registries: &[String],
+    ) -> Result<Self> {
+        let dir = scratch.dir(name)?;
+        for registry in registries {
+            let hosts = scratch.dir(&format!("{name}/hosts/{registry}"))?.join("hosts.toml");
+            let host = format!(
+                "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+            );
+            fs::write(&hosts, host).at(&hosts)?;
+        }
+        let config = dir.join("config.toml");
+        fs::write(&config, configuration(&dir, snapshotter)).at(&config)?;
+        let mut containerd =
+            Self { scratch, dir, snapshotter: snapshotter.name(), daemon: launch(scratch, name, &config)? };
+        containerd.await_service()?;
+        Ok(containerd)
+    }
+
+    /// Stops and starts it on the same state.
+    pub fn restart(&mut self) -> Result<()> {
+        self.daemon.stop()?;
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.daemon = launch(self.scratch, &name, &self.dir.join("config.toml"))?;
+        self.await_service()
+    }
+
+    /// Its gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// A `ctr` command in CRI's namespace.
+    pub fn ctr(&self, words: &[&str]) -> Command {
+        let mut command = self.scratch.command("ctr");
+        command.arg("--address").arg(self.socket()).args(["--namespace", NAMESPACE]).args(words);
+        command
+    }
+
+    /// Pulls with `ctr`: everything is fetched and unpacked.
+    pub fn pull(&self, snapshotter: &str, reference: &str) -> Result<()> {
+        run(&mut self.ctr(&["images", "pull", "--plain-http", "--snapshotter", snapshotter, reference]))?;
+        Ok(())
+    }
+
+    /// Runs the image's own command in a new container, with the snapshotter CRI pulls with.
+    pub fn run(&self, reference: &str) -> Result<Container> {
+        self.run_with(reference, &[])
+    }
+
+    /// Runs `words` in a new container; none of them mean the image's own command.
+    pub fn run_with(&self, reference: &str, words: &[&str]) -> Result<Container> {
+        let id = Container::next_id(self.scratch);
+        let mut command = self.ctr(&["run", "--rm", "--snapshotter", self.snapshotter]);
+        command.arg("--fifo-dir").arg(self.scratch.dir("fifo")?);
+        command.arg("--runc-root").arg(self.dir.join("runc"));
+        command.args([reference, &id]).args(words);
+        let kill = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]);
+        Container::start(id, command, kill)
+    }
+
+    /// Mounts a committed chain read-only, as containerd would below a container.
+    pub fn view(&self, snapshotter: &str, chain_id: &str) -> Result<Mounted> {
+        let key = format!("view-{snapshotter}-{chain_id}");
+        let point = self.scratch.dir(&format!("views/{}", key.replace(':', "-")))?;
+        let target = point.display().to_string();
+        let mounts = run(&mut self.ctr(&[
+            "snapshots",
+            "--snapshotter",
+            snapshotter,
+            "view",
+            "--target",
+            &target,
+            &key,
+            chain_id,
+        ]))?;
+        Mounted::by_command(self.scratch, point, &mounts)
+    }
+
+    /// Ends a view that [`Containerd::view`] began; its mount must be gone.
+    pub fn end_view(&self, snapshotter: &str, chain_id: &str) -> Result<()> {
+        let key = format!("view-{snapshotter}-{chain_id}");
+        run(&mut self.ctr(&["snapshots", "--snapshotter", snapshotter, "rm", &key]))?;
+        Ok(())
+    }
+
+    /// The names (keys and chain IDs) of a snapshotter's snapshots.
+    pub fn snapshots(&self, snapshotter: &str) -> Result<Vec<String>> {
+        let table = run(&mut self.ctr(&["snapshots", "--snapshotter", snapshotter, "ls"]))?;
+        let names = table.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Removes an image and waits until its snapshots are collected.
+    pub fn remove_image(&self, reference: &str) -> Result<()> {
+        run(&mut self.ctr(&["images", "rm", "--sync", reference]))?;
+        wait_until("garbage collection of the image's snapshots", COLLECT_LIMIT, || {
+            self.snapshots(self.snapshotter).is_ok_and(|names| names.is_empty())
+        })
+    }
+
+    fn await_service(&mut self) -> Result<()> {
+        let socket = self.socket();
+        self.daemon.wait_until("its socket", START_LIMIT, || UnixStream::connect(&socket).is_ok())?;
+        // The socket is there before its plugins are: wait for what a pull needs.
+        wait_until("containerd's CRI and snapshotter plugins", START_LIMIT, || {
+            let plugins = run(&mut self.ctr(&["plugins", "ls"])).unwrap_or_default();
+            let ok = |id: &str| {
+                plugins
+                    .lines()
+                    .any(|line| line.split_whitespace().any(|word| word == id) && line.ends_with("ok    "))
+            };
+            ok("cri") && ok(self.snapshotter)
+        })
+        .map_err(|error| {
+            Error::unexpected(
+                error.to_string(),
+                crate::process::tail(&self.scratch.logs().join("containerd.log"), 20),
+            )
+        })
+    }
+}
+
+fn launch(scratch: &Scratch, name: &str, config: &Path) -> Result<Daemon> {
+    Daemon::spawn(name, scratch.command("containerd").arg("--config").arg(config), &scratch.logs())
+}
+
+/// Version 2 of containerd's configuration: 1.6 to 2.x read it.
+fn configuration(dir: &Path, snapshotter: &Snapshotter) -> String {
+    let name = snapshotter.name();
+    let proxy = match snapshotter {
+        Snapshotter::Overlayfs => String::new(),
+        Snapshotter::Jaunt(socket) => {
+            format!("[proxy_plugins.jaunt]\n  type = \"snapshot\"\n  address = {socket:?}\n")
+        }
+    };
+    let dir = dir.display();
+    format!(
+        r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+]
+[grpc]
+  address = "{dir}/containerd.sock"
+[ttrpc]
+  address = "{dir}/containerd.sock.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{dir}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{dir}/cni/bin"
+    conf_dir = "{dir}/cni/conf"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{dir}/hosts"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "{name}"
+    disable_snapshot_annotations = false
+{proxy}"#
+    )
+}

@@ -1,0 +1,59 @@
+//! Mounts that go away again with the value that stands for them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::error::{At as _, Result};
+use crate::process::run;
+use crate::scratch::Scratch;
+
+/// Something mounted; dropping it unmounts.
+#[derive(Debug)]
+pub struct Mounted {
+    point: PathBuf,
+}
+
+impl Mounted {
+    /// Runs the `mount` command line that `ctr snapshots mounts` prints for `point`.
+    pub fn by_command(scratch: &Scratch, point: PathBuf, line: &str) -> Result<Self> {
+        run(scratch.command("sh").args(["-ec", line]))?;
+        Ok(Self { point })
+    }
+
+    /// A tmpfs of `bytes` at `point`, which is made: a disk that fills up.
+    pub fn tmpfs(scratch: &Scratch, point: PathBuf, bytes: u64) -> Result<Self> {
+        fs::create_dir_all(&point).at(&point)?;
+        let options = format!("size={bytes}");
+        run(scratch.command("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&point))?;
+        Ok(Self { point })
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(&self.point, UnmountFlags::empty()) {
+            eprintln!("unmounting {}: {error}; detaching it", self.point.display());
+            let _ = unmount(&self.point, UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// The mount points at or below `dir`, in the order they were mounted.
+pub fn below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(|point| PathBuf::from(unescape(point))).filter(|point| point.starts_with(dir)).collect()
+}
+
+/// mountinfo writes blanks and backslashes as three octal digits.
+fn unescape(text: &str) -> String {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}

@@ -1,0 +1,60 @@
+//! A node: a containerd with its snapshotter, and the two commands that start a container on it.
+
+use std::process::Command;
+
+use crate::containerd::{Containerd, Snapshotter};
+use crate::error::Result;
+use crate::jaunt::{Binaries, Jaunt};
+use crate::process::run;
+use crate::scratch::Scratch;
+
+/// A node; its parts stop in the right order when it is dropped. Its directories are `node/...`.
+#[derive(Debug)]
+pub struct Node<'s> {
+    /// Its containerd, which stops first.
+    pub containerd: Containerd<'s>,
+    /// Our daemon, where the node has one.
+    pub jaunt: Option<Jaunt>,
+    scratch: &'s Scratch,
+    binaries: Option<Binaries>,
+}
+
+impl<'s> Node<'s> {
+    /// A node that unpacks with containerd's overlayfs, as nodes do.
+    pub fn overlayfs(scratch: &'s Scratch, registries: &[String]) -> Result<Self> {
+        let containerd = Containerd::start(scratch, "containerd", &Snapshotter::Overlayfs, registries)?;
+        Ok(Self { containerd, jaunt: None, scratch, binaries: None })
+    }
+
+    /// A node with our snapshotter.
+    pub fn jaunt(scratch: &'s Scratch, binaries: &Binaries, registries: &[String]) -> Result<Self> {
+        let jaunt = Jaunt::start(binaries, scratch, "jaunt", registries)?;
+        let snapshotter = Snapshotter::Jaunt(jaunt.socket());
+        let containerd = Containerd::start(scratch, "containerd", &snapshotter, registries)?;
+        Ok(Self { containerd, jaunt: Some(jaunt), scratch, binaries: Some(binaries.clone()) })
+    }
+
+    /// The pull command of this kind of node.
+    pub fn pull_command(&self, reference: &str) -> Command {
+        match &self.binaries {
+            None => self.containerd.ctr(&[
+                "images",
+                "pull",
+                "--plain-http",
+                "--snapshotter",
+                "overlayfs",
+                reference,
+            ]),
+            Some(binaries) => {
+                let mut command = binaries.snapshotter(self.scratch, &["pull", "--address"]);
+                command.arg(self.containerd.socket()).arg(reference);
+                command
+            }
+        }
+    }
+
+    /// Pulls an image as this kind of node does, and returns what was printed.
+    pub fn pull(&self, reference: &str) -> Result<String> {
+        run(&mut self.pull_command(reference))
+    }
+}

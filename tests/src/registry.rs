@@ -1,0 +1,186 @@
+//! A real registry (Debian's docker-registry), here or on the far side of a [`Network`].
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use jaunt_formats::Digest;
+use rustix::process::Signal;
+
+use crate::error::{At as _, Error, Result};
+use crate::http::{self, Response};
+use crate::network::Network;
+use crate::process::{Daemon, run};
+use crate::scratch::Scratch;
+
+const PORT: u16 = 5000;
+const START_LIMIT: Duration = Duration::from_secs(20);
+const CONNECT_LIMIT: Duration = Duration::from_millis(200);
+
+/// Every manifest type a test may want to see as it is.
+const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A running registry; stopped when dropped, its data goes with the scratch.
+#[derive(Debug)]
+pub struct Registry {
+    daemon: Daemon,
+    address: SocketAddr,
+    data: PathBuf,
+}
+
+impl Registry {
+    /// Starts one on a loopback address of its own, where no port can be taken already.
+    pub fn local(scratch: &Scratch) -> Result<Self> {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed).max(1));
+        let config = configure(scratch, address)?;
+        let mut command = scratch.command("docker-registry");
+        Self::start(scratch, command.arg("serve").arg(config), address)
+    }
+
+    /// Starts one behind `network`.
+    pub fn remote(scratch: &Scratch, network: &Network) -> Result<Self> {
+        let config = configure(scratch, network.remote())?;
+        let mut command = network.command(scratch, "docker-registry");
+        Self::start(scratch, command.arg("serve").arg(config), network.remote())
+    }
+
+    fn start(scratch: &Scratch, command: &mut std::process::Command, ip: Ipv4Addr) -> Result<Self> {
+        let address = SocketAddr::new(IpAddr::V4(ip), PORT);
+        let mut daemon = Daemon::spawn("registry", command, &scratch.logs())?;
+        daemon.wait_until("accepting connections", START_LIMIT, || {
+            TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok()
+        })?;
+        Ok(Self { daemon, address, data: data_dir(scratch, ip) })
+    }
+
+    /// `host:port`, as it stands in references.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a request below `/v2/`; any status is an answer.
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response> {
+        http::request(self.address, method, &format!("/v2/{path}"), headers, body)
+    }
+
+    /// A manifest by tag or digest, with its own digest.
+    pub fn manifest(&self, repository: &str, name: &str) -> Result<(serde_json::Value, Digest)> {
+        let path = format!("{repository}/manifests/{name}");
+        let body = self.expect(200, "GET", &path, &[("Accept", MANIFESTS)], b"")?.body;
+        let value =
+            serde_json::from_slice(&body).map_err(|error| Error::unexpected(&path, error.to_string()))?;
+        Ok((value, Digest::of(&body)))
+    }
+
+    /// A whole blob.
+    pub fn blob(&self, repository: &str, digest: &Digest) -> Result<Vec<u8>> {
+        Ok(self.expect(200, "GET", &format!("{repository}/blobs/{digest}"), &[], b"")?.body)
+    }
+
+    /// Stores a blob under its digest.
+    pub fn push_blob(&self, repository: &str, blob: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(blob);
+        let started = self.expect(202, "POST", &format!("{repository}/blobs/uploads/"), &[], b"")?;
+        let location = started.header("location").unwrap_or_default();
+        let target = location.split_once("/v2/").map_or(location, |(_, path)| path);
+        let joint = if target.contains('?') { '&' } else { '?' };
+        let target = format!("{target}{joint}digest={digest}");
+        self.expect(201, "PUT", &target, &[("Content-Type", "application/octet-stream")], blob)?;
+        Ok(digest)
+    }
+
+    /// Stores a manifest under a tag.
+    pub fn push_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest> {
+        let path = format!("{repository}/manifests/{tag}");
+        self.expect(201, "PUT", &path, &[("Content-Type", media_type)], bytes)?;
+        Ok(Digest::of(bytes))
+    }
+
+    /// The file that holds a blob's bytes: a fault is injected by changing it.
+    pub fn blob_file(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.data.join("docker/registry/v2/blobs/sha256").join(&hex[..2]).join(&hex).join("data")
+    }
+
+    /// Reads all of the registry's files, as a machine of its own would have them in memory.
+    pub fn warm(&self) -> Result<()> {
+        run(std::process::Command::new("sh")
+            .args(["-ec", "find \"$0\" -type f -exec cat {} + > /dev/null"])
+            .arg(&self.data))?;
+        Ok(())
+    }
+
+    /// Stops answering without closing a connection, until [`Registry::resume`].
+    pub fn pause(&mut self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// Answers again.
+    pub fn resume(&mut self) {
+        self.daemon.signal(Signal::CONT);
+    }
+
+    /// Refuses connections from now on.
+    pub fn stop(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
+    fn expect(
+        &self,
+        status: u16,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response> {
+        let response = self.request(method, path, headers, body)?;
+        if response.status == status {
+            return Ok(response);
+        }
+        let said = String::from_utf8_lossy(&response.body).into_owned();
+        Err(Error::unexpected(
+            format!("{method} {path}"),
+            format!("{} instead of {status}: {said}", response.status),
+        ))
+    }
+}
+
+fn data_dir(scratch: &Scratch, ip: Ipv4Addr) -> PathBuf {
+    scratch.path().join("registry").join(ip.to_string())
+}
+
+fn configure(scratch: &Scratch, ip: Ipv4Addr) -> Result<PathBuf> {
+    let data = data_dir(scratch, ip);
+    fs::create_dir_all(&data).at(&data)?;
+    let file: &Path = &data.with_extension("yml");
+    let config = format!(
+        "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
+         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}'}}\n",
+        data.display(),
+    );
+    fs::write(file, config).at(file)?;
+    Ok(file.to_owned())
+}
