@@ -5,7 +5,7 @@
 //! root directory (containerd idmaps the parent of a lower directory, so there must be one).
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
@@ -119,8 +119,8 @@ impl LayerFs {
     }
 
     /// Where content is kept, for `statfs`.
-    pub fn store_path(&self) -> PathBuf {
-        self.store.root().to_owned()
+    pub fn store_path(&self) -> &Path {
+        self.store.root()
     }
 
     /// The child `name` of a directory, or `None`.

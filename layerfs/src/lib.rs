@@ -6,7 +6,7 @@
 //! who ask ([`single_flight`]); [`verify`] alone makes usable bytes of fetched ones.
 //!
 //! Invariant: layerfs knows nothing of containerd, snapshots or processes.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 mod decode;
 pub mod fs;

@@ -68,10 +68,8 @@ impl TarBytes {
     /// The part that lies in `range`, which may be empty.
     pub fn slice(&self, range: &Range<u64>) -> &[u8] {
         let own = self.range();
-        let start = range.start.clamp(own.start, own.end) - own.start;
-        let end = range.end.clamp(own.start, own.end) - own.start;
-        // Both are at most the length of `bytes`, which is a usize.
-        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+        let within = |at: u64| usize::try_from(at.clamp(own.start, own.end) - own.start).unwrap_or(usize::MAX);
+        self.bytes.get(within(range.start)..within(range.end)).unwrap_or_default()
     }
 }
 

@@ -188,7 +188,7 @@ impl Filesystem for Adapter {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         // What limits the content is the disk it is kept on.
-        match rustix::fs::statvfs(&self.fs.store_path()) {
+        match rustix::fs::statvfs(self.fs.store_path()) {
             Ok(disk) => {
                 let block = u32::try_from(disk.f_frsize).unwrap_or(BLOCK_SIZE);
                 let name_max = u32::try_from(disk.f_namemax).unwrap_or(255);

@@ -14,9 +14,11 @@ mod adapter;
 mod errno;
 pub mod init;
 pub mod mount;
+mod orphan;
 pub mod session;
 
 pub use adapter::Adapter;
 pub use init::{KernelFeatures, Negotiated};
 pub use mount::{MountError, MountOptions, Mounted};
+pub use orphan::Orphan;
 pub use session::{SessionError, SessionHandle, resend, serve};

@@ -85,11 +85,35 @@ impl Store {
         }
     }
 
-    /// Deletes a layer that nobody holds.
+    /// Bytes of a layer that are present. A layer that was never needed costs nothing, not even a directory.
     ///
     /// # Errors
-    /// Its files cannot be deleted. A layer that is held, or that was never there, is no error.
-    pub fn remove(&self, diff_id: DiffId) -> Result<(), StoreError> {
+    /// Its files cannot be read.
+    pub fn present_bytes(&self, diff_id: DiffId, tar_len: u64) -> Result<u64, StoreError> {
+        if !self.directory(diff_id).exists() {
+            return Ok(0);
+        }
+        Ok(self.layer(diff_id, tar_len)?.present_bytes())
+    }
+
+    /// Deletes the layers that are not `wanted`. One that somebody still holds stays until a later call.
+    ///
+    /// # Errors
+    /// A directory cannot be read or deleted.
+    pub fn retain(&self, wanted: impl Fn(DiffId) -> bool) -> Result<(), StoreError> {
+        let fail = |source| StoreError { path: self.root.clone(), what: "list the layers", source };
+        for entry in std::fs::read_dir(&self.root).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let diff_id = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok()).map(DiffId);
+            if let Some(diff_id) = diff_id.filter(|&diff_id| !wanted(diff_id)) {
+                self.remove(diff_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a layer that nobody holds; it is under the lock, so that nobody can come to hold it meanwhile.
+    fn remove(&self, diff_id: DiffId) -> Result<(), StoreError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.get(&diff_id).is_some_and(|layer| layer.strong_count() > 0) {
             return Ok(());

@@ -1,0 +1,308 @@
+//! Lazy chains as FUSE mounts: the supervisor mounts them, this process serves them.
+//!
+//! A mount is made when a container first needs its chain, and stays until the chain's snapshot is removed: a
+//! container that starts again finds the kernel's caches warm. A worker that takes over serves every mount
+//! that the supervisor holds before it answers its first request. Layers that no snapshot has any more are
+//! deleted from the store.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::{DiffId, Digest};
+use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
+use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
+use jaunt_layerfs::index_file::{MappedIndex, open_index};
+use jaunt_layerfs::source::RegistrySource;
+use jaunt_layerfs::store::{Store, StoreError};
+use tokio::sync::OnceCell;
+
+use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
+use crate::supervisor::{Handle, HeldMount, MountKey, Unmounted};
+
+/// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
+const THREADS: usize = 2;
+/// How often what is present is made to survive a power cut.
+const PERSIST_EVERY: Duration = Duration::from_secs(5);
+/// How long an unmounted file system's session may take to notice: microseconds, on a busy machine more.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What is on record, as the mounts need it.
+pub trait Catalog: Send + Sync + 'static {
+    /// Repositories that hold an index's converted layers.
+    fn sources(&self, index: &Digest) -> Vec<Repository>;
+    /// Every committed lazy snapshot.
+    fn chains(&self) -> Vec<LazyChain>;
+}
+
+/// The mounts of this node.
+pub struct Mounts {
+    supervisor: Handle,
+    store: Arc<Store>,
+    index_dir: PathBuf,
+    client: Client,
+    catalog: Arc<dyn Catalog>,
+    served: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
+    diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
+}
+
+struct Served {
+    session: SessionHandle,
+    root: PathBuf,
+}
+
+impl Mounts {
+    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept in `layers_dir`.
+    ///
+    /// # Errors
+    /// The store's directory cannot be made or written to.
+    pub fn open(
+        supervisor: Handle,
+        client: Client,
+        catalog: Arc<dyn Catalog>,
+        index_dir: PathBuf,
+        layers_dir: &Path,
+    ) -> Result<Arc<Self>, StoreError> {
+        let store = Arc::new(Store::open(layers_dir)?);
+        let (served, diff_ids) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { supervisor, store, index_dir, client, catalog, served, diff_ids }))
+    }
+
+    /// Keeps writing down what is present, until the runtime ends.
+    pub async fn maintain(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(PERSIST_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.persist().await;
+        }
+    }
+
+    /// Writes down what is present, once.
+    pub async fn persist(&self) {
+        let store = self.store.clone();
+        // A panic there has been reported by its own thread.
+        let _ = tokio::task::spawn_blocking(move || store.persist()).await;
+    }
+
+    fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {
+        let mut served = lock(&self.served);
+        let ended =
+            |cell: &Arc<OnceCell<Served>>| cell.get().is_some_and(|served| served.session.is_finished());
+        if served.get(&snapshot_id).is_some_and(ended) {
+            served.remove(&snapshot_id);
+        }
+        served.entry(snapshot_id).or_default().clone()
+    }
+
+    fn index_path(&self, index: &Digest) -> PathBuf {
+        self.index_dir.join(index.hex())
+    }
+
+    fn open_index(&self, index: Digest) -> Result<MappedIndex, LazyError> {
+        open_index(&self.index_path(&index))
+            .map_err(|source| LazyError::Index { index, source: source.into() })
+    }
+
+    /// Opens the chain's file system and has the supervisor mount it, or takes over what it holds.
+    fn serve(&self, chain: &LazyChain, held: Option<HeldMount>) -> Result<Served, LazyError> {
+        let fail = |source: Cause| LazyError::Mount {
+            snapshot_id: chain.snapshot_id,
+            chain_id: chain.chain_id,
+            source,
+        };
+        let repositories = self.catalog.sources(&chain.index);
+        let name = match repositories.first() {
+            Some(repository) => format!("{repository} (chain {})", chain.chain_id),
+            None => format!("chain {}", chain.chain_id),
+        };
+        let source = Arc::new(RegistrySource::new(self.client.clone(), repositories));
+        let index = self.open_index(chain.index)?;
+        let fs = LayerFs::new(index, chain.prefix, name, self.store.clone(), source);
+        let fs = Arc::new(fs.map_err(|source| fail(source.into()))?);
+        let held = match held {
+            Some(held) => held,
+            None => self.supervisor.mount(&chain.snapshot_id.into()).map_err(|source| fail(source.into()))?,
+        };
+        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        let session = fuse::serve(adapter, held.device, &held.negotiated, THREADS);
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => {
+                // Nobody would ever answer on that mount.
+                let _ = self.supervisor.unmount(&held.key);
+                return Err(fail(error.into()));
+            }
+        };
+        Ok(Served { session, root: held.path.join(ROOT_NAME) })
+    }
+
+    /// Serves what the supervisor holds, for the worker that takes over.
+    fn take_over(&self, held: HeldMount, chains: &HashMap<MountKey, LazyChain>) {
+        let key = held.key.clone();
+        let Some(chain) = chains.get(&key) else { return self.let_go(held) };
+        match self.serve(chain, Some(held)) {
+            Ok(served) => {
+                tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
+                let cell = Arc::new(OnceCell::new_with(Some(served)));
+                lock(&self.served).insert(chain.snapshot_id, cell);
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(mount = %key, %error, cause, "a mount cannot be served anew; the others are");
+            }
+        }
+    }
+
+    /// Ends a mount that is not on record, or answers its last users with errors instead of silence.
+    fn let_go(&self, held: HeldMount) {
+        match self.supervisor.unmount(&held.key) {
+            Ok(Unmounted::Done) => tracing::info!(mount = %held.key, "unmounted: its snapshot is gone"),
+            outcome => {
+                tracing::warn!(mount = %held.key, ?outcome, "still in use though its snapshot is gone: reads fail");
+                if let Err(error) = fuse::serve(fuse::Orphan, held.device, &held.negotiated, 1) {
+                    tracing::error!(mount = %held.key, %error, "cannot answer for it");
+                }
+            }
+        }
+    }
+
+    /// Deletes layers that no snapshot on record has.
+    fn sweep(&self) {
+        let chains = self.catalog.chains();
+        let mut wanted: HashSet<DiffId> = HashSet::new();
+        for chain in &chains {
+            match self.diff_ids(chain.index) {
+                Ok(diff_ids) => wanted.extend(diff_ids.iter().take(chain.prefix.into())),
+                Err(error) => {
+                    tracing::warn!(index = %chain.index, %error, "layers are kept: it cannot be told which are in use");
+                    return;
+                }
+            }
+        }
+        let in_use: HashSet<Digest> = chains.iter().map(|chain| chain.index).collect();
+        lock(&self.diff_ids).retain(|index, _| in_use.contains(index));
+        if let Err(error) = self.store.retain(|diff_id| wanted.contains(&diff_id)) {
+            tracing::warn!(%error, cause = %error.source, "unused layers could not be deleted");
+        }
+    }
+
+    fn diff_ids(&self, index: Digest) -> Result<Arc<[DiffId]>, LazyError> {
+        if let Some(known) = lock(&self.diff_ids).get(&index) {
+            return Ok(known.clone());
+        }
+        let diff_ids: Arc<[DiffId]> = self.open_index(index)?.diff_ids().into();
+        lock(&self.diff_ids).insert(index, diff_ids.clone());
+        Ok(diff_ids)
+    }
+}
+
+#[tonic::async_trait]
+impl LazyMounts for Arc<Mounts> {
+    async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        let cell = self.cell(chain.snapshot_id);
+        let served = cell.get_or_try_init(|| async {
+            let (this, chain) = (self.clone(), *chain);
+            blocking(chain.snapshot_id, move || this.serve(&chain, None)).await?
+        });
+        Ok(served.await?.root.clone())
+    }
+
+    async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
+        let (this, chain) = (self.clone(), *chain);
+        blocking(chain.snapshot_id, move || {
+            let index = this.open_index(chain.index)?;
+            let malformed = |source: Cause| LazyError::Index { index: chain.index, source };
+            let view = index.view(chain.prefix).ok_or_else(|| malformed("it has fewer layers".into()))?;
+            let root = view.root().and_then(|root| index.attributes(root));
+            let root = root.map_err(|source| malformed(source.into()))?;
+            Ok(RootAttributes { mode: root.mode, uid: root.uid, gid: root.gid })
+        })
+        .await?
+    }
+
+    async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
+        let (this, id) = (self.clone(), chain.snapshot_id);
+        blocking(id, move || {
+            let outcome = this.supervisor.unmount(&id.into());
+            match outcome.map_err(|source| other(id, "unmount", source.into()))? {
+                Unmounted::Busy => return Err(LazyError::Busy { snapshot_id: id }),
+                // The session's threads go on by themselves until the last user is gone.
+                Unmounted::Done => {
+                    let served = lock(&this.served).remove(&id);
+                    served.as_ref().and_then(|cell| cell.get()).inspect(|served| served.settle());
+                }
+                // The session's threads go on by themselves until the last user is gone.
+                Unmounted::Lingers => drop(lock(&this.served).remove(&id)),
+            }
+            this.sweep();
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn restore(&self, chains: &[LazyChain]) -> Result<(), LazyError> {
+        let chains: HashMap<MountKey, LazyChain> =
+            chains.iter().map(|chain| (chain.snapshot_id.into(), *chain)).collect();
+        let this = self.clone();
+        blocking(0, move || {
+            let held =
+                this.supervisor.mounts().map_err(|source| other(0, "ask what is mounted", source.into()))?;
+            held.into_iter().for_each(|held| this.take_over(held, &chains));
+            this.sweep();
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn usage(&self, chain: &LazyChain) -> Result<Usage, LazyError> {
+        let (this, chain) = (self.clone(), *chain);
+        blocking(chain.snapshot_id, move || {
+            let index = this.open_index(chain.index)?;
+            let top = usize::from(chain.prefix).saturating_sub(1);
+            let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
+            let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
+            let present = this.store.present_bytes(layer.diff_id, layer.tar_len);
+            let bytes =
+                present.map_err(|source| other(chain.snapshot_id, "count what is present", source.into()))?;
+            Ok(Usage { bytes, inodes })
+        })
+        .await?
+    }
+
+    async fn mounted(&self, chain: &LazyChain) -> Option<PathBuf> {
+        let served = lock(&self.served);
+        let served = served.get(&chain.snapshot_id)?.get().filter(|served| !served.session.is_finished())?;
+        Some(served.root.clone())
+    }
+}
+
+impl Served {
+    /// Waits a moment for the session of an unmounted file system to end, so that its layers are free.
+    fn settle(&self) {
+        let deadline = Instant::now() + SETTLE;
+        while !self.session.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Runs what blocks (files, mmap, the supervisor's socket) off the threads that serve requests.
+async fn blocking<T: Send + 'static>(
+    snapshot_id: u64,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LazyError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| other(snapshot_id, "finish what was begun", panic.into()))
+}
+
+fn other(snapshot_id: u64, what: &'static str, source: Cause) -> LazyError {
+    LazyError::Other { snapshot_id, what, source }
+}
+
+/// No invariant spans two statements under these locks: a panic elsewhere leaves them sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
