@@ -1,0 +1,231 @@
+//! The daemon of these tests: a real supervisor with a small worker, both this test program again.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use jaunt_layerfs::fuse::mount::abort;
+use jaunt_layerfs::fuse::serve;
+use jaunt_snapshotter::supervisor::{
+    Backoff, Handle, HandleError, HeldMount, MountKey, Options, SUPERVISOR_FD, WorkerCommand, run,
+};
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+use crate::gated_fs::GatedFs;
+use crate::guards::eventually;
+
+const ROOT: &str = "TEST_ROOT";
+const RUN_DIR: &str = "TEST_RUN_DIR";
+const GARBAGE: &str = "TEST_GARBAGE";
+
+/// Where a daemon lives.
+#[derive(Clone)]
+pub struct Place {
+    pub root: PathBuf,
+    pub run_dir: PathBuf,
+}
+
+impl Place {
+    pub fn in_directory(directory: &Path) -> Self {
+        Self { root: directory.join("root"), run_dir: directory.join("run") }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("jaunt.sock")
+    }
+
+    pub fn mount_point(&self, key: &str) -> PathBuf {
+        self.run_dir.join("mnt").join(key)
+    }
+
+    /// Reads of `gated` wait for this file.
+    pub fn gate(&self) -> PathBuf {
+        self.root.join("gate")
+    }
+
+    /// What this daemon's processes have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.root.with_extension("log")).unwrap_or_default()
+    }
+}
+
+/// A running supervisor. Killed at the end, its worker with it, its mounts aborted.
+pub struct Daemon {
+    pub place: Place,
+    supervisor: Child,
+}
+
+impl Daemon {
+    /// Starts one and waits until a worker answers.
+    pub fn start(place: &Place) -> Self {
+        let daemon = Self::launch(place, &[]);
+        eventually("the daemon answers", || daemon.try_ask("pid").is_some());
+        daemon
+    }
+
+    /// The same, with a worker that first says what no worker should.
+    pub fn start_with_garbage(place: &Place) -> Self {
+        let daemon = Self::launch(place, &[(GARBAGE, "1")]);
+        eventually("the daemon answers", || daemon.try_ask("pid").is_some());
+        daemon
+    }
+
+    /// Starts one.
+    pub fn launch(place: &Place, env: &[(&str, &str)]) -> Self {
+        let log = place.root.with_extension("log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let supervisor = Command::new(std::env::current_exe().unwrap())
+            .args(["supervisor_process", "--exact", "--nocapture"])
+            .env(ROOT, &place.root)
+            .env(RUN_DIR, &place.run_dir)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { place: place.clone(), supervisor }
+    }
+
+    /// Has the worker do something; `None` when it died over it.
+    pub fn try_ask(&self, command: &str) -> Option<String> {
+        let mut stream = UnixStream::connect(self.place.socket()).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+        writeln!(stream, "{command}").ok()?;
+        let mut line = String::new();
+        let len = BufReader::new(stream).read_line(&mut line).ok()?;
+        (len > 0).then(|| line.trim_end().to_owned())
+    }
+
+    pub fn ask(&self, command: &str) -> String {
+        self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command}; log:\n{}", self.place.log()))
+    }
+
+    pub fn worker(&self) -> Pid {
+        Pid::from_raw(self.ask("pid").parse().unwrap()).unwrap()
+    }
+
+    pub fn kill_worker(&self) {
+        kill_process(self.worker(), Signal::KILL).unwrap();
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.supervisor), signal).unwrap();
+    }
+
+    pub fn has_exited(&mut self) -> Option<ExitStatus> {
+        self.supervisor.try_wait().unwrap()
+    }
+
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the supervisor ends", || {
+            status = self.supervisor.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the daemon:\n{}", self.place.log());
+        }
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        for entry in std::fs::read_dir(self.place.run_dir.join("mnt")).into_iter().flatten().flatten() {
+            while abort(&entry.path()).is_ok() {}
+        }
+    }
+}
+
+pub fn is_alive(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+/// The life of a supervisor, in a process that was started as one.
+pub fn supervisor_process() {
+    let (Some(root), Some(run_dir)) = (std::env::var_os(ROOT), std::env::var_os(RUN_DIR)) else { return };
+    if std::env::var_os(SUPERVISOR_FD).is_some() {
+        return;
+    }
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    let place = Place { root: root.into(), run_dir: run_dir.into() };
+    let socket = place.socket();
+    let args = ["worker_process", "--exact", "--nocapture"].map(Into::into).to_vec();
+    let mut options = Options::new(place.root, place.run_dir, socket, args);
+    options.worker = WorkerCommand { program: std::env::current_exe().unwrap(), ..options.worker };
+    // Workers are killed young here; the usual pauses would be all that these tests do.
+    options.backoff = Backoff { longest: Duration::from_millis(5), ..Backoff::default() };
+    options.backoff.first = Duration::from_millis(1);
+    if let Err(error) = run(options) {
+        eprintln!("supervisor failed: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// The life of a worker, in a process that was started as one: serves every mount, and takes commands
+/// on the daemon's socket, one a connection.
+pub fn worker_process() {
+    if std::env::var_os(SUPERVISOR_FD).is_none() {
+        return;
+    }
+    if std::env::var_os(GARBAGE).is_some() {
+        talk_garbage();
+    }
+    let gate = PathBuf::from(std::env::var_os(ROOT).unwrap()).join("gate");
+    let handle = Handle::from_env().unwrap();
+    let serve_one = |mount: HeldMount| -> String {
+        let fs = GatedFs { gate: gate.clone() };
+        serve(fs, mount.device, &mount.negotiated, 4).unwrap();
+        mount.path.display().to_string()
+    };
+    for mount in handle.mounts().unwrap() {
+        serve_one(mount);
+    }
+    for stream in handle.listener().unwrap().incoming() {
+        let mut stream = stream.unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        let (command, key) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "0"));
+        let key = MountKey::try_from(key.to_owned()).unwrap();
+        let answer: Result<String, HandleError> = match command {
+            "pid" => Ok(std::process::id().to_string()),
+            "mount" => handle.mount(&key).map(serve_one),
+            "unmount" => handle.unmount(&key).map(|outcome| format!("{outcome:?}")),
+            "mounts" => handle.mounts().map(|mounts| {
+                let keys: Vec<_> = mounts.iter().map(|m| format!("{}:{}", m.key, m.attached)).collect();
+                keys.join(" ")
+            }),
+            other => panic!("unknown command {other}"),
+        };
+        let _ = writeln!(stream, "{}", answer.unwrap_or_else(|error| format!("error: {error}")));
+    }
+}
+
+/// Everything here must get an error in reply, and the supervisor must live.
+fn talk_garbage() {
+    let stdin = std::io::stdin();
+    let long = vec![b' '; 20_000];
+    let messages: [&[u8]; 7] = [
+        b"garbage",
+        b"{\"op\":\"hello\",\"version\":99}",
+        b"{\"op\":\"mount\",\"key\":\"../../etc\"}",
+        b"{\"op\":\"mount\",\"key\":\"\"}",
+        b"{\"op\":\"explode\"}",
+        b"\xff\x00",
+        &long,
+    ];
+    for message in messages {
+        rustix::net::send(stdin.as_fd(), message, SendFlags::empty()).unwrap();
+        let mut reply = [0; 1024];
+        let (len, _) = rustix::net::recv(stdin.as_fd(), &mut reply, RecvFlags::empty()).unwrap();
+        let reply = String::from_utf8_lossy(&reply[..len]);
+        assert!(reply.contains("\"reply\":\"error\""), "{reply}");
+    }
+}
