@@ -152,9 +152,10 @@ impl<'s> Containerd<'s> {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Removes an image and waits until its snapshots are collected.
-    pub fn remove_image(&self, reference: &str) -> Result<()> {
-        run(&mut self.ctr(&["images", "rm", "--sync", reference]))?;
+    /// Removes every image, also the names CRI adds, and waits until their snapshots are collected.
+    pub fn remove_images(&self) -> Result<()> {
+        let names = run(&mut self.ctr(&["images", "ls", "--quiet"]))?;
+        run(self.ctr(&["images", "rm", "--sync"]).args(names.lines()))?;
         wait_until("garbage collection of the image's snapshots", COLLECT_LIMIT, || {
             self.snapshots(self.snapshotter).is_ok_and(|names| names.is_empty())
         })
@@ -166,20 +167,16 @@ impl<'s> Containerd<'s> {
         // The socket is there before its plugins are: wait for what a pull needs.
         wait_until("containerd's CRI and snapshotter plugins", START_LIMIT, || {
             let plugins = run(&mut self.ctr(&["plugins", "ls"])).unwrap_or_default();
-            let ok = |id: &str| {
-                plugins
-                    .lines()
-                    .any(|line| line.split_whitespace().any(|word| word == id) && line.ends_with("ok    "))
-            };
+            let ok = |id: &str| plugins.lines().any(|line| is_ok(line, id));
             ok("cri") && ok(self.snapshotter)
         })
-        .map_err(|error| {
-            Error::unexpected(
-                error.to_string(),
-                crate::process::tail(&self.scratch.logs().join("containerd.log"), 20),
-            )
-        })
     }
+}
+
+/// A line of `ctr plugins ls`: type, ID, platforms, status.
+fn is_ok(line: &str, id: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words.get(1) == Some(&id) && words.last() == Some(&"ok")
 }
 
 fn launch(scratch: &Scratch, name: &str, config: &Path) -> Result<Daemon> {

@@ -12,12 +12,7 @@ cd / || exit 1
 
 # The harness marks every process it starts by this variable; shims and workers inherit it.
 marked() {
-    for environ in /proc/[0-9]*/environ; do
-        if tr '\0' '\n' < "$environ" 2> /dev/null | grep -qxF "JAUNT_SCRATCH=$dir"; then
-            pid=${environ#/proc/}
-            echo "${pid%/environ}"
-        fi
-    done
+    grep -lzxF "JAUNT_SCRATCH=$dir" /proc/[0-9]*/environ 2> /dev/null | cut -d / -f 3
 }
 mounted() {
     awk -v below="$dir/" 'index($5, below) == 1 { print $5 }' /proc/self/mountinfo | tac

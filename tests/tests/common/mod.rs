@@ -1,0 +1,101 @@
+//! Fixtures that several whole-system tests share.
+#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(clippy::unwrap_used)]
+
+use jaunt_tests::image::{
+    Entry, Image, block_device, char_device, dir, fifo, file, hardlink, layer, opaque, symlink, whiteout,
+};
+
+/// Bytes that do not compress, the same for the same seed (xorshift64).
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(len / 8 + 1).flatten().take(len).collect()
+}
+
+/// A layer in which programs can run: busybox, and what runc expects of a root file system.
+pub fn runnable() -> Vec<Entry> {
+    let program = jaunt_tests::host::find("busybox").unwrap();
+    let mut entries: Vec<Entry> =
+        ["bin", "dev", "etc", "proc", "sys", "tmp"].map(|name| dir(name, 0o755)).into();
+    entries.push(file("bin/busybox", std::fs::read(program).unwrap()).mode(0o755));
+    entries.extend(
+        ["sh", "cat", "sleep", "ls", "echo", "sha256sum", "head", "dd"]
+            .map(|applet| symlink(format!("bin/{applet}"), "busybox")),
+    );
+    entries.push(file("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"));
+    entries
+}
+
+/// Everything a layer can hold and every way layers change one another, compressed each in its way.
+pub fn everything() -> Image {
+    let mut base = runnable();
+    base.extend([
+        dir("d", 0o1777).owner(1000, 1001).mtime(1_234_567_890, 123_456_789),
+        file("d/empty", ""),
+        file("d/small", "small\n").mode(0o640).owner(7, 8).mtime(1_000_000_000, 1),
+        file("d/setuid", "s").mode(0o6755),
+        file("d/huge-ids", "h").owner(3_000_000, 4_000_000),
+        file("d/spans", noise(1, 3 << 20)),
+        file("d/zeros", vec![0; 2 << 20]),
+        file("d/attributes", "x").xattr("user.key", b"value\0\xff").xattr("user.empty", b""),
+        file("d/capable", "c").mode(0o755).xattr("security.capability", CAPABILITY),
+        hardlink("d/small-too", "d/small").mode(0o640).owner(7, 8).mtime(1_000_000_000, 1),
+        hardlink("small-above", "d/small").mode(0o640).owner(7, 8).mtime(1_000_000_000, 1),
+        symlink("d/relative", "../etc/passwd"),
+        symlink("d/dangling", "/no/where"),
+        symlink("d/long", "t/".repeat(100)),
+        char_device("d/null", 1, 3),
+        block_device("d/disk", 259, 70_000),
+        fifo("d/pipe"),
+        file("d/old", "-").mtime(1, 0),
+        file("d/blank and \\ slash", "n"),
+        file(b"d/not-utf8-\xff\xfe", "n"),
+        file(format!("d/{}", "n".repeat(200)), "long name"),
+        dir("opaque", 0o755),
+        file("opaque/below", "1"),
+        dir("replaced", 0o755),
+        file("replaced/inside", "1"),
+        file("file-then-dir", "1"),
+        file("changed", "first"),
+        file("dropped", "1"),
+        file("kept", "1"),
+        dir("deep", 0o700),
+        dir("deep/er", 0o711),
+        file("deep/er/file", "1"),
+    ]);
+    let change = layer([
+        whiteout("dropped"),
+        file("changed", "second, and longer").mtime(1_700_000_000, 999_999_999),
+        dir("opaque", 0o750),
+        opaque("opaque"),
+        file("opaque/above", "2"),
+        file("replaced", "now a file"),
+        dir("file-then-dir", 0o755),
+        file("file-then-dir/inside", "2"),
+        file("deep/er/second", "2"),
+        hardlink("deep/er/linked", "deep/er/second"),
+    ]);
+    let again = layer([
+        file("dropped", "back again"),
+        dir("d", 0o755).mtime(1_600_000_001, 0),
+        whiteout("d/zeros"),
+        whiteout("deep/er/second"),
+        file("opaque/third", noise(2, 700_000)),
+    ]);
+    Image::new()
+        .layer(layer(base))
+        .layer(change.zstd())
+        .layer(again.plain())
+        .layer(layer([]))
+        .layer(layer([file("top", "4"), whiteout("opaque/above")]))
+        .command(&["/bin/sh", "-c", "echo ready; exec sleep 600"])
+}
+
+/// `cap_net_raw=ep`, as setcap(8) writes it: revision 2, effective.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
