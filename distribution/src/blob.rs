@@ -4,6 +4,9 @@
 //! range request where a body broke off. What it hands out is contiguous and exactly what was asked
 //! for, but not verified: only [`Client::blob`] does that.
 
+mod content_range;
+mod reader;
+
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -22,10 +25,6 @@ use crate::limits;
 use crate::manifest::verify;
 use crate::repository::Repository;
 use crate::target::Target;
-
-mod content_range;
-mod reader;
-
 use reader::Reader;
 
 /// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
@@ -56,10 +55,11 @@ impl Client {
         let target = Target::blob(repository, digest);
         let mut reader = Reader::whole(self.clone(), repository, digest);
         let too_large = || Error::TooLarge { target: Box::new(target.clone()), limit };
-        if reader.open().await?.is_some_and(|length| length > limit) {
+        let length = reader.open().await?;
+        if length.is_some_and(|length| length > limit) {
             return Err(too_large());
         }
-        let mut bytes = BytesMut::new();
+        let mut bytes = reserved(length.unwrap_or_default());
         while let Some(piece) = reader.next().await? {
             if u64::try_from(bytes.len() + piece.len()).is_ok_and(|length| length > limit) {
                 return Err(too_large());
@@ -91,9 +91,8 @@ impl Client {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let reserved = (range.end - range.start).min(limits::RESERVED_BYTES);
+        let mut bytes = reserved(range.end - range.start);
         let mut reader = Reader::range(self.clone(), repository, digest, range);
-        let mut bytes = BytesMut::with_capacity(usize::try_from(reserved).unwrap_or_default());
         while let Some(piece) = reader.next().await? {
             bytes.extend_from_slice(&piece);
         }
@@ -117,6 +116,12 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A buffer for `length` bytes to come, of which a hostile length reserves only some.
+fn reserved(length: u64) -> BytesMut {
+    let length = length.min(limits::RESERVED_BYTES);
+    BytesMut::with_capacity(usize::try_from(length).unwrap_or_default())
 }
 
 /// The `Content-Length` header: for a HEAD, the HTTP client itself knows no body's length.

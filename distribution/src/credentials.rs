@@ -7,8 +7,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
+use tokio::sync::oneshot;
+
+/// How long a helper may take: some ask another machine.
+const HELPER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A password, token or identity token.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,13 +92,24 @@ impl Credentials {
     /// The credential for a registry as references name it, if there is one.
     pub(crate) async fn find(&self, registry: &str) -> Result<Option<Credential>, CredentialsError> {
         let Some(path) = self.docker_config.clone() else { return Ok(None) };
-        let registry = registry.to_owned();
-        let (for_join, asked) = (path.clone(), registry.clone());
-        // Reads a file and may run a helper: not for an async thread.
-        tokio::task::spawn_blocking(move || look_up(&path, &registry)).await.unwrap_or_else(|_| {
-            let reason = "the reader panicked".to_owned();
-            Err(CredentialsError::Malformed { path: for_join, registry: asked, reason })
-        })
+        let (for_thread, asked) = (path.clone(), registry.to_owned());
+        let (sender, found) = oneshot::channel();
+        // Reads a file and may run a helper. A thread of its own: one that a helper blocks for ever must
+        // not keep the runtime from shutting down.
+        let started = std::thread::Builder::new()
+            .name("credentials".to_owned())
+            .spawn(move || sender.send(look_up(&for_thread, &asked)));
+        if let Err(source) = started {
+            return Err(CredentialsError::Unreadable { path, source });
+        }
+        match tokio::time::timeout(HELPER_PATIENCE, found).await {
+            Ok(Ok(found)) => found,
+            unanswered => {
+                let reason = if unanswered.is_err() { "does not answer" } else { "made the reader panic" };
+                let (registry, reason) = (registry.to_owned(), reason.to_owned());
+                Err(CredentialsError::Helper { path, registry, reason })
+            }
+        }
     }
 }
 

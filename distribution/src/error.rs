@@ -66,15 +66,15 @@ pub enum Error {
         /// The whole cause.
         source: reqwest::Error,
     },
-    /// The body ended before its announced length.
-    #[error("{target}: the answer ended after {received} of {expected} bytes")]
+    /// The body ended early, though the connection did not break.
+    #[error("{target}: the answer ended at byte {ended}, before byte {end}")]
     Truncated {
         /// What was asked for.
         target: Box<Target>,
-        /// Bytes announced.
-        expected: u64,
-        /// Bytes received.
-        received: u64,
+        /// The blob offset where it should have ended.
+        end: u64,
+        /// The blob offset where it did.
+        ended: u64,
     },
     /// The registry does not have it.
     #[error("registry {}: repository {} has no {} (404)", target.repository.host(), target.repository.name(), target.object)]

@@ -29,7 +29,7 @@ pub(crate) const GRANTS: usize = 4096;
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Longest life a token is believed to have.
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Bytes a range's buffer reserves before any have arrived.
+/// Bytes that a buffer reserves at most before any have arrived.
 pub(crate) const RESERVED_BYTES: u64 = 8 << 20;
 /// Bytes a second below which an upload counts as stuck.
 pub(crate) const SLOWEST_UPLOAD: u64 = 64 << 10;

@@ -208,11 +208,38 @@ impl Client {
 impl Session {
     /// The session that an answer opened, or moved `from` where it was.
     pub(crate) async fn of(answer: Answer, target: &Target, from: Option<&Self>) -> Result<Self, Error> {
-        let here = answer.response.url().origin();
+        let here = answer.response.url().clone();
         let url = location(&answer.response).map_err(|failure| Error::from_failure(target, failure));
         drain(answer.response).await;
-        let url = url?;
-        let elsewhere = from.is_some_and(|from| from.elsewhere) || url.origin() != here;
+        let url = kept_secure(url?, &here);
+        let elsewhere = from.is_some_and(|from| from.elsewhere) || url.origin() != here.origin();
         Ok(Self { url, elsewhere })
+    }
+}
+
+/// A registry behind a proxy that ends TLS often does not know of it, and names itself with `http`.
+fn kept_secure(mut url: Url, here: &Url) -> Url {
+    let downgraded = here.scheme() == "https" && url.scheme() == "http" && url.host_str() == here.host_str();
+    if downgraded && url.set_scheme("https").is_ok() {
+        // Neither fails for a URL with a host.
+        let _ = url.set_port(here.port());
+    }
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_never_leaves_tls_on_its_own_host() {
+        let here = "https://r.example:8443/v2/a/blobs/uploads/".parse().unwrap();
+        for (url, want) in [
+            ("http://r.example/u?x", "https://r.example:8443/u?x"),
+            ("https://r.example/u", "https://r.example/u"),
+            ("http://other.example/u", "http://other.example/u"),
+        ] {
+            assert_eq!(kept_secure(url.parse().unwrap(), &here).as_str(), want);
+        }
     }
 }

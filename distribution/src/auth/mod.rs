@@ -115,18 +115,18 @@ impl Authenticator {
         let slot = self.slot(access);
         let arrived = slot.renewals.load(Ordering::Acquire);
         let mut state = slot.state.lock().await;
+        let is_other = |grant: &Grant| refused.is_none_or(|refused| refused.header != grant.header);
         if slot.renewals.load(Ordering::Acquire) != arrived {
-            return state.outcome();
+            return state.outcome().map(|grant| grant.filter(is_other));
         }
-        let is_other = |grant: &&Grant| refused.is_none_or(|refused| refused.header != grant.header);
-        if let Some(grant) = state.grant.as_ref().filter(is_other).filter(|grant| grant.is_usable()) {
+        if let Some(grant) = state.grant.as_ref().filter(|grant| is_other(grant) && grant.is_usable()) {
             return Ok(Some(grant.clone()));
         }
         let Some(scheme) = Scheme::of(refusal, secure)?.or_else(|| state.scheme.clone()) else {
             return Ok(None);
         };
-        let grant = self.renew_slot(&slot, &mut state, access, scheme).await?;
-        Ok(grant.filter(|grant| is_other(&grant)))
+        let renewed = self.renew_slot(&slot, &mut state, access, scheme).await?;
+        Ok(renewed.filter(is_other))
     }
 
     /// Renews a slot whose lock is held, and records the outcome for those who wait.

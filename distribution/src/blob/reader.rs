@@ -80,15 +80,15 @@ impl Reader {
                 Ok(None) => match self.end {
                     None => self.end = Some(self.next),
                     Some(end) => {
-                        let (expected, received) = (end, self.next);
-                        let target = Box::new(self.target.clone());
-                        self.pause_after(Error::Truncated { target, expected, received }).await?;
+                        let (target, ended) = (Box::new(self.target.clone()), self.next);
+                        self.pause_after(Error::Truncated { target, end, ended }).await?;
                     }
                 },
                 Err(failure) => self.pause_after(Error::from_failure(&self.target, failure)).await?,
             }
         }
-        self.finish_body();
+        // Its last byte read, the connection is free for the next request.
+        self.body = None;
         Ok(None)
     }
 
@@ -112,11 +112,6 @@ impl Reader {
         tracing::debug!(%error, ?pause, "will resume");
         tokio::time::sleep(pause).await;
         Ok(())
-    }
-
-    /// Lets go of the connection: dropped at its end it serves the next request, before it is closed.
-    fn finish_body(&mut self) {
-        self.body = None;
     }
 
     async fn request(&mut self) -> Result<Body, Error> {

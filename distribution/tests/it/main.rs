@@ -1,5 +1,14 @@
 //! The client against mock registries, misbehaving ones and Debian's `docker-registry`.
 #![allow(clippy::unwrap_used, missing_docs, clippy::cast_possible_truncation)]
 
+mod auth;
+mod errors;
+mod manifests;
+mod ranges;
+mod redirects;
+mod referrers;
 mod registry;
+mod retries;
 mod support;
+mod tls;
+mod uploads;

@@ -11,7 +11,7 @@ const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSF
 
 #[tokio::test]
 async fn a_blob_from_memory_comes_back_whole_as_stream_and_in_ranges() {
-    let Some(registry) = Registry::start("", None).await else { return };
+    let Some(registry) = Registry::start().await else { return };
     let (client, repository) = (client(), repository_at(&registry.address));
     let bytes = Bytes::from(content(300_000));
     let digest = Digest::of(&bytes);
@@ -35,7 +35,7 @@ async fn a_blob_from_memory_comes_back_whole_as_stream_and_in_ranges() {
 
 #[tokio::test]
 async fn an_upload_streams_what_is_written() {
-    let Some(registry) = Registry::start("", None).await else { return };
+    let Some(registry) = Registry::start().await else { return };
     let (client, repository) = (client(), repository_at(&registry.address));
     let bytes = Bytes::from(content(9_000_000));
     let digest = Digest::of(&bytes);
@@ -52,7 +52,7 @@ async fn an_upload_streams_what_is_written() {
 
 #[tokio::test]
 async fn an_upload_that_fails_or_is_dropped_leaves_nothing() {
-    let Some(registry) = Registry::start("", None).await else { return };
+    let Some(registry) = Registry::start().await else { return };
     let (client, repository) = (client(), repository_at(&registry.address));
     let (wrong, bytes) = (Digest::of(b"other"), Bytes::from_static(b"these"));
     let mut upload = client.start_upload(&repository).await.unwrap();
@@ -88,7 +88,7 @@ async fn an_upload_that_fails_or_is_dropped_leaves_nothing() {
 
 #[tokio::test]
 async fn manifests_are_pushed_tagged_read_and_deleted() {
-    let Some(registry) = Registry::start("", None).await else { return };
+    let Some(registry) = Registry::start().await else { return };
     let (client, repository) = (client(), repository_at(&registry.address));
     let config = Bytes::from_static(b"{}");
     client.push_blob(&repository, &Digest::of(&config), config.clone()).await.unwrap();
@@ -131,7 +131,7 @@ async fn manifests_are_pushed_tagged_read_and_deleted() {
 
 #[tokio::test]
 async fn a_blob_is_mounted_from_a_neighbour() {
-    let Some(registry) = Registry::start("", None).await else { return };
+    let Some(registry) = Registry::start().await else { return };
     let (client, from) = (client(), repository_at(&registry.address));
     let to = format!("{}/c", registry.address).parse().unwrap();
     let bytes = Bytes::from_static(b"shared");
@@ -146,7 +146,7 @@ async fn a_blob_is_mounted_from_a_neighbour() {
 
 #[tokio::test]
 async fn basic_authentication_uses_the_docker_configuration() {
-    let Some(registry) = Registry::start("", Some(HTPASSWD)).await else { return };
+    let Some(registry) = Registry::start_guarded(HTPASSWD).await else { return };
     let repository = repository_at(&registry.address);
     let (bytes, digest) = (Bytes::from_static(b"secret"), Digest::of(b"secret"));
     let login = |password: &str| {

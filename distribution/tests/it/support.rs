@@ -111,8 +111,22 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one with more configuration, or says why not and returns `None`.
-    pub async fn start(more: &str, htpasswd: Option<&str>) -> Option<Self> {
+    /// Starts an open one. Where the program is missing, says so and returns `None`.
+    pub async fn start() -> Option<Self> {
+        Self::start_with("", None).await
+    }
+
+    /// Starts one that asks for a login.
+    pub async fn start_guarded(htpasswd: &str) -> Option<Self> {
+        Self::start_with("", Some(htpasswd)).await
+    }
+
+    /// Starts one that speaks HTTPS.
+    pub async fn start_tls(certificate: &str, key: &str) -> Option<Self> {
+        Self::start_with(&format!(", tls: {{certificate: {certificate}, key: {key}}}"), None).await
+    }
+
+    async fn start_with(http: &str, htpasswd: Option<&str>) -> Option<Self> {
         let binary = ["/usr/bin/docker-registry", "/usr/local/bin/docker-registry"];
         let Some(binary) = binary.into_iter().find(|path| Path::new(path).exists()) else {
             eprintln!("skipped: docker-registry is not installed");
@@ -121,7 +135,7 @@ impl Registry {
         let directory = tempfile::tempdir().unwrap();
         // Between our letting go of the port and its taking it, another process may: try again.
         for _ in 0..5 {
-            if let Some((child, address)) = Self::spawn(binary, directory.path(), more, htpasswd).await {
+            if let Some((child, address)) = Self::spawn(binary, directory.path(), http, htpasswd).await {
                 return Some(Self { child, address, directory });
             }
         }
@@ -131,14 +145,14 @@ impl Registry {
     async fn spawn(
         binary: &str,
         directory: &Path,
-        more: &str,
+        http: &str,
         htpasswd: Option<&str>,
     ) -> Option<(Child, String)> {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let root = directory.display();
         let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, \
-             delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"}}\n{more}\n"
+             delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"{http}}}\n"
         );
         if let Some(htpasswd) = htpasswd {
             std::fs::write(directory.join("htpasswd"), htpasswd).unwrap();
