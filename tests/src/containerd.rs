@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::container::Container;
-use crate::error::{At as _, Error, Result};
+use crate::error::{At as _, Result};
 use crate::mounts::Mounted;
 use crate::process::{Daemon, run, wait_until};
 use crate::scratch::Scratch;

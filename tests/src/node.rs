@@ -1,14 +1,19 @@
 //! A node: a containerd with its snapshotter, and the two commands that start a container on it.
 
+use std::fs;
 use std::process::Command;
 
 use crate::containerd::{Containerd, Snapshotter};
-use crate::error::Result;
+use crate::error::{At as _, Error, Result};
 use crate::jaunt::{Binaries, Jaunt};
+use crate::mounts;
 use crate::process::run;
 use crate::scratch::Scratch;
 
-/// A node; its parts stop in the right order when it is dropped. Its directories are `node/...`.
+/// The directories of a node in its scratch.
+const NODE_DIRS: [&str; 2] = ["containerd", "jaunt"];
+
+/// A node; its parts stop in the right order when it is dropped. A scratch has room for one at a time.
 #[derive(Debug)]
 pub struct Node<'s> {
     /// Its containerd, which stops first.
@@ -22,15 +27,15 @@ pub struct Node<'s> {
 impl<'s> Node<'s> {
     /// A node that unpacks with containerd's overlayfs, as nodes do.
     pub fn overlayfs(scratch: &'s Scratch, registries: &[String]) -> Result<Self> {
-        let containerd = Containerd::start(scratch, "containerd", &Snapshotter::Overlayfs, registries)?;
+        let containerd = Containerd::start(scratch, NODE_DIRS[0], &Snapshotter::Overlayfs, registries)?;
         Ok(Self { containerd, jaunt: None, scratch, binaries: None })
     }
 
     /// A node with our snapshotter.
     pub fn jaunt(scratch: &'s Scratch, binaries: &Binaries, registries: &[String]) -> Result<Self> {
-        let jaunt = Jaunt::start(binaries, scratch, "jaunt", registries)?;
+        let jaunt = Jaunt::start(binaries, scratch, NODE_DIRS[1], registries)?;
         let snapshotter = Snapshotter::Jaunt(jaunt.socket());
-        let containerd = Containerd::start(scratch, "containerd", &snapshotter, registries)?;
+        let containerd = Containerd::start(scratch, NODE_DIRS[0], &snapshotter, registries)?;
         Ok(Self { containerd, jaunt: Some(jaunt), scratch, binaries: Some(binaries.clone()) })
     }
 
@@ -51,6 +56,19 @@ impl<'s> Node<'s> {
                 command
             }
         }
+    }
+
+    /// Stops everything and removes all that the node had: the next one starts from nothing.
+    pub fn wipe(self) -> Result<()> {
+        let scratch = self.scratch;
+        drop(self);
+        for dir in NODE_DIRS.map(|name| scratch.path().join(name)).iter().filter(|dir| dir.exists()) {
+            if let Some(left) = mounts::below(dir).first() {
+                return Err(Error::unexpected(left.display().to_string(), "still mounted on a stopped node"));
+            }
+            fs::remove_dir_all(dir).at(dir)?;
+        }
+        Ok(())
     }
 
     /// Pulls an image as this kind of node does, and returns what was printed.

@@ -1,0 +1,109 @@
+//! `make demo`: a real image started cold and warm, with overlayfs and with Jaunt, over a shaped link.
+//!
+//! Everything runs in a scratch directory and a network namespace of its own, which go again however
+//! this ends. The image's build is kept below `--cache`, and nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::{Parser, ValueEnum};
+use jaunt_benches::start::Bench;
+use jaunt_benches::{Conversion, Progress, Report, Starts, Subject};
+use jaunt_tests::error::Result;
+use jaunt_tests::{Binaries, Network, Registry, Scratch, host, network, scratch};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Starts an image cold and warm, with overlayfs and with Jaunt, and says how long each took.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Any image this machine can reach, instead of the demo's own (Debian with python3 and pandas).
+    #[arg(long, value_name = "REFERENCE")]
+    image: Option<String>,
+    /// Measure each start this often and report medians.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    runs: u8,
+    /// Measure one of the two only.
+    #[arg(long)]
+    only: Option<Only>,
+    /// Speed of the link to the registry, each way.
+    #[arg(long, value_name = "MBIT", default_value_t = network::GIGABIT / 1_000_000)]
+    link: u64,
+    /// Where the image's build is kept.
+    #[arg(long, default_value = "target/demo/images")]
+    cache: PathBuf,
+    /// Where the result goes as JSON.
+    #[arg(long, default_value = "target/demo/report.json")]
+    report: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Only {
+    Overlayfs,
+    Jaunt,
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    options.image = options.image.filter(|image| !image.is_empty());
+    if let Some(obstacle) = host::obstacle() {
+        eprintln!("demo: {obstacle}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = clean_up_on_signals().and_then(|()| run(&options)) {
+        eprintln!("demo: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(options: &Options) -> Result<()> {
+    let progress = Progress::start();
+    let binaries = if options.only == Some(Only::Overlayfs) { None } else { Some(Binaries::find()?) };
+    let scratch = Scratch::new()?;
+    let link = options.link * 1_000_000;
+    progress.say(&format!("starting a registry behind a link of {} Mbit/s", options.link));
+    let network = Network::new(&scratch, link)?;
+    let registry = Registry::remote(&scratch, &network)?;
+    let subject = Subject::prepare(&scratch, &registry, options.image.as_deref(), &options.cache, &progress)?;
+    let mut report = Report::new(&subject, link, usize::from(options.runs));
+    let bench = Bench {
+        scratch: &scratch,
+        network: &network,
+        registry: &registry,
+        subject: &subject,
+        progress: &progress,
+    };
+    let measure = |binaries: Option<&Binaries>| -> Result<Option<Starts>> {
+        let runs = (0..options.runs).map(|_| bench.starts(binaries)).collect::<Result<Vec<_>>>()?;
+        Ok(Starts::medians(&runs))
+    };
+    if options.only != Some(Only::Jaunt) {
+        report.overlayfs = measure(None)?;
+    }
+    if let Some(binaries) = &binaries {
+        progress.say("converting the image: jaunt-proxy convert");
+        report.conversion = Some(Conversion::run(&scratch, binaries, &registry, &subject)?);
+        report.jaunt = measure(Some(binaries))?;
+    }
+    progress.say("cleaning up");
+    drop((registry, network));
+    drop(scratch);
+    report.write(&options.report)?;
+    println!("\n{report}\nThe same as JSON: {}", options.report.display());
+    Ok(())
+}
+
+/// Ctrl-C and the like end the demo at once, but not before everything it made is gone.
+fn clean_up_on_signals() -> Result<()> {
+    use jaunt_tests::error::At as _;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).at("signal handlers")?;
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            eprintln!("\ndemo: interrupted, cleaning up");
+            scratch::abandon_all(128 + signal);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Cold-start measurements: what the `demo` binary is made of.
+//!
+//! It drives the same tools as the whole-system tests, through the same harness, and knows Jaunt by its
+//! command lines only: what it measures is what a user would see.
+
+pub mod conversion;
+pub mod progress;
+pub mod report;
+pub mod start;
+pub mod subject;
+
+pub use conversion::Conversion;
+pub use progress::Progress;
+pub use report::Report;
+pub use start::{Start, Starts};
+pub use subject::Subject;
