@@ -18,6 +18,8 @@ const PROTOS: [&str; 10] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .skip_debug(["runtime.v1.AuthConfig", "containerd.types.transfer.AuthResponse"])
+        .compile_fds(descriptors)?;
     Ok(())
 }

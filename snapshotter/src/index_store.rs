@@ -31,6 +31,11 @@ impl IndexStore {
         Ok(store)
     }
 
+    /// Where the indexes are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where an index is, or would be.
     pub fn path(&self, index: &Digest) -> PathBuf {
         self.directory.join(index.hex())

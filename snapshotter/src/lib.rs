@@ -6,15 +6,23 @@
 //! through [`lazy::LazyMounts`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod disk_usage;
 pub mod fallback;
 pub mod filters;
 pub mod index_store;
 pub mod labels;
 pub mod lazy;
+pub mod logging;
 pub mod metastore;
+pub mod mounts;
 pub mod proto;
+pub mod pull;
 pub mod resolve;
 pub mod service;
 pub mod snapshotter;
+pub mod status;
 pub mod supervisor;
+pub mod unix_channel;

@@ -1,0 +1,205 @@
+//! The command line: what can be asked for, and what becomes of it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use jaunt_formats::Reference;
+
+use crate::config::{Config, ConfigError, LogFormat, Settings};
+use crate::fallback::error_chain;
+use crate::{daemon, logging, pull, status, supervisor};
+
+/// containerd snapshotter that starts containers before their image has arrived.
+#[derive(Debug, Parser)]
+#[command(name = "jaunt-snapshotter", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Serve(ServeArgs),
+    /// Serve what the supervisor hands over; started by `serve`.
+    #[command(hide = true)]
+    Worker {
+        /// Complete settings, in JSON.
+        settings: String,
+    },
+    /// Have containerd pull an image lazily.
+    Pull(PullArgs),
+    /// Show what the daemon holds, and why what is not lazy is not.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Configuration file [default: /etc/jaunt/snapshotter.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state is kept [default: /var/lib/jaunt]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Where mounts and the socket are [default: /run/jaunt]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Socket that containerd calls [default: snapshotter.sock in the run directory]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Speak plain HTTP to this registry; may be repeated
+    #[arg(long, value_name = "HOST")]
+    plain_http: Vec<String>,
+    /// Docker's config.json, for registry credentials [default: where Docker looks]
+    #[arg(long, value_name = "FILE")]
+    docker_config: Option<PathBuf>,
+    /// How logs look [default: text]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Args)]
+struct PullArgs {
+    /// containerd's socket
+    #[arg(long, value_name = "PATH", default_value = "/run/containerd/containerd.sock")]
+    address: PathBuf,
+    /// containerd's namespace
+    #[arg(long, default_value = "k8s.io")]
+    namespace: String,
+    /// Name of this snapshotter in containerd's configuration
+    #[arg(long, value_name = "NAME", default_value = "jaunt")]
+    snapshotter: String,
+    /// The daemon's socket, if containerd does not name it
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The image
+    #[arg(value_name = "REF")]
+    image: Reference,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// The daemon's socket [default: as configured]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Configuration file [default: /etc/jaunt/snapshotter.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("worker: malformed settings")]
+    Settings(#[from] serde_json::Error),
+    #[error(transparent)]
+    Supervisor(#[from] supervisor::SupervisorError),
+    #[error(transparent)]
+    Daemon(#[from] daemon::DaemonError),
+    #[error(transparent)]
+    Pull(#[from] pull::PullError),
+    #[error(transparent)]
+    Status(#[from] status::StatusError),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Runs the command: 0 when it did what was asked, 1 when it failed; clap exits with 2 on misuse.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Serve(args) => serve(args),
+        Command::Worker { settings } => worker(&settings),
+        Command::Pull(args) => run_pull(args),
+        Command::Status(args) => run_status(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("jaunt-snapshotter: {}", error_chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: ServeArgs) -> Result<(), CommandError> {
+    let flags = Settings {
+        root: args.root,
+        run_dir: args.run_dir,
+        socket: args.socket,
+        plain_http: args.plain_http.into_iter().collect(),
+        docker_config: args.docker_config,
+        log_format: args.log_format,
+        ..Settings::default()
+    };
+    let config = Settings::read(args.config.as_deref())?.with_flags(flags).complete();
+    logging::init(config.log_format);
+    let worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
+    let Config { root, run_dir, socket, .. } = config;
+    Ok(supervisor::run(supervisor::Options::new(root, run_dir, socket, worker_args))?)
+}
+
+fn worker(settings: &str) -> Result<(), CommandError> {
+    let config: Config = serde_json::from_str(settings)?;
+    logging::init(config.log_format);
+    Ok(daemon::run(&config)?)
+}
+
+fn run_pull(args: PullArgs) -> Result<(), CommandError> {
+    logging::init(LogFormat::Text);
+    let socket = match args.socket {
+        Some(socket) => socket,
+        None => Settings::read(None)?.socket(),
+    };
+    let request = pull::Request {
+        address: args.address,
+        namespace: args.namespace,
+        snapshotter: args.snapshotter,
+        image: args.image,
+        socket,
+    };
+    println!("{}", runtime()?.block_on(pull::run(&request))?);
+    Ok(())
+}
+
+fn run_status(args: &StatusArgs) -> Result<(), CommandError> {
+    let socket = match &args.socket {
+        Some(socket) => socket.clone(),
+        None => Settings::read(args.config.as_deref())?.socket(),
+    };
+    let answer = runtime()?.block_on(status::fetch(&socket))?;
+    match args.json {
+        true => println!("{}", status::json(&answer)),
+        false => print!("{}", status::text(&answer, std::time::SystemTime::now())),
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_malformed_reference_is_misuse() {
+        assert!(Cli::try_parse_from(["jaunt-snapshotter", "pull", "a b"]).is_err());
+        assert!(
+            Cli::try_parse_from(["jaunt-snapshotter", "serve", "--plain-http", "h", "--root", "/x"]).is_ok()
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! The daemon's settings: defaults, then a TOML file, then flags.
+//!
+//! An unknown key is an error that names the key and the file: a misspelt setting must not be a setting
+//! silently left at its default.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Read when no other file is named; may be absent.
+pub const DEFAULT_FILE: &str = "/etc/jaunt/snapshotter.toml";
+/// Where state is kept.
+pub const DEFAULT_ROOT: &str = "/var/lib/jaunt";
+/// Where mounts and the socket are.
+pub const DEFAULT_RUN_DIR: &str = "/run/jaunt";
+/// The socket's name in the run directory.
+pub const SOCKET_NAME: &str = "snapshotter.sock";
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What a file or flags say; what they leave out stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where state is kept.
+    pub root: Option<PathBuf>,
+    /// Where mounts and the socket are.
+    pub run_dir: Option<PathBuf>,
+    /// The socket that containerd calls.
+    pub socket: Option<PathBuf>,
+    /// Registries (`host` or `host:port`) spoken to without TLS. Loopback always is.
+    #[serde(default)]
+    pub plain_http: BTreeSet<String>,
+    /// Docker's `config.json`, for registry credentials.
+    pub docker_config: Option<PathBuf>,
+    /// How long Prepare waits for a registry before the layer is unpacked instead.
+    pub resolve_timeout_seconds: Option<u64>,
+    /// How logs look.
+    pub log_format: Option<LogFormat>,
+}
+
+/// Settings with nothing left open. The supervisor hands them to every worker, so that a file edited
+/// meanwhile cannot part the two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// See [`Settings::root`].
+    pub root: PathBuf,
+    /// See [`Settings::run_dir`].
+    pub run_dir: PathBuf,
+    /// See [`Settings::socket`].
+    pub socket: PathBuf,
+    /// See [`Settings::plain_http`].
+    pub plain_http: BTreeSet<String>,
+    /// See [`Settings::docker_config`]; `None` is where Docker looks.
+    pub docker_config: Option<PathBuf>,
+    /// See [`Settings::resolve_timeout_seconds`].
+    pub resolve_timeout_seconds: u64,
+    /// See [`Settings::log_format`].
+    pub log_format: LogFormat,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration file {file}", file = .file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key that is unknown or of the wrong type.
+    #[error("configuration file {file}", file = .file.display())]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Settings {
+    /// Reads `file`, or the default file if there is one.
+    pub fn read(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { file: path.to_owned(), source }),
+        };
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { file: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// These settings, with `flags` over them. Lists add up.
+    pub fn with_flags(self, flags: Self) -> Self {
+        Self {
+            root: flags.root.or(self.root),
+            run_dir: flags.run_dir.or(self.run_dir),
+            socket: flags.socket.or(self.socket),
+            plain_http: self.plain_http.into_iter().chain(flags.plain_http).collect(),
+            docker_config: flags.docker_config.or(self.docker_config),
+            resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
+            log_format: flags.log_format.or(self.log_format),
+        }
+    }
+
+    /// The socket alone, for commands that only call the daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir().join(SOCKET_NAME))
+    }
+
+    /// Fills in the defaults.
+    pub fn complete(self) -> Config {
+        Config {
+            socket: self.socket(),
+            run_dir: self.run_dir(),
+            root: self.root.unwrap_or_else(|| DEFAULT_ROOT.into()),
+            plain_http: self.plain_http,
+            docker_config: self.docker_config,
+            resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
+            log_format: self.log_format.unwrap_or_default(),
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.run_dir.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fallback::error_chain;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(
+            &file,
+            "root = \"/a\"\nrun_dir = \"/r\"\nplain_http = [\"h:1\"]\nlog_format = \"json\"",
+        )
+        .unwrap();
+        let flags = Settings {
+            root: Some("/b".into()),
+            plain_http: ["h:2".to_owned()].into(),
+            ..Settings::default()
+        };
+        let config = Settings::read(Some(&file)).unwrap().with_flags(flags).complete();
+        assert_eq!((config.root.to_str(), config.socket.to_str()), (Some("/b"), Some("/r/snapshotter.sock")));
+        assert_eq!(config.plain_http.len(), 2);
+        assert_eq!((config.log_format, config.resolve_timeout_seconds), (LogFormat::Json, 10));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "rot = \"/a\"").unwrap();
+        let error = error_chain(&Settings::read(Some(&file)).unwrap_err());
+        assert!(error.contains("c.toml") && error.contains("`rot`"), "{error}");
+        let absent = Settings::read(Some(&dir.path().join("absent"))).unwrap_err();
+        assert!(error_chain(&absent).contains("absent"));
+    }
+}

@@ -1,0 +1,159 @@
+//! The worker: everything that can crash without a container noticing.
+//!
+//! It is started by the supervisor, from which it gets the listener and the mounts, and it serves what
+//! was mounted before it takes its first request.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jaunt_distribution::{Client, ClientConfig, Repository};
+use jaunt_formats::Digest;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use crate::config::Config;
+use crate::index_store::IndexStore;
+use crate::lazy::LazyChain;
+use crate::metastore::MetaStore;
+use crate::mounts::{Catalog, Mounts};
+use crate::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use crate::proto::jaunt::status::v1::status_server::StatusServer;
+use crate::resolve::{ResolveLimits, Resolver};
+use crate::service::SnapshotsService;
+use crate::snapshotter::Snapshotter;
+use crate::status::StatusService;
+use crate::supervisor::Handle;
+
+/// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why the worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The supervisor's socket pair is missing or broken.
+    #[error("worker: no supervisor (this command is started by `serve`)")]
+    Supervisor(#[from] crate::supervisor::HandleError),
+    /// Something of the system is refused.
+    #[error("worker: cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state directory holds something unusable.
+    #[error("worker: state in {root}", root = .root.display())]
+    State {
+        /// The directory.
+        root: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The registry client.
+    #[error("worker: registry client")]
+    Client(#[from] jaunt_distribution::Error),
+    /// The gRPC server.
+    #[error("worker: gRPC server")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Runs until the supervisor says stop.
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let supervisor = Handle::from_env()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let served = runtime.block_on(serve(config, supervisor));
+    // Blocking calls to a dead disk or registry must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
+    let mut stop = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
+    let listener = supervisor.listener().map_err(system("take the socket"))?;
+    listener.set_nonblocking(true).map_err(system("take the socket"))?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
+
+    let (snapshotter, mounts) = assemble(config, supervisor)?;
+    snapshotter.restore().await.map_err(state(config))?;
+    tokio::spawn(Arc::clone(&mounts).maintain());
+    tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
+
+    let (drain, drained) = tokio::sync::oneshot::channel::<()>();
+    let server = tonic::transport::Server::builder()
+        .add_service(SnapshotsServer::new(SnapshotsService(Arc::clone(&snapshotter))))
+        .add_service(StatusServer::new(StatusService(snapshotter)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            let _ = drained.await;
+        });
+    let mut server = std::pin::pin!(server);
+    let served = tokio::select! {
+        served = &mut server => served,
+        _ = stop.recv() => {
+            let _ = drain.send(());
+            tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
+        }
+    };
+    mounts.persist().await;
+    Ok(served?)
+}
+
+fn assemble(config: &Config, supervisor: Handle) -> Result<(Arc<Snapshotter>, Arc<Mounts>), DaemonError> {
+    let root = &config.root;
+    // The supervisor made the directory, and its mounts are known by its real path.
+    let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
+    let store = MetaStore::open(&root.join("meta.redb")).map_err(state(config))?;
+    let indexes = IndexStore::open(root).map_err(state(config))?;
+    let client = Client::new(client_config(config))?;
+    let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
+    let mounts = Mounts::open(
+        supervisor,
+        client.clone(),
+        catalog,
+        indexes.directory().to_owned(),
+        &root.join("layers"),
+    )
+    .map_err(state(config))?;
+    let limits = ResolveLimits {
+        timeout: Duration::from_secs(config.resolve_timeout_seconds),
+        ..ResolveLimits::default()
+    };
+    let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits));
+    let snapshotter = Snapshotter::new(root, &run_dir, store, Arc::new(Arc::clone(&mounts)), resolver)
+        .map_err(state(config))?;
+    Ok((Arc::new(snapshotter), mounts))
+}
+
+fn client_config(config: &Config) -> ClientConfig {
+    let defaults = ClientConfig::default();
+    ClientConfig {
+        plain_http: config.plain_http.clone(),
+        docker_config: config.docker_config.clone().or(defaults.docker_config),
+        user_agent: concat!("jaunt-snapshotter/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..ClientConfig::default()
+    }
+}
+
+impl Catalog for MetaStore {
+    fn sources(&self, index: &Digest) -> Vec<Repository> {
+        Self::sources(self, index).into_iter().collect()
+    }
+
+    fn chains(&self) -> Vec<LazyChain> {
+        self.read().lazy_chains()
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}
+
+fn state<E: std::error::Error + Send + Sync + 'static>(config: &Config) -> impl FnOnce(E) -> DaemonError {
+    let root = config.root.clone();
+    move |source| DaemonError::State { root, source: source.into() }
+}

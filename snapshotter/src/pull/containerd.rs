@@ -1,0 +1,131 @@
+//! What the containerd at hand can do.
+
+use std::path::PathBuf;
+
+use tonic::transport::Channel;
+
+use super::{PullError, Request, in_namespace, refused};
+use crate::proto::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
+use crate::proto::containerd::services::introspection::v1::{Plugin, PluginsRequest};
+use crate::proto::containerd::services::version::v1::version_client::VersionClient;
+
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+const GRPC: &str = "io.containerd.grpc.v1";
+/// The one namespace of containerd's CRI plugin.
+const CRI_NAMESPACE: &str = "k8s.io";
+
+/// How an image can be pulled lazily.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Transfer,
+    Cri,
+}
+
+/// A containerd, inspected.
+pub(super) struct Containerd {
+    pub channel: Channel,
+    /// The snapshotter's socket as containerd has it configured.
+    pub snapshotter_socket: Option<PathBuf>,
+    version: String,
+    passes_labels: bool,
+    transfer: bool,
+    cri: bool,
+}
+
+impl Way {
+    /// What to configure when the pull went past the snapshotter.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Transfer => {
+                "name it in [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]] of containerd's configuration"
+            }
+            Self::Cri => {
+                "make it the CRI plugin's snapshotter in containerd's configuration \
+                 (1.x: [plugins.\"io.containerd.grpc.v1.cri\".containerd], 2.x: [plugins.\"io.containerd.cri.v1.images\"])"
+            }
+        }
+    }
+}
+
+impl Containerd {
+    /// Asks for version and plugins.
+    pub async fn inspect(channel: Channel, request: &Request) -> Result<Self, PullError> {
+        let mut client = IntrospectionClient::new(channel.clone());
+        let everything = in_namespace(PluginsRequest { filters: Vec::new() }, &request.namespace);
+        let plugins = client.plugins(everything).await.map_err(refused(&request.address, "list plugins"))?;
+        let plugins = plugins.into_inner().plugins;
+        let find = |kind: &str, id: &str| plugins.iter().find(|p| p.r#type == kind && p.id == id);
+        let works = |plugin: Option<&Plugin>| plugin.is_some_and(|plugin| failure(plugin).is_none());
+
+        let Some(snapshotter) = find(SNAPSHOTTER, &request.snapshotter) else {
+            return Err(PullError::NotConfigured {
+                address: request.address.clone(),
+                snapshotter: request.snapshotter.clone(),
+                socket: request.socket.clone(),
+            });
+        };
+        if let Some(message) = failure(snapshotter) {
+            return Err(PullError::Plugin { plugin: request.snapshotter.clone(), message });
+        }
+        let exported = |key| snapshotter.exports.get(key);
+        let version = VersionClient::new(channel.clone()).version(in_namespace((), &request.namespace)).await;
+        let version = version.map_err(refused(&request.address, "tell its version"))?.into_inner().version;
+        Ok(Self {
+            channel,
+            snapshotter_socket: exported("address").map(PathBuf::from),
+            version,
+            passes_labels: exported("enable_remote_snapshot_annotations")
+                .is_some_and(|value| value == "true"),
+            transfer: works(find(GRPC, "transfer")) && works(find(GRPC, "streaming")),
+            cri: works(find(GRPC, "cri")),
+        })
+    }
+
+    /// The way to pull lazily here.
+    pub fn way(&self, request: &Request) -> Result<Way, PullError> {
+        if self.transfer && self.passes_labels {
+            Ok(Way::Transfer)
+        } else if self.cri && request.namespace == CRI_NAMESPACE {
+            Ok(Way::Cri)
+        } else {
+            Err(PullError::NoWay {
+                version: self.version.clone(),
+                namespace: request.namespace.clone(),
+                snapshotter: request.snapshotter.clone(),
+            })
+        }
+    }
+}
+
+fn failure(plugin: &Plugin) -> Option<String> {
+    plugin.init_err.as_ref().map(|status| status.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn containerd(transfer: bool, passes_labels: bool, cri: bool) -> Containerd {
+        // Nothing is sent: the way is chosen from what is known.
+        let channel = tonic::transport::Endpoint::from_static("http://localhost").connect_lazy();
+        let version = "1.7".to_owned();
+        Containerd { channel, snapshotter_socket: None, version, passes_labels, transfer, cri }
+    }
+
+    #[tokio::test]
+    async fn takes_the_way_that_passes_labels_on() {
+        let request = |namespace: &str| Request {
+            address: "/c.sock".into(),
+            namespace: namespace.to_owned(),
+            snapshotter: "jaunt".to_owned(),
+            image: "a".parse().unwrap(),
+            socket: "/j.sock".into(),
+        };
+        assert_eq!(containerd(true, true, true).way(&request("k8s.io")).unwrap(), Way::Transfer);
+        assert_eq!(containerd(true, false, true).way(&request("k8s.io")).unwrap(), Way::Cri);
+        assert_eq!(containerd(false, false, true).way(&request("k8s.io")).unwrap(), Way::Cri);
+        assert_eq!(containerd(true, true, false).way(&request("other")).unwrap(), Way::Transfer);
+        let error = containerd(true, false, true).way(&request("other")).unwrap_err().to_string();
+        assert!(error.contains("k8s.io only"), "{error}");
+    }
+}

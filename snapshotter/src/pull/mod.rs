@@ -1,0 +1,139 @@
+//! `pull`: has containerd pull an image through this snapshotter, and says how much of it is lazy.
+//!
+//! `ctr` passes no image labels on, so it cannot pull lazily. Two ways do: the transfer service, where
+//! the proxy plugin exports `enable_remote_snapshot_annotations` (containerd 2.1 and later), and CRI.
+
+mod containerd;
+mod credentials;
+mod cri;
+mod report;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use jaunt_formats::Reference;
+
+use crate::status;
+use crate::unix_channel::{self, Unreachable};
+use containerd::{Containerd, Way};
+
+/// What to pull, and through what.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// containerd's socket.
+    pub address: PathBuf,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The name that containerd's configuration gives this snapshotter.
+    pub snapshotter: String,
+    /// The image.
+    pub image: Reference,
+    /// The daemon's socket, where containerd does not know it.
+    pub socket: PathBuf,
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// containerd does not run there.
+    #[error("containerd is {0}")]
+    Unreachable(#[source] Unreachable),
+    /// containerd refuses a call.
+    #[error("containerd at {address}: {what}: {}", status.message(), address = .address.display())]
+    Refused {
+        /// Its socket.
+        address: PathBuf,
+        /// What was asked.
+        what: &'static str,
+        /// Its answer.
+        status: Box<tonic::Status>,
+    },
+    /// No proxy plugin of that name.
+    #[error(
+        "containerd at {address} has no snapshotter {snapshotter:?}; add to its configuration and restart it:\n\n\
+         [proxy_plugins.{snapshotter}]\n  type = \"snapshot\"\n  address = \"{socket}\"\n",
+        address = .address.display(), socket = .socket.display()
+    )]
+    NotConfigured {
+        /// containerd's socket.
+        address: PathBuf,
+        /// The name looked for.
+        snapshotter: String,
+        /// Our socket.
+        socket: PathBuf,
+    },
+    /// The plugin is there and does not work.
+    #[error("containerd's plugin {plugin} does not work: {message}")]
+    Plugin {
+        /// Its name.
+        plugin: String,
+        /// containerd's words.
+        message: String,
+    },
+    /// Nothing passes image labels on.
+    #[error(
+        "containerd {version} offers no lazy pull in namespace {namespace:?}: its CRI plugin pulls into k8s.io only, \
+         and its transfer service passes image labels on from 2.1, with `[proxy_plugins.{snapshotter}.exports] \
+         enable_remote_snapshot_annotations = \"true\"`"
+    )]
+    NoWay {
+        /// containerd's version.
+        version: String,
+        /// The namespace asked for.
+        namespace: String,
+        /// The snapshotter's name.
+        snapshotter: String,
+    },
+    /// Pulled, but by another snapshotter.
+    #[error("{image} was pulled, but not through snapshotter {snapshotter:?}: {hint}")]
+    Elsewhere {
+        /// The image.
+        image: String,
+        /// The snapshotter that should have been used.
+        snapshotter: String,
+        /// What to configure.
+        hint: &'static str,
+    },
+}
+
+/// Pulls, printing progress; returns what it came to in one line.
+pub async fn run(request: &Request) -> Result<String, PullError> {
+    let channel = unix_channel::connect(&request.address).await.map_err(PullError::Unreachable)?;
+    let containerd = Containerd::inspect(channel, request).await?;
+    let way = containerd.way(request)?;
+    let socket = containerd.snapshotter_socket.clone().unwrap_or_else(|| request.socket.clone());
+    let started = Instant::now();
+    match way {
+        Way::Transfer => transfer::pull(&containerd, request).await?,
+        Way::Cri => cri::pull(&containerd, request).await?,
+    }
+    let took = started.elapsed();
+    let layers = match status::fetch(&socket).await {
+        Ok(status) => report::layers(&status, &request.image.to_string()),
+        Err(error) => {
+            return Ok(format!("pulled {} in {:.2} s ({error})", request.image, took.as_secs_f64()));
+        }
+    };
+    let Some(layers) = layers else {
+        return Err(PullError::Elsewhere {
+            image: request.image.to_string(),
+            snapshotter: request.snapshotter.clone(),
+            hint: way.hint(),
+        });
+    };
+    Ok(format!("pulled {} in {:.2} s: {layers}", request.image, took.as_secs_f64()))
+}
+
+fn refused<'a>(address: &'a Path, what: &'static str) -> impl FnOnce(tonic::Status) -> PullError + 'a {
+    move |status| PullError::Refused { address: address.to_owned(), what, status: Box::new(status) }
+}
+
+/// A call in containerd's namespace.
+fn in_namespace<T>(message: T, namespace: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Ok(namespace) = namespace.parse() {
+        request.metadata_mut().insert("containerd-namespace", namespace);
+    }
+    request
+}

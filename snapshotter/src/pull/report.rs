@@ -1,0 +1,75 @@
+//! How much of an image is lazy, from the daemon's status.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::proto::jaunt::status::v1::{GetResponse, Snapshot};
+
+/// "7 of 7 layers lazy", with the reasons for those that are not; `None` when the daemon knows nothing of
+/// the image.
+///
+/// A layer carries the reference of the image that brought it, so layers shared with another image are
+/// found as ancestors of those that this one brought.
+pub(super) fn layers(status: &GetResponse, image: &str) -> Option<String> {
+    let by_name: BTreeMap<&str, &Snapshot> = status.snapshots.iter().map(|s| (s.name.as_str(), s)).collect();
+    let mut layers: BTreeMap<&str, &Snapshot> = BTreeMap::new();
+    for brought in status.snapshots.iter().filter(|s| s.image == image && s.kind == "committed") {
+        let mut next = Some(brought);
+        while let Some(layer) = next {
+            if layers.insert(&layer.name, layer).is_some() {
+                break;
+            }
+            next = by_name.get(layer.parent.as_str()).copied();
+        }
+    }
+    if layers.is_empty() {
+        return None;
+    }
+    let lazy = layers.values().filter(|layer| layer.backing == "lazy").count();
+    let reasons: BTreeSet<&str> = match lazy == layers.len() {
+        true => BTreeSet::new(),
+        false => status.fallbacks.iter().filter(|f| f.image == image).map(|f| f.code.as_str()).collect(),
+    };
+    let mut text = format!("{lazy} of {} layers lazy", layers.len());
+    if !reasons.is_empty() {
+        text.push_str(&format!(" ({})", reasons.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::jaunt::status::v1::Fallback;
+
+    fn layer(name: &str, parent: &str, image: &str, backing: &str) -> Snapshot {
+        Snapshot {
+            name: name.to_owned(),
+            parent: parent.to_owned(),
+            image: image.to_owned(),
+            kind: "committed".to_owned(),
+            backing: backing.to_owned(),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn counts_shared_layers_and_gives_reasons() {
+        let mut status = GetResponse {
+            snapshots: vec![
+                layer("1", "", "base", "lazy"),
+                layer("2", "1", "app", "lazy"),
+                layer("3", "2", "app", "lazy"),
+                layer("4", "", "other", "eager"),
+            ],
+            ..GetResponse::default()
+        };
+        assert_eq!(layers(&status, "app").as_deref(), Some("3 of 3 layers lazy"));
+        assert_eq!(layers(&status, "absent"), None);
+        status.fallbacks.push(Fallback {
+            image: "other".to_owned(),
+            code: "timeout".to_owned(),
+            ..Fallback::default()
+        });
+        assert_eq!(layers(&status, "other").as_deref(), Some("0 of 1 layers lazy (timeout)"));
+    }
+}

@@ -1,0 +1,145 @@
+//! Pulling through containerd's transfer service, with progress.
+//!
+//! A request refers to streams by name: they are opened first, and stay open while it runs. Messages
+//! travel in `Any` under their bare protobuf name, as containerd writes them.
+
+use prost::Message;
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::containerd::Containerd;
+use super::{PullError, Request, credentials, in_namespace, refused};
+use crate::proto::containerd::services::streaming::v1::StreamInit;
+use crate::proto::containerd::services::streaming::v1::streaming_client::StreamingClient;
+use crate::proto::containerd::services::transfer::v1::transfer_client::TransferClient;
+use crate::proto::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
+use crate::proto::containerd::types::Platform;
+use crate::proto::containerd::types::transfer::{
+    AuthResponse, AuthType, ImageStore, OciRegistry, Progress, RegistryResolver, UnpackConfiguration,
+};
+
+/// Pulls and unpacks, printing containerd's progress.
+pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
+    let progress = Stream::open(containerd, request, "progress").await?;
+    let auth = Stream::open(containerd, request, "auth").await?;
+    let message = TransferRequest {
+        source: Some(any("containerd.types.transfer.OCIRegistry", &source(request, &auth.id))),
+        destination: Some(any("containerd.types.transfer.ImageStore", &destination(request))),
+        options: Some(TransferOptions { progress_stream: progress.id.clone() }),
+    };
+    let printer = tokio::spawn(print(progress));
+    let host = request.image.host().to_owned();
+    let authenticator = tokio::spawn(async move { authenticate(auth, &host).await });
+    let pulled = TransferClient::new(containerd.channel.clone())
+        .transfer(in_namespace(message, &request.namespace))
+        .await
+        .map_err(refused(&request.address, "pull"));
+    printer.abort();
+    authenticator.abort();
+    pulled.map(drop)
+}
+
+fn source(request: &Request, auth_stream: &str) -> OciRegistry {
+    OciRegistry {
+        reference: request.image.to_string(),
+        resolver: Some(RegistryResolver {
+            auth_stream: auth_stream.to_owned(),
+            ..RegistryResolver::default()
+        }),
+    }
+}
+
+fn destination(request: &Request) -> ImageStore {
+    let unpack = UnpackConfiguration { platform: Some(platform()), snapshotter: request.snapshotter.clone() };
+    ImageStore {
+        name: request.image.to_string(),
+        platforms: vec![platform()],
+        unpacks: vec![unpack],
+        ..ImageStore::default()
+    }
+}
+
+/// This machine, in Go's words.
+fn platform() -> Platform {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        "x86" => "386",
+        other => other,
+    };
+    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), ..Platform::default() }
+}
+
+fn any(name: &str, message: &impl Message) -> Any {
+    Any { type_url: name.to_owned(), value: message.encode_to_vec() }
+}
+
+struct Stream {
+    id: String,
+    send: mpsc::Sender<Any>,
+    receive: Streaming<Any>,
+}
+
+impl Stream {
+    /// Opens a stream and waits until containerd knows its name.
+    async fn open(containerd: &Containerd, request: &Request, what: &str) -> Result<Self, PullError> {
+        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let id = format!("jaunt-{what}-{}-{}", std::process::id(), nanos.as_nanos());
+        let init = any("containerd.services.streaming.v1.StreamInit", &StreamInit { id: id.clone() });
+        let (send, outgoing) = mpsc::channel(4);
+        // The channel is new and has room.
+        let _ = send.try_send(init);
+        let opened = StreamingClient::new(containerd.channel.clone())
+            .stream(in_namespace(ReceiverStream::new(outgoing), &request.namespace))
+            .await;
+        let mut receive = opened.map_err(refused(&request.address, "open a stream"))?.into_inner();
+        receive.message().await.map_err(refused(&request.address, "open a stream"))?;
+        Ok(Self { id, send, receive })
+    }
+}
+
+async fn print(mut stream: Stream) {
+    let mut last = String::new();
+    while let Ok(Some(message)) = stream.receive.message().await {
+        let Ok(progress) = Progress::decode(message.value.as_slice()) else { continue };
+        // Byte counts come many times a second; what changes is worth a line.
+        let line = format!("{} {}", progress.event, progress.name);
+        if line != last {
+            println!("{}", line.trim_end());
+            last = line;
+        }
+    }
+}
+
+/// Answers what containerd asks for a registry; an empty answer is anonymous access.
+async fn authenticate(mut stream: Stream, host: &str) {
+    while let Ok(Some(_)) = stream.receive.message().await {
+        let answer = match credentials::find(host).await {
+            None => AuthResponse::default(),
+            Some(auth) if auth.identity_token.is_empty() => AuthResponse {
+                auth_type: AuthType::Credentials.into(),
+                username: auth.username,
+                secret: auth.password,
+                ..AuthResponse::default()
+            },
+            Some(auth) => AuthResponse {
+                auth_type: AuthType::Refresh.into(),
+                secret: auth.identity_token,
+                ..AuthResponse::default()
+            },
+        };
+        if stream.send.send(any("containerd.types.transfer.AuthResponse", &answer)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Secrets are not printed.
+impl std::fmt::Debug for AuthResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthResponse").field("username", &self.username).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+//! A status as a person or a program reads it.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::proto::jaunt::status::v1::{Fallback, GetResponse, Snapshot};
+
+/// A table, then what was not lazy and why.
+pub fn text(status: &GetResponse, now: SystemTime) -> String {
+    let mut out = String::new();
+    let count = |backing| status.snapshots.iter().filter(|s| is_committed(s, backing)).count();
+    let _ = writeln!(
+        out,
+        "jaunt-snapshotter {}: {} layers lazy, {} unpacked",
+        status.version,
+        count("lazy"),
+        count("eager")
+    );
+    let rows: Vec<[String; 5]> = status.snapshots.iter().map(row).collect();
+    if !rows.is_empty() {
+        out.push('\n');
+        table(&mut out, &["ID", "KIND", "BACKING", "IMAGE", "CHAIN OR KEY"].map(str::to_owned), &rows);
+    }
+    if !status.fallbacks.is_empty() {
+        out.push_str("\nUnpacked instead of mounted lazily:\n");
+        for fallback in &status.fallbacks {
+            let Fallback { code, image, layer, detail, .. } = fallback;
+            let what = if image.is_empty() { layer } else { image };
+            let _ = writeln!(out, "  {} ago  {what}  {code}: {detail}", ago(fallback.at, now));
+        }
+    }
+    out
+}
+
+/// Everything, one JSON object.
+pub fn json(status: &GetResponse) -> Value {
+    let snapshot = |s: &Snapshot| {
+        json!({
+            "id": s.id, "name": s.name, "parent": s.parent, "kind": s.kind, "backing": s.backing,
+            "chain_id": s.chain_id, "image": s.image, "index": s.index, "mount": s.mount,
+        })
+    };
+    let fallback = |f: &Fallback| json!({"at_ms": f.at, "code": f.code, "image": f.image, "layer": f.layer, "detail": f.detail});
+    json!({
+        "version": status.version,
+        "snapshots": status.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
+        "fallbacks": status.fallbacks.iter().map(fallback).collect::<Vec<_>>(),
+        "fallback_counts": status.fallback_counts,
+    })
+}
+
+fn is_committed(snapshot: &Snapshot, backing: &str) -> bool {
+    snapshot.kind == "committed" && snapshot.backing == backing
+}
+
+fn row(snapshot: &Snapshot) -> [String; 5] {
+    let backing = match snapshot.mount.is_empty() {
+        true => snapshot.backing.clone(),
+        false => format!("{}, mounted", snapshot.backing),
+    };
+    let name = if snapshot.chain_id.is_empty() { &snapshot.name } else { &snapshot.chain_id };
+    [snapshot.id.to_string(), snapshot.kind.clone(), backing, snapshot.image.clone(), name.clone()]
+}
+
+fn table(out: &mut String, head: &[String; 5], rows: &[[String; 5]]) {
+    let width = |column: usize| {
+        std::iter::once(head).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let widths: [usize; 5] = std::array::from_fn(width);
+    for row in std::iter::once(head).chain(rows) {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+}
+
+fn ago(at_ms: i64, now: SystemTime) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
+    match now.duration_since(at).unwrap_or_default().as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_what_is_lazy_and_why_the_rest_is_not() {
+        let snapshot = |id, backing: &str, mount: &str| Snapshot {
+            id,
+            name: format!("k8s.io/{id}/x"),
+            kind: "committed".to_owned(),
+            backing: backing.to_owned(),
+            image: "r.example/a:1".to_owned(),
+            mount: mount.to_owned(),
+            ..Snapshot::default()
+        };
+        let status = GetResponse {
+            version: "1".to_owned(),
+            snapshots: vec![snapshot(1, "lazy", "/m/1/fs"), snapshot(12, "eager", "")],
+            fallbacks: vec![Fallback {
+                code: "no-launch-artifact".to_owned(),
+                image: "r.example/a:1".to_owned(),
+                detail: "none".to_owned(),
+                ..Fallback::default()
+            }],
+            fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
+        };
+        let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
+        assert!(text.starts_with("jaunt-snapshotter 1: 1 layers lazy, 1 unpacked\n"), "{text}");
+        assert!(text.contains("1   committed  lazy, mounted  r.example/a:1  k8s.io/1/x\n"), "{text}");
+        assert!(text.contains("  10 min ago  r.example/a:1  no-launch-artifact: none\n"), "{text}");
+        assert_eq!(json(&status)["snapshots"][0]["backing"], "lazy");
+        assert_eq!(json(&status)["fallback_counts"]["no-launch-artifact"], 1);
+    }
+}
