@@ -18,6 +18,8 @@ mod orphan;
 pub mod session;
 
 pub use adapter::Adapter;
+/// The library that decodes requests, for whoever serves a file system of another kind.
+pub use fuser;
 pub use init::{KernelFeatures, Negotiated};
 pub use mount::{MountError, MountOptions, Mounted};
 pub use orphan::Orphan;

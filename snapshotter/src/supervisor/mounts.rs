@@ -63,6 +63,7 @@ impl MountTable {
 
     /// Makes a mount, and the directory for it.
     pub(super) fn mount(&mut self, key: &MountKey) -> Result<MountRecord, TableError> {
+        self.release_ended();
         if let Some(held) = self.held.get(key) {
             let key = key.clone();
             return Err(if held.attached { TableError::Held(key) } else { TableError::Lingers(key) });
@@ -92,7 +93,8 @@ impl MountTable {
     /// Ends one mount unless it is in use.
     pub(super) fn unmount(&mut self, key: &MountKey) -> Result<Unmounted, TableError> {
         let Some(held) = self.held.get_mut(key) else { return Ok(Unmounted::Done) };
-        if held.attached {
+        let was_attached = held.attached;
+        if was_attached {
             match mount::unmount(&held.path) {
                 Err(UnmountError::Busy(_)) => return Ok(Unmounted::Busy),
                 // Somebody else has unmounted it: as good as done by us.
@@ -102,13 +104,15 @@ impl MountTable {
             held.attached = false;
             remove_directory(&held.path);
         }
-        if mount::is_connected(&held.device) {
-            tracing::info!(%key, "unmounted, but still read from: kept until its last user is gone");
-            return Ok(Unmounted::Lingers);
+        if !mount::is_connected(&held.device) {
+            self.held.remove(key);
+            tracing::info!(%key, "unmounted");
+            return Ok(Unmounted::Done);
         }
-        self.held.remove(key);
-        tracing::info!(%key, "unmounted");
-        Ok(Unmounted::Done)
+        if was_attached {
+            tracing::info!(%key, "unmounted, but still read from: kept until its last user is gone");
+        }
+        Ok(Unmounted::Lingers)
     }
 
     /// Ends every mount that is not in use.

@@ -109,8 +109,11 @@ impl Daemon {
         Pid::from_raw(self.ask("pid").parse().unwrap()).unwrap()
     }
 
+    /// `kill -9`, and gone: what it had accepted is lost, what comes now waits for the next one.
     pub fn kill_worker(&self) {
-        kill_process(self.worker(), Signal::KILL).unwrap();
+        let worker = self.worker();
+        kill_process(worker, Signal::KILL).unwrap();
+        eventually("the worker is gone", || !is_alive(worker));
     }
 
     pub fn signal(&self, signal: Signal) {
