@@ -5,8 +5,10 @@
 //! with ranges. The PATCH runs in its own task and is fed through a short queue: a writer faster than
 //! the network waits.
 //!
-//!     open --write--> streaming --finish--> committed
-//!       \------------------\-----abort or drop----> cancelled
+//! ```text
+//! open --write--> streaming --finish--> committed
+//!   \------------------\-----abort or drop----> cancelled
+//! ```
 
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ pub struct BlobUpload {
     session: Option<Session>,
     stream: Option<Streaming>,
     written: u64,
+    /// Bytes of the largest write.
+    largest: u64,
 }
 
 /// A PATCH under way.
@@ -53,7 +57,7 @@ impl Client {
     pub async fn start_upload(&self, repository: &Repository) -> Result<BlobUpload, Error> {
         let session = Some(self.open_session(repository).await?);
         let (client, repository) = (self.clone(), repository.clone());
-        Ok(BlobUpload { client, repository, session, stream: None, written: 0 })
+        Ok(BlobUpload { client, repository, session, stream: None, written: 0, largest: 0 })
     }
 }
 
@@ -69,8 +73,9 @@ impl BlobUpload {
             return Ok(());
         }
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let patience = self.patience(length.saturating_mul(QUEUE as u64 + 1));
-        let queue = self.streaming()?.queue.clone();
+        self.largest = self.largest.max(length);
+        let patience = self.patience();
+        let queue = self.queue()?;
         match queue.send_timeout(bytes, patience).await {
             Ok(()) => {
                 self.written += length;
@@ -93,9 +98,8 @@ impl BlobUpload {
             return Err(Error::WrongLength { target, expected: len, written });
         }
         if self.stream.is_some() {
-            // What the queue and the sockets still hold, and the registry's own work.
-            let patience =
-                self.patience(limits::SLOWEST_UPLOAD) * 3 + Duration::from_secs(len / limits::SLOWEST_COMMIT);
+            // What is on its way still, and then the registry's own work.
+            let patience = self.patience() + Duration::from_secs(len / limits::SLOWEST_COMMIT);
             self.session = Some(self.end_stream(patience).await?);
         }
         let Some(session) = self.session.clone() else { return Err(self.malformed("the upload is over")) };
@@ -109,15 +113,15 @@ impl BlobUpload {
         cancel(&self.client, &self.repository, self.session.take(), self.stream.take()).await;
     }
 
-    /// The PATCH, begun at the first write: an empty blob has none.
-    fn streaming(&mut self) -> Result<&mut Streaming, Error> {
-        if self.stream.is_none() {
-            let session = self.session.clone().ok_or_else(|| self.malformed("the upload is over"))?;
-            let (queue, pieces) = mpsc::channel(QUEUE);
-            let patch = patch(self.client.clone(), self.repository.clone(), session, pieces);
-            self.stream = Some(Streaming { queue, task: tokio::spawn(patch) });
+    /// Where to put bytes. The PATCH begins with the first: an empty blob has none.
+    fn queue(&mut self) -> Result<mpsc::Sender<Bytes>, Error> {
+        if let Some(stream) = &self.stream {
+            return Ok(stream.queue.clone());
         }
-        self.stream.as_mut().ok_or_else(|| Error::malformed(&Target::upload(&self.repository), "no stream"))
+        let session = self.session.clone().ok_or_else(|| self.malformed("the upload is over"))?;
+        let (queue, pieces) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(patch(self.client.clone(), self.repository.clone(), session, pieces));
+        Ok(self.stream.insert(Streaming { queue, task }).queue.clone())
     }
 
     /// Ends the body and waits for the registry's answer to it.
@@ -131,9 +135,10 @@ impl BlobUpload {
         ended.unwrap_or_else(|| Err(self.stuck(patience)))
     }
 
-    /// How long `bytes` may take on the slowest link, and then a silence.
-    fn patience(&self, bytes: u64) -> Duration {
-        self.client.transport().http.patience + Duration::from_secs(bytes / limits::SLOWEST_UPLOAD)
+    /// How long a full queue may take on the slowest link, and then a silence.
+    fn patience(&self) -> Duration {
+        let on_the_way = self.largest.saturating_mul(QUEUE as u64 + 1);
+        self.client.transport().http.patience + Duration::from_secs(on_the_way / limits::SLOWEST_UPLOAD)
     }
 
     fn stuck(&self, after: Duration) -> Error {

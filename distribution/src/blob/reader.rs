@@ -1,6 +1,8 @@
 //! Reads a blob, or a range of one, from wherever the registry keeps it.
 //!
-//!     closed -> open -> ... -> closed (the body broke: resume where it ended) -> open -> ... -> done
+//! ```text
+//! closed -> open -> ... -> closed (the body broke: resume where it ended) -> open -> ... -> done
+//! ```
 
 use std::ops::Range;
 

@@ -160,13 +160,13 @@ impl Registry {
         }
         let path = directory.join("config.yml");
         std::fs::File::create(&path).unwrap().write_all(config.as_bytes()).unwrap();
-        let log = std::fs::File::create(directory.join("log")).unwrap();
+        let access_log = std::fs::File::create(directory.join("access")).unwrap();
         let mut child = Command::new(binary)
             .arg("serve")
             .arg(&path)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
+            .stdout(access_log)
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let started = Instant::now();

@@ -57,6 +57,8 @@ async fn a_certificate_decides() {
         .output()
         .unwrap();
     assert!(trusting.status.success(), "{}", String::from_utf8_lossy(&trusting.stdout));
+    let access = std::fs::read_to_string(registry.directory.path().join("access")).unwrap();
+    assert!(access.contains("PATCH") && access.contains(" HTTP/2.0\""), "{access}");
 }
 
 #[tokio::test]
