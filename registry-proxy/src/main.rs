@@ -1,1 +1,56 @@
-fn main() {}
+//! `jaunt-proxy`: the registry side of Jaunt.
+//!
+//! `convert` makes an image lazily readable, `verify` checks a conversion bit by bit, `inspect`
+//! shows one. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![forbid(unsafe_code)]
+
+mod artifact;
+mod cli;
+mod console;
+mod convert;
+mod copy;
+mod error;
+mod image;
+mod inspect;
+mod manifest;
+mod stream;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use jaunt_distribution::{Client, ClientConfig};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::error::Error;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("jaunt-proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
+    runtime.block_on(async {
+        let client = |plain_http: Vec<String>| {
+            let user_agent = concat!("jaunt-proxy/", env!("CARGO_PKG_VERSION")).to_owned();
+            let plain_http = plain_http.into_iter().collect();
+            Client::new(ClientConfig { plain_http, user_agent, ..ClientConfig::default() })
+        };
+        match cli.command {
+            Command::Convert(args) => convert::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Verify(args) => verify::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Inspect(args) => inspect::run(client(args.common.plain_http.clone())?, &args).await,
+        }
+    })
+}

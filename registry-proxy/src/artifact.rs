@@ -1,0 +1,213 @@
+//! The launch artifact: found, checked for completeness, made and published.
+//!
+//! Published in this order, so that nothing ever points at what is not there: blobs, the manifest
+//! under its digest, the referrers' fallback tag where the registry lacks the API, and last our own tag,
+//! whose presence therefore means that all is done.
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jaunt_distribution::{Client, Repository, referrers_tag};
+use jaunt_formats::Digest;
+use jaunt_formats::compression::encoder_version;
+use jaunt_formats::launch::LaunchIndex;
+use jaunt_formats::media_type::{
+    DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_INDEX, OCI_EMPTY, OCI_INDEX, OCI_LAYER_ZSTD, OCI_MANIFEST,
+    ORIGINAL_DIGEST, RECIPE,
+};
+use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
+use serde_json::{Value, json};
+
+use crate::convert::Converted;
+use crate::error::Error;
+use crate::image::{Image, Layer};
+use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
+
+/// Indexes of ten million entries have less.
+const INDEX_LIMIT: u64 = 512 << 20;
+/// Requests at the same time when checking that blobs exist.
+const PARALLEL: usize = 8;
+/// The config of an artifact that has none.
+const EMPTY: &[u8] = b"{}";
+
+/// How blobs are made at a level: equal recipes give equal blobs.
+pub fn recipe(level: i32) -> String {
+    format!("{FORMAT_RECIPE}, level {level}, {}", encoder_version())
+}
+
+/// Our own tag for an image's artifact.
+pub fn tag(subject: &Digest) -> String {
+    format!("sha256-{}.jaunt", subject.hex())
+}
+
+/// An artifact in a registry.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    pub digest: Digest,
+    /// The launch index.
+    pub index: Descriptor,
+    /// The converted layers, each once.
+    pub layers: Vec<Descriptor>,
+}
+
+impl Artifact {
+    /// The artifact of an image: by our own tag, else by the referrers API or its fallback tag.
+    pub async fn find(
+        client: &Client,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<Option<Self>, Error> {
+        if let Some(found) = client.manifest_if_exists(repository, &tag(subject), &[OCI_MANIFEST]).await? {
+            return Self::read(found.digest, &found.bytes, subject).map(Some);
+        }
+        let referrers = client.referrers(repository, subject, Some(LAUNCH_ARTIFACT)).await?;
+        let Some(digest) = referrers.last().and_then(|last| last.digest().to_string().parse::<Digest>().ok())
+        else {
+            return Ok(None);
+        };
+        let found = client.manifest(repository, &digest.to_string(), &[OCI_MANIFEST]).await?;
+        Self::read(found.digest, &found.bytes, subject).map(Some)
+    }
+
+    fn read(digest: Digest, bytes: &[u8], subject: &Digest) -> Result<Self, Error> {
+        let wrong = |what: &str| Error::Artifact { artifact: digest, what: what.to_owned() };
+        let manifest: ImageManifest = manifest::parse("launch artifact", digest, bytes)?;
+        if manifest.artifact_type.as_deref() != Some(LAUNCH_ARTIFACT) {
+            return Err(wrong("it has another artifact type"));
+        }
+        if manifest.subject.is_none_or(|named| named.digest != *subject) {
+            return Err(wrong("its subject is another image"));
+        }
+        let mut layers = manifest.layers.into_iter();
+        let index = layers.next().filter(|first| first.media_type == LAUNCH_INDEX);
+        let index = index.ok_or_else(|| wrong("its first layer is no launch index"))?;
+        let layers = layers.filter(|layer| layer.annotation(DIFF_ID).is_some()).collect();
+        Ok(Self { digest, index, layers })
+    }
+
+    /// The converted blob that stands for a layer.
+    pub fn converted(&self, layer: &Layer) -> Option<&Descriptor> {
+        let (original, diff_id) = (layer.descriptor.digest.to_string(), layer.diff_id.to_string());
+        self.layers.iter().find(|converted| {
+            converted.annotation(ORIGINAL_DIGEST) == Some(&original)
+                && converted.annotation(DIFF_ID) == Some(&diff_id)
+        })
+    }
+
+    /// The launch index, verified against its digest and opened.
+    pub async fn launch_index(
+        &self,
+        client: &Client,
+        repository: &Repository,
+    ) -> Result<LaunchIndex<Vec<u8>>, Error> {
+        let packed = client.blob(repository, &self.index.digest, INDEX_LIMIT).await?;
+        let opened =
+            tokio::task::spawn_blocking(move || LaunchIndex::open(jaunt_formats::launch::unpack(&packed)?));
+        Ok(opened.await??)
+    }
+
+    /// Whether it is what converting `image` by `recipe` would give, with every blob in place.
+    pub async fn is_complete(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        image: &Image,
+        recipe: &str,
+    ) -> Result<bool, Error> {
+        let converted: Option<Vec<_>> = image.layers.iter().map(|layer| self.converted(layer)).collect();
+        let Some(converted) = converted else { return Ok(false) };
+        if converted.iter().any(|blob| blob.annotation(RECIPE) != Some(recipe)) {
+            return Ok(false);
+        }
+        let blobs = stream::iter(self.layers.iter().map(|blob| async move {
+            let found = client.blob_exists(repository, &blob.digest).await?;
+            Ok::<_, Error>(found == Some(blob.size))
+        }));
+        let present: Vec<bool> = blobs.buffer_unordered(PARALLEL).try_collect().await?;
+        if present.contains(&false) || client.blob_exists(repository, &self.index.digest).await?.is_none() {
+            return Ok(false);
+        }
+        // An index that this version cannot read is made again.
+        let Ok(index) = self.launch_index(client, repository).await else { return Ok(false) };
+        Ok(index.diff_ids().into_iter().eq(image.layers.iter().map(|layer| layer.diff_id)))
+    }
+
+    /// Publishes the artifact of `image`, whose converted blobs are in the registry already.
+    pub async fn publish(
+        client: &Client,
+        repository: &Repository,
+        image: &Image,
+        converted: &[&Converted],
+        index: Vec<u8>,
+        recipe: &str,
+    ) -> Result<Self, Error> {
+        let index_digest = Digest::of(&index);
+        let index_descriptor = Descriptor::new(LAUNCH_INDEX, index_digest, index.len() as u64);
+        client.push_blob(repository, &index_digest, index.into()).await?;
+        client.push_blob(repository, &Digest::of(EMPTY), EMPTY.into()).await?;
+        let layers = describe(converted, recipe);
+        let artifact = ImageManifest {
+            schema_version: 2,
+            media_type: Some(OCI_MANIFEST.to_owned()),
+            artifact_type: Some(LAUNCH_ARTIFACT.to_owned()),
+            config: Descriptor::new(OCI_EMPTY, Digest::of(EMPTY), EMPTY.len() as u64),
+            layers: std::iter::once(index_descriptor.clone()).chain(layers.iter().cloned()).collect(),
+            subject: Some(image.descriptor.clone()),
+        };
+        let (digest, bytes) = manifest::encode(&artifact)?;
+        let size = bytes.len() as u64;
+        let pushed =
+            client.push_manifest(repository, &digest.to_string(), OCI_MANIFEST, bytes.clone()).await?;
+        if pushed.subject.is_none() {
+            let artifact_type = Some(LAUNCH_ARTIFACT.to_owned());
+            let descriptor = Descriptor { artifact_type, ..Descriptor::new(OCI_MANIFEST, digest, size) };
+            list_referrer(client, repository, &image.descriptor.digest, &descriptor).await?;
+        }
+        client.push_manifest(repository, &tag(&image.descriptor.digest), OCI_MANIFEST, bytes).await?;
+        Ok(Self { digest, index: index_descriptor, layers })
+    }
+}
+
+/// The descriptors of converted layers, each blob once.
+fn describe(converted: &[&Converted], recipe: &str) -> Vec<Descriptor> {
+    let mut layers: Vec<Descriptor> = Vec::new();
+    for converted in converted {
+        let (original, layer) = (&converted.original, &converted.layer);
+        if layers.iter().any(|known| {
+            known.digest == layer.digest
+                && known.annotation(ORIGINAL_DIGEST) == Some(&original.digest.to_string())
+        }) {
+            continue;
+        }
+        let mut annotations: Annotations = layer.annotations.clone().into_iter().collect();
+        annotations.insert(DIFF_ID.to_owned(), layer.diff_id.to_string());
+        annotations.insert(ORIGINAL_DIGEST.to_owned(), original.digest.to_string());
+        annotations.insert(RECIPE.to_owned(), recipe.to_owned());
+        let annotations = Some(annotations);
+        layers.push(Descriptor { annotations, ..Descriptor::new(OCI_LAYER_ZSTD, layer.digest, layer.len) });
+    }
+    layers
+}
+
+/// Adds an artifact to the fallback tag's list. What others have listed stays as it is.
+async fn list_referrer(
+    client: &Client,
+    repository: &Repository,
+    subject: &Digest,
+    artifact: &Descriptor,
+) -> Result<(), Error> {
+    let tag = referrers_tag(subject);
+    let mut list = match client.manifest_if_exists(repository, &tag, &[OCI_INDEX]).await? {
+        Some(list) => manifest::parse("list of referrers", list.digest, &list.bytes)?,
+        None => json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] }),
+    };
+    let Some(manifests) = list.get_mut("manifests").and_then(Value::as_array_mut) else {
+        return Err(Error::Referrers(tag));
+    };
+    let digest = Value::from(artifact.digest.to_string());
+    if manifests.iter().any(|listed| listed.get("digest") == Some(&digest)) {
+        return Ok(());
+    }
+    manifests.push(serde_json::to_value(artifact).map_err(std::io::Error::from)?);
+    let (_, bytes) = manifest::encode(&list)?;
+    client.push_manifest(repository, &tag, OCI_INDEX, bytes).await?;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! Lines for a person and JSON for a program, never mixed on standard output.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use indicatif::MultiProgress;
+
+use crate::error::Error;
+
+pub struct Console {
+    json: bool,
+    bars: Option<MultiProgress>,
+}
+
+impl Console {
+    pub fn new(json: bool) -> Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { json, bars }
+    }
+
+    /// Where progress bars go; none when standard error is no terminal.
+    pub fn bars(&self) -> Option<&MultiProgress> {
+        self.bars.as_ref()
+    }
+
+    /// A line for a person: on standard output, or on standard error when that is for JSON.
+    pub fn line(&self, text: &str) {
+        let write = || {
+            // A closed pipe ends nothing: the work is worth finishing.
+            let _ = if self.json {
+                writeln!(std::io::stderr(), "{text}")
+            } else {
+                writeln!(std::io::stdout(), "{text}")
+            };
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// The result for a program, if one asked for it.
+    pub fn result(&self, document: &serde_json::Value) -> Result<(), Error> {
+        if self.json {
+            serde_json::to_writer_pretty(std::io::stdout(), document).map_err(std::io::Error::from)?;
+            writeln!(std::io::stdout())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes, in decimal units as registries count.
+pub fn bytes(len: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // for people
+    let len = len as f64;
+    match len {
+        len if len >= 1e9 => format!("{:.2} GB", len / 1e9),
+        len if len >= 1e6 => format!("{:.1} MB", len / 1e6),
+        len if len >= 1e3 => format!("{:.1} kB", len / 1e3),
+        len => format!("{len} B"),
+    }
+}
+
+/// `part / whole`, 0 of nothing.
+#[allow(clippy::cast_precision_loss)] // for people
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Megabytes a second.
+#[allow(clippy::cast_precision_loss)] // for people
+pub fn rate(len: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { len as f64 / 1e6 / seconds } else { 0.0 }
+}
+
+/// CPU seconds that this process has used, in all threads.
+pub fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    #[allow(clippy::cast_precision_loss)] // for people
+    let (seconds, nanoseconds) = (time.tv_sec as f64, time.tv_nsec as f64);
+    seconds + nanoseconds / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        for (len, want) in
+            [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (2_000_000, "2.0 MB"), (3_210_000_000, "3.21 GB")]
+        {
+            assert_eq!(bytes(len), want);
+        }
+        assert!(ratio(1, 0) == 0.0 && rate(1_000_000, 0.0) == 0.0 && cpu_seconds() > 0.0);
+    }
+}

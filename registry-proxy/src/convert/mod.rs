@@ -1,0 +1,164 @@
+//! `convert`: from an image in a registry to its launch artifact beside it.
+//!
+//! Every layer is converted once, however many images of an index share it. An image that is converted
+//! already, by the same recipe and with every blob in place, is left alone; so a run that was
+//! interrupted can be repeated, and a repeated run costs a few requests.
+
+mod launch;
+mod layer;
+mod pipeline;
+mod progress;
+mod report;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::{DiffId, Digest};
+
+pub use launch::tree_of;
+pub use pipeline::Processed as Converted;
+
+use crate::artifact::{self, Artifact};
+use crate::cli::{ConvertArgs, Mode};
+use crate::console::{Console, cpu_seconds};
+use crate::copy;
+use crate::error::Error;
+use crate::image::{self, Image, Layer};
+use pipeline::Workshop;
+use progress::LayerProgress;
+
+/// Runs the command.
+pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
+    let Mode::Attach = args.mode;
+    let console = Console::new(args.common.json);
+    let started = Instant::now();
+    if let Some(to) = &args.to {
+        copy::copy(&client, &args.common.reference, to, &console).await?;
+    }
+    let reference = args.to.as_ref().unwrap_or(&args.common.reference);
+    let resolved = image::resolve(&client, reference, &args.common.platform).await?;
+    for skipped in &resolved.skipped {
+        console.line(&format!("skipped {}: {}", skipped.digest, skipped.reason));
+    }
+    if resolved.images.is_empty() && !args.common.platform.is_empty() {
+        return Err(Error::NoImage(reference.to_string()));
+    }
+    let mut converter = Converter {
+        client,
+        repository: Repository::from(reference),
+        workshop: Arc::new(Workshop::new(args.level)?),
+        recipe: artifact::recipe(args.level),
+        jobs: args.jobs.into(),
+        known: HashMap::new(),
+        console: &console,
+    };
+    let mut outcomes = Vec::new();
+    for image in &resolved.images {
+        outcomes.push(converter.convert(image).await?);
+    }
+    let cost = Cost { wall: started.elapsed(), cpu_seconds: cpu_seconds() };
+    report::summary(&console, reference, &outcomes, &resolved.skipped, &cost)
+}
+
+/// What a run took.
+pub struct Cost {
+    wall: Duration,
+    cpu_seconds: f64,
+}
+
+/// What became of one image.
+pub struct Outcome<'i> {
+    image: &'i Image,
+    artifact: Artifact,
+    /// Bottom to top; `None` when the image was converted already.
+    layers: Option<Vec<Arc<Converted>>>,
+    /// What of it this run converted, and how long that took.
+    fresh: HashMap<(Digest, DiffId), Duration>,
+}
+
+struct Converter<'c> {
+    client: Client,
+    repository: Repository,
+    workshop: Arc<Workshop>,
+    recipe: String,
+    jobs: usize,
+    /// Layers converted by this run.
+    known: HashMap<(Digest, DiffId), Arc<Converted>>,
+    console: &'c Console,
+}
+
+impl Converter<'_> {
+    async fn convert<'i>(&mut self, image: &'i Image) -> Result<Outcome<'i>, Error> {
+        let subject = image.descriptor.digest;
+        if let Some(artifact) = self.existing(image).await? {
+            self.console.line(&format!(
+                "already converted: {} {subject}, artifact {}",
+                image.platform, artifact.digest
+            ));
+            return Ok(Outcome { image, artifact, layers: None, fresh: HashMap::new() });
+        }
+        self.console.line(&format!("converting {} {subject}, {} layers", image.platform, image.layers.len()));
+        let fresh = self.convert_layers(image).await?;
+        let layers: Vec<_> = image.layers.iter().map(|layer| Arc::clone(&self.known[&key(layer)])).collect();
+        let parts = layers.clone();
+        let index = tokio::task::spawn_blocking(move || {
+            launch::build(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+        });
+        let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
+        let artifact =
+            Artifact::publish(&self.client, &self.repository, image, &converted, index.await??, &self.recipe)
+                .await?;
+        Ok(Outcome { image, artifact, layers: Some(layers), fresh })
+    }
+
+    /// The image's artifact, if it is what this run would make.
+    async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
+        let found = match Artifact::find(&self.client, &self.repository, &image.descriptor.digest).await {
+            Err(error @ (Error::Artifact { .. } | Error::Json { .. })) => {
+                tracing::warn!(%error, "the launch artifact there is will be replaced");
+                None
+            }
+            found => found?,
+        };
+        let Some(artifact) = found else { return Ok(None) };
+        let complete = artifact.is_complete(&self.client, &self.repository, image, &self.recipe).await?;
+        Ok(complete.then_some(artifact))
+    }
+
+    /// Converts the layers of an image that are not known yet, several at a time.
+    async fn convert_layers(&mut self, image: &Image) -> Result<HashMap<(Digest, DiffId), Duration>, Error> {
+        let mut wanted: HashMap<(Digest, DiffId), &Layer> = HashMap::new();
+        let new = image.layers.iter().filter(|layer| {
+            !self.known.contains_key(&key(layer)) && wanted.insert(key(layer), layer).is_none()
+        });
+        let new: Vec<_> = new.collect();
+        let converter = &*self;
+        let converted = stream::iter(new.into_iter().map(|layer| async move {
+            let (converted, took) = converter.convert_layer(layer).await?;
+            Ok::<_, Error>((key(layer), converted, took))
+        }));
+        let converted: Vec<_> = converted.buffer_unordered(self.jobs).try_collect().await?;
+        let times = converted.iter().map(|(key, _, took)| (*key, *took)).collect();
+        self.known.extend(converted.into_iter().map(|(key, converted, _)| (key, Arc::new(converted))));
+        Ok(times)
+    }
+
+    async fn convert_layer(&self, layer: &Layer) -> Result<(Converted, Duration), Error> {
+        let name = report::short(&layer.descriptor.digest);
+        let progress = Arc::new(LayerProgress::start(self.console, name, layer.descriptor.size));
+        let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(&progress));
+        let converted = layer::convert(&self.client, &self.repository, layer, workshop, shared).await;
+        progress.finish();
+        let converted = converted?;
+        let took = progress.elapsed();
+        report::layer(self.console, &converted, took);
+        Ok((converted, took))
+    }
+}
+
+fn key(layer: &Layer) -> (Digest, DiffId) {
+    (layer.descriptor.digest, layer.diff_id)
+}

@@ -1,0 +1,167 @@
+//! One layer through the threads: decompress, plan, compress on all cores, join in order.
+//!
+//! ```text
+//! blob --decompressor--> tar buffers --planner--> spans --pool--> packed spans --joiner--> blob'
+//! ```
+//!
+//! Every arrow is a bounded channel, so memory stays at some tens of MiB whatever the layer's size,
+//! but for what the launch index and the TOC need of each entry. Buffers go back to be used again.
+//! Whichever stage fails drops its channels, and with that stops the others.
+
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use jaunt_formats::compression::{Compression, ZstdError};
+use jaunt_formats::zstd_chunked::{
+    BlobWriter, ConvertedLayer, LayerPlan, PackedSpan, Planner, SpanCompressor, SpanPlan,
+};
+use tokio::sync::mpsc;
+
+use crate::stream::{BlobRead, BlobReader, StreamError, TarReader};
+
+/// Bytes of tar that are decompressed at once: out of the second-level cache, they cost memory bandwidth.
+const TAR_BUFFER: usize = 256 << 10;
+/// Tar buffers between decompressor and planner.
+const TAR_BUFFERS: usize = 4;
+
+/// What converts spans: threads for all layers, and the level that all have.
+pub struct Workshop {
+    pool: rayon::ThreadPool,
+    level: i32,
+}
+
+/// A layer that went through.
+pub struct Processed {
+    /// What the original blob really was.
+    pub original: BlobRead,
+    pub compression: Compression,
+    pub layer: ConvertedLayer,
+}
+
+/// A span on its way through the pool: the packed span, and the buffer it was made from.
+type Packed = Receiver<Result<(PackedSpan, Vec<u8>), ZstdError>>;
+
+impl Workshop {
+    pub fn new(level: i32) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pool = rayon::ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}")).build()?;
+        Ok(Self { pool, level })
+    }
+
+    /// Spans of one layer that may be in the pool: enough to keep every thread busy.
+    fn spans_in_flight(&self) -> usize {
+        (self.pool.current_num_threads() + 2).min(18)
+    }
+
+    /// Converts one layer. Blocks; the converted blob goes to `output` piece by piece.
+    pub fn process(&self, blob: BlobReader, output: &mpsc::Sender<Bytes>) -> Result<Processed, StreamError> {
+        let (full, filled) = sync_channel(TAR_BUFFERS);
+        let (empty, emptied) = channel();
+        let (spans, ordered) = sync_channel(self.spans_in_flight());
+        let (spare, spares) = channel();
+        thread::scope(|scope| {
+            let source = scope.spawn(move || decompress(blob, &full, &emptied));
+            let planner = scope.spawn(move || self.plan(&filled, &empty, &spans, &spares));
+            let mut writer = BlobWriter::new();
+            let joined = join(&mut writer, &ordered, &spare, output);
+            drop((ordered, spare));
+            let plan = planner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let source = source.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let ((original, compression), plan) = first_error(source, plan, joined)?;
+            let (tail, layer) = writer.finish(plan, self.level)?;
+            output.blocking_send(tail.into()).map_err(|_| StreamError::Interrupted)?;
+            Ok(Processed { original, compression, layer })
+        })
+    }
+
+    fn plan(
+        &self,
+        filled: &Receiver<(Vec<u8>, usize)>,
+        empty: &Sender<Vec<u8>>,
+        spans: &SyncSender<Packed>,
+        spares: &Receiver<Vec<u8>>,
+    ) -> Result<LayerPlan, StreamError> {
+        let mut planner = Planner::new(self.level)?;
+        let mut stopped = false;
+        let mut submit = |plan| stopped |= spans.send(self.compress(plan)).is_err();
+        for (buffer, len) in filled {
+            spares.try_iter().for_each(|spare| planner.recycle(spare));
+            planner.push(&buffer[..len], &mut submit)?;
+            // The decompressor may have ended.
+            let _ = empty.send(buffer);
+        }
+        let plan = planner.finish(&mut submit)?;
+        if stopped { Err(StreamError::Interrupted) } else { Ok(plan) }
+    }
+
+    /// Hands a span to the pool.
+    fn compress(&self, plan: SpanPlan) -> Packed {
+        thread_local! {
+            /// This thread's compressor and its level.
+            static COMPRESSOR: std::cell::RefCell<Option<(i32, SpanCompressor)>> = const { std::cell::RefCell::new(None) };
+        }
+        let (done, packed) = sync_channel(1);
+        let level = self.level;
+        self.pool.spawn(move || {
+            let result = COMPRESSOR.with_borrow_mut(|slot| {
+                let compressor = match slot {
+                    Some((kept, compressor)) if *kept == level => compressor,
+                    slot => &mut slot.insert((level, SpanCompressor::new(level)?)).1,
+                };
+                compressor.compress(&plan)
+            });
+            // Nobody waits any more when another stage has failed.
+            let _ = done.send(result.map(|packed| (packed, plan.bytes)));
+        });
+        packed
+    }
+}
+
+fn decompress(
+    blob: BlobReader,
+    full: &SyncSender<(Vec<u8>, usize)>,
+    emptied: &Receiver<Vec<u8>>,
+) -> Result<(BlobRead, Compression), StreamError> {
+    let mut tar = TarReader::new(blob)?;
+    loop {
+        let mut buffer = emptied.try_recv().unwrap_or_else(|_| vec![0; TAR_BUFFER]);
+        let len = tar.fill(&mut buffer)?;
+        if len == 0 {
+            let compression = tar.compression();
+            return Ok((tar.finish()?, compression));
+        }
+        full.send((buffer, len)).map_err(|_| StreamError::Interrupted)?;
+    }
+}
+
+/// Takes spans in the tar's order, whatever order they are done in.
+fn join(
+    writer: &mut BlobWriter,
+    ordered: &Receiver<Packed>,
+    spare: &Sender<Vec<u8>>,
+    output: &mpsc::Sender<Bytes>,
+) -> Result<(), StreamError> {
+    for packed in ordered {
+        let (span, buffer) = packed.recv().map_err(|_| StreamError::Interrupted)??;
+        writer.push(&span);
+        let _ = spare.send(buffer);
+        output.blocking_send(span.bytes.into()).map_err(|_| StreamError::Interrupted)?;
+    }
+    Ok(())
+}
+
+/// The first stage that failed knows why; the others only know that they were stopped.
+fn first_error<A, B>(
+    source: Result<A, StreamError>,
+    plan: Result<B, StreamError>,
+    joined: Result<(), StreamError>,
+) -> Result<(A, B), StreamError> {
+    match (source, plan, joined) {
+        (Ok(source), Ok(plan), Ok(())) => Ok((source, plan)),
+        (source, plan, joined) => {
+            let mut errors = [source.err(), plan.err(), joined.err()].into_iter().flatten();
+            let cause = errors.find(|error| !matches!(error, StreamError::Interrupted));
+            Err(cause.unwrap_or(StreamError::Interrupted))
+        }
+    }
+}

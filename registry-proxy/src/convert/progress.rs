@@ -1,0 +1,44 @@
+//! What a person sees of a layer under way: a bar on a terminal, a line when it is done.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::console::Console;
+
+/// One layer's progress. Counts are bytes of the original blob.
+pub struct LayerProgress {
+    bar: Option<ProgressBar>,
+    started: Instant,
+}
+
+impl LayerProgress {
+    pub fn start(console: &Console, name: String, len: u64) -> Self {
+        let bar = console.bars().map(|bars| {
+            let style = ProgressStyle::with_template(
+                "{prefix} {wide_bar} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12}",
+            );
+            let bar = ProgressBar::new(len).with_prefix(name);
+            bars.add(style.map(|style| bar.clone().with_style(style)).unwrap_or(bar))
+        });
+        Self { bar, started: Instant::now() }
+    }
+
+    /// Bytes of the original blob that have arrived.
+    pub fn add_original(&self, len: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(len);
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Ends the bar, if there is one.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

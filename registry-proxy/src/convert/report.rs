@@ -1,0 +1,131 @@
+//! What a conversion tells: a line for each layer, a summary, and the same as JSON.
+
+use std::time::Duration;
+
+use jaunt_formats::{Digest, Reference};
+use serde_json::{Value, json};
+
+use super::{Converted, Cost, Outcome};
+use crate::artifact;
+use crate::console::{Console, bytes, rate, ratio};
+use crate::error::Error;
+use crate::image::Skipped;
+
+/// The first digits of a digest: enough for a person.
+pub fn short(digest: &Digest) -> String {
+    digest.hex()[..12].to_owned()
+}
+
+/// One converted layer.
+pub fn layer(console: &Console, converted: &Converted, took: Duration) {
+    let (original, layer) = (&converted.original, &converted.layer);
+    let note = layer.obstacle.map(|why| format!(" (plain seekable zstd: {why})")).unwrap_or_default();
+    console.line(&format!(
+        "  layer {}: {} -> {}, {} of tar in {} spans, {:.0} MB/s{note}",
+        short(&original.digest),
+        bytes(original.len),
+        bytes(layer.len),
+        bytes(layer.tar_len),
+        layer.spans.len(),
+        rate(layer.tar_len, took.as_secs_f64()),
+    ));
+}
+
+/// The whole run.
+pub fn summary(
+    console: &Console,
+    reference: &Reference,
+    outcomes: &[Outcome<'_>],
+    skipped: &[Skipped],
+    cost: &Cost,
+) -> Result<(), Error> {
+    let mut totals = Totals::default();
+    outcomes.iter().for_each(|outcome| totals.add(outcome));
+    for outcome in outcomes.iter().filter(|outcome| outcome.layers.is_some()) {
+        console.line(&format!(
+            "attached {} {}: artifact {}, launch index {}",
+            outcome.image.platform,
+            outcome.image.descriptor.digest,
+            outcome.artifact.digest,
+            bytes(outcome.artifact.index.size),
+        ));
+    }
+    let wall = cost.wall.as_secs_f64();
+    let speed = rate(totals.tar, wall);
+    if totals.layers > 0 {
+        console.line(&format!(
+            "converted {} layers in {wall:.1} s with {:.1} CPU seconds, {speed:.0} MB/s of tar: \
+             {} originally, {} more now ({:.3} of it)",
+            totals.layers,
+            cost.cpu_seconds,
+            bytes(totals.original),
+            bytes(totals.converted),
+            ratio(totals.converted, totals.original),
+        ));
+    }
+    console.result(&json!({
+        "reference": reference.to_string(),
+        "images": outcomes.iter().map(image).collect::<Vec<_>>(),
+        "skipped": skipped.iter().map(|one| json!({ "digest": one.digest, "reason": one.reason })).collect::<Vec<_>>(),
+        "layers_converted": totals.layers,
+        "original_bytes": totals.original,
+        "converted_bytes": totals.converted,
+        "tar_bytes": totals.tar,
+        "wall_s": wall,
+        "cpu_s": cost.cpu_seconds,
+        "tar_mb_per_s": speed,
+    }))
+}
+
+/// What this run converted.
+#[derive(Default)]
+struct Totals {
+    layers: usize,
+    original: u64,
+    converted: u64,
+    tar: u64,
+}
+
+impl Totals {
+    fn add(&mut self, outcome: &Outcome<'_>) {
+        let mut fresh = outcome.fresh.clone();
+        for layer in outcome.layers.iter().flatten() {
+            if fresh.remove(&(layer.original.digest, layer.layer.diff_id)).is_some() {
+                self.layers += 1;
+                self.original += layer.original.len;
+                self.converted += layer.layer.len;
+                self.tar += layer.layer.tar_len;
+            }
+        }
+    }
+}
+
+fn image(outcome: &Outcome<'_>) -> Value {
+    let status = if outcome.layers.is_some() { "converted" } else { "already converted" };
+    json!({
+        "platform": outcome.image.platform.to_string(),
+        "manifest": outcome.image.descriptor.digest,
+        "status": status,
+        "artifact": outcome.artifact.digest,
+        "tag": artifact::tag(&outcome.image.descriptor.digest),
+        "index": { "digest": outcome.artifact.index.digest, "bytes": outcome.artifact.index.size },
+        "layers": outcome.layers.iter().flatten().map(|layer| layer_json(layer, outcome)).collect::<Vec<_>>(),
+    })
+}
+
+fn layer_json(converted: &Converted, outcome: &Outcome<'_>) -> Value {
+    let (original, layer) = (&converted.original, &converted.layer);
+    let took = outcome.fresh.get(&(original.digest, layer.diff_id)).map(Duration::as_secs_f64);
+    json!({
+        "original": original.digest,
+        "original_bytes": original.len,
+        "converted": layer.digest,
+        "converted_bytes": layer.len,
+        "diff_id": layer.diff_id,
+        "tar_bytes": layer.tar_len,
+        "spans": layer.spans.len(),
+        "entries": layer.entries.len(),
+        "zstd_chunked": layer.obstacle.is_none(),
+        "seconds": took,
+    })
+}

@@ -1,0 +1,56 @@
+//! Why a command failed: one line that names the image, the layer and the cause.
+
+use jaunt_distribution::Error as RegistryError;
+use jaunt_formats::launch::LaunchError;
+use jaunt_formats::tree::TreeError;
+use jaunt_formats::{Digest, DigestError};
+
+use crate::stream::StreamError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("{0}: {1} is of media type {2:?}, which is no image")]
+    NotAnImage(String, Digest, String),
+    #[error("{what} {digest} is malformed: {source}")]
+    Json { what: &'static str, digest: Digest, source: serde_json::Error },
+    #[error("image {image} is not convertible: foreign layer {layer} is kept outside of the registry")]
+    ForeignLayer { image: Digest, layer: Digest },
+    #[error("image {image} is not convertible: layer {layer} has unknown media type {media_type:?}")]
+    LayerType { image: Digest, layer: Digest, media_type: String },
+    #[error("image {image} has {layers} layers, but its config names {diff_ids} diffIDs")]
+    LayerCount { image: Digest, layers: usize, diff_ids: usize },
+    #[error("image {image}: its config names a malformed diffID: {source}")]
+    DiffId { image: Digest, source: DigestError },
+    #[error("layer {layer}: {source}")]
+    Layer { layer: Digest, source: StreamError },
+    #[error("layer {layer}: the tar has digest {actual}, but the image's config says {expected}")]
+    WrongDiffId { layer: Digest, expected: Digest, actual: Digest },
+    #[error("layer {layer}: the blob has digest {actual} and {len} bytes; the manifest says {size}")]
+    WrongBlob { layer: Digest, actual: Digest, len: u64, size: u64 },
+    #[error("layers do not merge: {0}")]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("the compressor failed: {0}")]
+    Zstd(#[from] jaunt_formats::compression::ZstdError),
+    #[error("a worker thread failed: {0}")]
+    Worker(#[from] tokio::task::JoinError),
+    #[error("cannot start the compression threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    #[error("tag {0} holds something else than a list of referrers")]
+    Referrers(String),
+    #[error("{0} is not converted: no launch artifact names it as its subject")]
+    NotConverted(Digest),
+    #[error("{0}: nothing to do: no image for the chosen platforms")]
+    NoImage(String),
+    #[error("launch artifact {artifact}: {what}")]
+    Artifact { artifact: Digest, what: String },
+    #[error("layer {layer}: {what}")]
+    Mismatch { layer: Digest, what: String },
+    #[error("cannot write the result: {0}")]
+    Output(#[from] std::io::Error),
+}

@@ -1,0 +1,228 @@
+//! From a reference to the images behind it: one, or one for each platform of an index.
+//!
+//! What is no Linux image, such as an attestation or a Windows image, is skipped with a reason.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::media_type::{
+    DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER,
+    OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
+};
+use jaunt_formats::{DiffId, Digest, Reference};
+
+use crate::error::Error;
+use crate::manifest::{self, Descriptor, ImageConfig, ImageIndex, ImageManifest, PlatformJson};
+
+/// Every manifest of an image, or of an index of images.
+pub const ACCEPT: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
+/// Configs hold a history, and no more.
+const CONFIG_LIMIT: u64 = 8 << 20;
+
+/// `os/architecture[/variant]`, as asked for or as an image states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Platform {
+    fn of(json: &PlatformJson) -> Self {
+        let variant = json.variant.clone().filter(|variant| !variant.is_empty());
+        Self { os: json.os.clone(), architecture: json.architecture.clone(), variant }
+    }
+
+    /// Without a variant, any variant will do.
+    fn includes(&self, other: &Self) -> bool {
+        self.os == other.os
+            && self.architecture == other.architecture
+            && (self.variant.is_none() || self.variant == other.variant)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split('/').collect();
+        let (os, architecture, variant) = match parts[..] {
+            [os, architecture] => (os, architecture, None),
+            [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
+            _ => return Err("not of the form os/arch or os/arch/variant".to_owned()),
+        };
+        Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
+    }
+}
+
+/// One image: a manifest with its config.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Names the manifest: media type, digest, size.
+    pub descriptor: Descriptor,
+    pub platform: Platform,
+    /// Bottom to top.
+    pub layers: Vec<Layer>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub descriptor: Descriptor,
+    pub diff_id: DiffId,
+}
+
+/// A manifest behind the reference that is no image to convert.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    pub digest: Digest,
+    pub reason: String,
+}
+
+/// What a reference stands for.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    pub images: Vec<Image>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// Fetches the manifests and configs behind a reference. An empty `wanted` means all platforms.
+pub async fn resolve(client: &Client, reference: &Reference, wanted: &[Platform]) -> Result<Resolved, Error> {
+    let repository = Repository::from(reference);
+    let top = client.manifest(&repository, &reference.manifest_name(), &ACCEPT).await?;
+    let mut resolved = Resolved::default();
+    let children = if manifest::is_index(&top) {
+        manifest::parse::<ImageIndex>("index", top.digest, &top.bytes)?.manifests
+    } else {
+        vec![Descriptor::new(&top.media_type, top.digest, top.bytes.len() as u64)]
+    };
+    for child in children {
+        let digest = child.digest;
+        match load(client, reference, child, wanted).await? {
+            Ok(image) => resolved.images.push(image),
+            Err(reason) => resolved.skipped.push(Skipped { digest, reason }),
+        }
+    }
+    Ok(resolved)
+}
+
+/// Loads one image, or says why it is skipped.
+async fn load(
+    client: &Client,
+    reference: &Reference,
+    child: Descriptor,
+    wanted: &[Platform],
+) -> Result<Result<Image, String>, Error> {
+    if let Some(reason) = skip_by_descriptor(&child, wanted) {
+        return Ok(Err(reason));
+    }
+    let repository = Repository::from(reference);
+    let found = client.manifest(&repository, &child.digest.to_string(), &ACCEPT).await?;
+    if ![OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str()) {
+        return Err(Error::NotAnImage(reference.to_string(), child.digest, found.media_type));
+    }
+    let image: ImageManifest = manifest::parse("manifest", child.digest, &found.bytes)?;
+    let config_type = &image.config.media_type;
+    if image.artifact_type.is_some() || !config_type.contains("image") {
+        let kind = image.artifact_type.as_ref().unwrap_or(config_type);
+        return Ok(Err(format!("an artifact of type {kind}, not an image")));
+    }
+    let config = client.blob(&repository, &image.config.digest, CONFIG_LIMIT).await?;
+    let config: ImageConfig = manifest::parse("config", image.config.digest, &config)?;
+    let platform = Platform::of(&config.platform);
+    if platform.os != "linux" {
+        return Ok(Err(format!("a {} image: only Linux images can be started lazily", platform.os)));
+    }
+    if child.platform.is_none() && !wanted.is_empty() && !wanted.iter().any(|one| one.includes(&platform)) {
+        return Ok(Err(format!("platform {platform} is not wanted")));
+    }
+    let layers = layers(child.digest, image.layers, &config.rootfs.diff_ids)?;
+    let descriptor = Descriptor::new(&found.media_type, child.digest, found.bytes.len() as u64);
+    Ok(Ok(Image { descriptor, platform, layers }))
+}
+
+/// What an index already says spares fetching the manifest.
+fn skip_by_descriptor(child: &Descriptor, wanted: &[Platform]) -> Option<String> {
+    if child.annotation("vnd.docker.reference.type") == Some("attestation-manifest") {
+        return Some("an attestation".to_owned());
+    }
+    if [OCI_INDEX, DOCKER_LIST].contains(&child.media_type.as_str()) {
+        return Some("an index within an index".to_owned());
+    }
+    let platform = Platform::of(child.platform.as_ref()?);
+    if platform.os == "unknown" {
+        return Some("an attestation or another manifest without a platform".to_owned());
+    }
+    if platform.os != "linux" {
+        return Some(format!("a {} image: only Linux images can be started lazily", platform.os));
+    }
+    let unwanted = !wanted.is_empty() && !wanted.iter().any(|one| one.includes(&platform));
+    unwanted.then(|| format!("platform {platform} is not wanted"))
+}
+
+/// Pairs layers with the diffIDs of the config, and refuses those that cannot be converted.
+fn layers(image: Digest, layers: Vec<Descriptor>, diff_ids: &[String]) -> Result<Vec<Layer>, Error> {
+    if layers.len() != diff_ids.len() {
+        return Err(Error::LayerCount { image, layers: layers.len(), diff_ids: diff_ids.len() });
+    }
+    let pairs = layers.into_iter().zip(diff_ids).map(|(descriptor, diff_id)| {
+        check_type(image, &descriptor)?;
+        let diff_id = diff_id.parse().map_err(|source| Error::DiffId { image, source })?;
+        Ok(Layer { descriptor, diff_id: DiffId(diff_id) })
+    });
+    pairs.collect()
+}
+
+fn check_type(image: Digest, layer: &Descriptor) -> Result<(), Error> {
+    let media_type = layer.media_type.as_str();
+    let outside = layer.urls.as_ref().is_some_and(|urls| !urls.is_empty());
+    if outside || media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
+        return Err(Error::ForeignLayer { image, layer: layer.digest });
+    }
+    let known =
+        [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD];
+    if known.contains(&media_type) {
+        return Ok(());
+    }
+    Err(Error::LayerType { image, layer: layer.digest, media_type: media_type.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_match_with_and_without_variant() {
+        let platform = |text: &str| text.parse::<Platform>().unwrap();
+        assert!(platform("linux/arm").includes(&platform("linux/arm/v7")));
+        assert!(!platform("linux/arm/v6").includes(&platform("linux/arm/v7")));
+        assert!(!platform("linux/amd64").includes(&platform("linux/arm64")));
+        assert!("linux".parse::<Platform>().is_err());
+    }
+
+    #[test]
+    fn layers_that_cannot_be_converted_are_named() {
+        let digest = Digest::of(b"layer");
+        let layer = |media_type: &str| Descriptor::new(media_type, digest, 1);
+        let error = |layer: &Descriptor| check_type(Digest::of(b"image"), layer).unwrap_err().to_string();
+        for foreign in [
+            layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
+            layer("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
+            Descriptor { urls: Some(vec!["https://h.example/x".to_owned()]), ..layer(OCI_LAYER_GZIP) },
+        ] {
+            assert!(error(&foreign).contains("not convertible: foreign layer"));
+        }
+        assert!(
+            error(&layer("application/x-squashfs")).contains("unknown media type \"application/x-squashfs\"")
+        );
+        assert!(check_type(digest, &layer(DOCKER_LAYER_GZIP)).is_ok());
+    }
+}

@@ -1,0 +1,104 @@
+//! The JSON documents of an image, as much of them as a converter reads or writes.
+//!
+//! Maps are sorted, so that equal documents are equal bytes and have equal digests.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jaunt_distribution::Manifest;
+use jaunt_formats::Digest;
+use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+pub type Annotations = BTreeMap<String, String>;
+
+/// What names a blob or a manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    #[serde(default)]
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<Annotations>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<PlatformJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urls: Option<Vec<String>>,
+}
+
+impl Descriptor {
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        let media_type = media_type.to_owned();
+        Self { media_type, digest, size, artifact_type: None, annotations: None, platform: None, urls: None }
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+}
+
+/// The platform of an entry of an index.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlatformJson {
+    pub os: String,
+    pub architecture: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+/// The manifest of an image or of an artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageManifest {
+    pub schema_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+}
+
+/// An index of manifests: one for each platform.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageIndex {
+    pub manifests: Vec<Descriptor>,
+}
+
+/// An image's config.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    #[serde(flatten)]
+    pub platform: PlatformJson,
+    pub rootfs: RootFs,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RootFs {
+    #[serde(default)]
+    pub diff_ids: Vec<String>,
+}
+
+/// Reads a document; an error names which.
+pub fn parse<T: DeserializeOwned>(what: &'static str, digest: Digest, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json { what, digest, source })
+}
+
+/// Writes a document, and computes its digest.
+pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), Error> {
+    let bytes = serde_json::to_vec(document).map_err(std::io::Error::from)?;
+    Ok((Digest::of(&bytes), bytes.into()))
+}
+
+pub fn is_index(manifest: &Manifest) -> bool {
+    [OCI_INDEX, DOCKER_LIST].contains(&manifest.media_type.as_str())
+}

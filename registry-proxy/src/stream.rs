@@ -1,0 +1,192 @@
+//! A blob that arrives asynchronously, read by a thread: hashed as it comes, decompressed on request.
+
+use std::io::{self, BufRead, Read};
+use std::pin::pin;
+
+use bytes::{Buf as _, Bytes};
+use flate2::bufread::MultiGzDecoder;
+use futures_util::{Stream, StreamExt as _};
+use jaunt_distribution::Error as RegistryError;
+use jaunt_formats::Digest;
+use jaunt_formats::compression::{self, Compression, MAGIC_LEN, ZstdError};
+use jaunt_formats::tar::ScanError;
+use jaunt_formats::zstd_chunked::PlanError;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+
+/// Pieces under way between the network and the thread; each has up to 64 KiB or so.
+const QUEUE: usize = 32;
+
+/// Why a layer could not be read through.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("cannot decompress {kind}: {source}")]
+    Decompress { kind: &'static str, source: io::Error },
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Zstd(#[from] ZstdError),
+    #[error("span {span} at blob offset {offset}: {what}")]
+    Span { span: usize, offset: u64, what: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The sending half: what the network delivers.
+pub type Sender = mpsc::Sender<Result<Bytes, RegistryError>>;
+
+/// A channel's two halves.
+pub fn channel() -> (Sender, BlobReader) {
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    (sender, BlobReader { pieces, piece: Bytes::new(), digest: Sha256::new(), len: 0 })
+}
+
+/// Passes a blob on until it ends or nobody reads it any more.
+pub async fn pump(blob: impl Stream<Item = Result<Bytes, RegistryError>>, sender: Sender) {
+    let mut blob = pin!(blob);
+    while let Some(piece) = blob.next().await {
+        if sender.send(piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The reading half; for threads only.
+pub struct BlobReader {
+    pieces: mpsc::Receiver<Result<Bytes, RegistryError>>,
+    piece: Bytes,
+    digest: Sha256,
+    len: u64,
+}
+
+/// What has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobRead {
+    pub digest: Digest,
+    pub len: u64,
+}
+
+impl BlobReader {
+    /// Reads what is left, and tells what all of it was.
+    pub fn finish(mut self) -> Result<BlobRead, StreamError> {
+        loop {
+            let len = self.fill_buf().map_err(|error| explain("the blob", error))?.len();
+            if len == 0 {
+                return Ok(BlobRead {
+                    digest: Digest::from_bytes(self.digest.finalize().into()),
+                    len: self.len,
+                });
+            }
+            self.consume(len);
+        }
+    }
+}
+
+impl BufRead for BlobReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                None => break,
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(piece)) => {
+                    self.digest.update(&piece);
+                    self.len += piece.len() as u64;
+                    self.piece = piece;
+                }
+            }
+        }
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.piece.advance(amount);
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let len = available.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&available[..len]);
+        self.consume(len);
+        Ok(len)
+    }
+}
+
+/// The registry's own error if that is what stopped a decompressor, else the decompressor's.
+pub fn explain(kind: &'static str, error: io::Error) -> StreamError {
+    error
+        .downcast::<RegistryError>()
+        .map_or_else(|source| StreamError::Decompress { kind, source }, StreamError::Registry)
+}
+
+type Peeked = io::Chain<io::Cursor<Vec<u8>>, BlobReader>;
+
+/// A layer's tar, out of whatever the blob is compressed with.
+pub enum TarReader {
+    Plain(Peeked),
+    Gzip(Box<MultiGzDecoder<Peeked>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Peeked>>),
+}
+
+impl TarReader {
+    /// Looks at the blob's first bytes to see what it is.
+    pub fn new(mut blob: BlobReader) -> Result<Self, StreamError> {
+        let mut start = Vec::with_capacity(MAGIC_LEN);
+        let peeked = blob.by_ref().take(MAGIC_LEN as u64).read_to_end(&mut start);
+        peeked.map_err(|error| explain("the blob", error))?;
+        let kind = compression::detect(&start);
+        let peeked = Read::chain(io::Cursor::new(start), blob);
+        Ok(match kind {
+            Compression::None => Self::Plain(peeked),
+            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(peeked))),
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(peeked);
+                Self::Zstd(Box::new(decoder.map_err(|error| explain("zstd", error))?))
+            }
+        })
+    }
+
+    pub fn compression(&self) -> Compression {
+        match self {
+            Self::Plain(_) => Compression::None,
+            Self::Gzip(_) => Compression::Gzip,
+            Self::Zstd(_) => Compression::Zstd,
+        }
+    }
+
+    /// Reads until the buffer is full or the tar ends.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let rest = &mut buffer[filled..];
+            let (kind, read) = match self {
+                Self::Plain(reader) => ("a plain tar", reader.read(rest)),
+                Self::Gzip(reader) => ("gzip", reader.read(rest)),
+                Self::Zstd(reader) => ("zstd", reader.read(rest)),
+            };
+            match read {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(explain(kind, error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads the blob to its end, and tells what all of it was.
+    pub fn finish(self) -> Result<BlobRead, StreamError> {
+        let (_, blob) = match self {
+            Self::Plain(peeked) => peeked,
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.finish(),
+        }
+        .into_inner();
+        blob.finish()
+    }
+}

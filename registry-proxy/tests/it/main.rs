@@ -1,0 +1,6 @@
+//! `jaunt-proxy` as its users run it, against Debian's `docker-registry` on loopback.
+#![allow(clippy::unwrap_used)]
+
+mod attach;
+mod failures;
+mod support;
