@@ -20,7 +20,7 @@ use jaunt_layerfs::store::{Store, StoreError};
 use tokio::sync::OnceCell;
 
 use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
-use crate::supervisor::{Handle, HeldMount, MountKey, Unmounted};
+use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 const THREADS: usize = 2;
@@ -124,7 +124,7 @@ impl Mounts {
         let fs = Arc::new(fs.map_err(|source| fail(source.into()))?);
         let held = match held {
             Some(held) => held,
-            None => self.supervisor.mount(&chain.snapshot_id.into()).map_err(|source| fail(source.into()))?,
+            None => self.mount(chain.snapshot_id).map_err(|source| fail(source.into()))?,
         };
         let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
         let session = fuse::serve(adapter, held.device, &held.negotiated, THREADS);
@@ -137,6 +137,15 @@ impl Mounts {
             }
         };
         Ok(Served { session, root: held.path.join(ROOT_NAME) })
+    }
+
+    /// A new mount, or the one that is held already because an earlier attempt to serve it failed.
+    fn mount(&self, snapshot_id: u64) -> Result<HeldMount, HandleError> {
+        let key = snapshot_id.into();
+        self.supervisor.mount(&key).or_else(|refused| {
+            let held = self.supervisor.mounts()?.into_iter().find(|held| held.key == key && held.attached);
+            held.ok_or(refused)
+        })
     }
 
     /// Serves what the supervisor holds, for the worker that takes over.
