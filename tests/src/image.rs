@@ -1,8 +1,11 @@
 //! The fixture language: images written down as what is in their layers.
 //!
-//!     Image::new()
-//!         .layer(layer([dir("a", 0o755), file("a/b", b"text").xattr("user.x", b"1")]))
-//!         .layer(layer([whiteout("a/b"), symlink("a/c", "b")]).zstd())
+//! ```no_run
+//! # use jaunt_tests::image::{Image, dir, file, layer, symlink, whiteout};
+//! Image::new()
+//!     .layer(layer([dir("a", 0o755), file("a/b", b"text").xattr("user.x", b"1")]))
+//!     .layer(layer([whiteout("a/b"), symlink("a/c", "b")]).zstd());
+//! ```
 //!
 //! The tars are written by [`tar`], which shares no code with the parser under test. A [`BuiltImage`] is
 //! plain data: tests of bad input change it before they push it.

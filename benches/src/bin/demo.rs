@@ -87,11 +87,9 @@ fn run(options: &Options) -> Result<()> {
         report.conversion = Some(Conversion::run(&scratch, binaries, &registry, &subject)?);
         report.jaunt = measure(Some(binaries))?;
     }
-    progress.say("cleaning up");
-    drop((registry, network));
-    drop(scratch);
     report.write(&options.report)?;
-    println!("\n{report}\nThe same as JSON: {}", options.report.display());
+    println!("\n{report}\nThe same as JSON: {}\n", options.report.display());
+    progress.say("cleaning up");
     Ok(())
 }
 

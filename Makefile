@@ -1,0 +1,51 @@
+# What a newcomer needs: `make demo` and `make test`, as root, on Debian 12 with Rust. See CONTRIBUTING.md.
+
+SHELL := /bin/sh
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+CARGO ?= cargo
+# Any image this machine can reach, instead of the demo's own; and how often each start is measured.
+IMAGE ?=
+RUNS ?= 1
+
+.PHONY: help build release check fmt test test-matrix demo deps clean
+
+help: ## Say what there is
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build all programs, for development
+	$(CARGO) build --locked --workspace
+
+release: ## Build the programs as they are measured and shipped
+	$(CARGO) build --locked --release -p jaunt-snapshotter -p jaunt-proxy -p jaunt-benches
+
+check: ## Format and lints, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Format all code
+	$(CARGO) fmt --all
+
+test: ## Check, then all tests; end to end only as root
+	@tests/deps.sh test
+	@$(MAKE) --no-print-directory check build
+	@CARGO="$(CARGO)" tests/run.sh
+
+test-matrix: ## The whole-system tests with each containerd of CONTAINERDS="DIR ..." (directories of its programs)
+	@test -n "$(CONTAINERDS)" || { echo 'make test-matrix CONTAINERDS="DIR ...": no containerd named' >&2; exit 2; }
+	@tests/deps.sh test
+	@$(MAKE) --no-print-directory build
+	@for dir in $(CONTAINERDS); do \
+		"$$dir/containerd" --version && PATH="$$dir:$$PATH" CARGO="$(CARGO)" tests/run.sh -p jaunt-tests || exit 1; \
+	done
+
+demo: ## Start a real image cold and warm, with overlayfs and with Jaunt (IMAGE=ref, RUNS=n)
+	@test "$$(id -u)" = 0 || { echo "make demo: needs root, for containerd, mounts and a network of its own" >&2; exit 1; }
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory release
+	@exec target/release/demo --image "$(IMAGE)" --runs "$(RUNS)"
+
+deps: ## Install what the tests and the demo drive, where it is missing (Debian, root)
+	@tests/deps.sh demo
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
