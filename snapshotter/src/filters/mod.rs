@@ -133,7 +133,7 @@ mod tests {
             r#"labels."deep.er"=="\u00e9\"\x71""#,
             "name~=sha256",
             "name~=/sha256:a.$/",
-            r"name~=|^k8s\.io/|",
+            r"name~=|^k8s\\.io/|",
             "parent!=\"\"",
             "labels.absent!=x",
         ] {

@@ -1,0 +1,224 @@
+//! Finding and admitting launch indexes, against a registry that misbehaves on command.
+
+mod registry;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jaunt_distribution::{Client, ClientConfig};
+use jaunt_formats::{ChainId, Digest};
+use jaunt_snapshotter::fallback::{Fallback, FallbackCode};
+use jaunt_snapshotter::index_store::IndexStore;
+use jaunt_snapshotter::labels::RemoteLayer;
+use jaunt_snapshotter::metastore::MetaStore;
+use jaunt_snapshotter::resolve::{Resolve as _, ResolveLimits, ResolvedLayer, Resolver};
+use serde_json::json;
+
+use registry::{Image, Registry};
+
+/// A node: its state directory, and a resolver on it.
+struct Node {
+    dir: tempfile::TempDir,
+    store: MetaStore,
+    resolver: Arc<Resolver>,
+}
+
+const LIMITS: ResolveLimits =
+    ResolveLimits { timeout: Duration::from_secs(1), remember_failure: Duration::from_millis(200) };
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MetaStore::open(&dir.path().join("meta.redb")).unwrap();
+        let resolver = Self::resolver(&dir, &store);
+        Self { dir, store, resolver }
+    }
+
+    fn resolver(dir: &tempfile::TempDir, store: &MetaStore) -> Arc<Resolver> {
+        let config = ClientConfig { docker_config: None, attempts: 1, ..ClientConfig::default() };
+        let indexes = IndexStore::open(dir.path()).unwrap();
+        Arc::new(Resolver::new(Client::new(config).unwrap(), store.clone(), indexes, LIMITS))
+    }
+
+    /// As after a restart of the daemon.
+    fn forget_what_is_in_memory(&mut self) {
+        self.resolver = Self::resolver(&self.dir, &self.store);
+    }
+
+    async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
+        self.resolver.layer(layer).await
+    }
+
+    async fn code(&self, layer: &RemoteLayer) -> FallbackCode {
+        match self.layer(layer).await {
+            Ok(_) => panic!("the layer was taken for lazy"),
+            Err(fallback) => fallback.code,
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_prefix_is_found_with_one_search() {
+    let registry = Registry::start().await;
+    let image = Image::new(3);
+    registry.put_tagged(&image).await;
+    let node = Node::new();
+    let layers: Vec<_> = (1..=3).map(|prefix| image.layer(&registry, prefix)).collect();
+    let found = futures_util::future::join_all(layers.iter().map(|layer| node.layer(layer))).await;
+    for (found, prefix) in found.into_iter().zip(1..) {
+        let found = found.map_err(|fallback| fallback.detail).unwrap();
+        assert_eq!((found.index, found.prefix), (image.index, prefix));
+    }
+    assert_eq!(registry.requests_for("manifests").await, 1);
+    assert_eq!(registry.requests_for(&image.index.to_string()).await, 1);
+    let sources = node.store.sources(&image.index);
+    assert_eq!(sources.into_iter().map(|s| s.to_string()).collect::<Vec<_>>(), [registry.repository()]);
+}
+
+#[tokio::test]
+async fn a_known_image_needs_no_registry() {
+    let registry = Registry::start().await;
+    let image = Image::new(2);
+    registry.put_tagged(&image).await;
+    let mut node = Node::new();
+    let layer = image.layer(&registry, 2);
+    assert!(node.layer(&layer).await.is_ok());
+    registry.clear().await;
+    node.forget_what_is_in_memory();
+    assert_eq!(node.layer(&layer).await.map_err(|f| f.detail).unwrap().prefix, 2);
+    assert_eq!(registry.requests_for("").await, 0);
+}
+
+#[tokio::test]
+async fn one_repositorys_index_is_not_anothers() {
+    let registry = Registry::start().await;
+    let image = Image::new(1);
+    registry.put_tagged(&image).await;
+    let node = Node::new();
+    assert!(node.layer(&image.layer(&registry, 1)).await.is_ok());
+    let elsewhere = RemoteLayer {
+        image: format!("{}2:1", registry.repository()).parse().unwrap(),
+        ..image.layer(&registry, 1)
+    };
+    assert_eq!(node.code(&elsewhere).await, FallbackCode::NoLaunchArtifact);
+}
+
+#[tokio::test]
+async fn a_damaged_index_is_fetched_again() {
+    let registry = Registry::start().await;
+    let image = Image::new(1);
+    registry.put_tagged(&image).await;
+    let mut node = Node::new();
+    let layer = image.layer(&registry, 1);
+    assert!(node.layer(&layer).await.is_ok());
+    let file = node.dir.path().join("index").join(image.index.hex());
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    node.forget_what_is_in_memory();
+    assert!(node.layer(&layer).await.is_ok());
+    bytes[0] = std::fs::read(&file).unwrap()[0];
+    assert_ne!(std::fs::read(&file).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn referrers_serve_where_the_tag_is_missing() {
+    let registry = Registry::start().await;
+    let image = Image::new(1);
+    registry.put_referrer(&image).await;
+    let node = Node::new();
+    assert_eq!(
+        node.layer(&image.layer(&registry, 1)).await.map_err(|f| f.detail).unwrap().index,
+        image.index
+    );
+}
+
+#[tokio::test]
+async fn a_failure_is_remembered_only_briefly() {
+    let registry = Registry::start().await;
+    let image = Image::new(1);
+    let node = Node::new();
+    let layer = image.layer(&registry, 1);
+    assert_eq!(node.code(&layer).await, FallbackCode::NoLaunchArtifact);
+    let asked = registry.requests_for("").await;
+    assert_eq!(node.code(&layer).await, FallbackCode::NoLaunchArtifact);
+    assert_eq!(registry.requests_for("").await, asked);
+    registry.put_tagged(&image).await;
+    tokio::time::sleep(LIMITS.remember_failure).await;
+    assert!(node.layer(&layer).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_dead_registry_costs_no_more_than_the_timeout() {
+    let image = Image::new(1);
+    let registry = Registry::start().await;
+    registry.be_silent().await;
+    let node = Node::new();
+    let started = Instant::now();
+    assert_eq!(node.code(&image.layer(&registry, 1)).await, FallbackCode::Timeout);
+    assert!(started.elapsed() < 2 * LIMITS.timeout);
+
+    let gone = RemoteLayer { image: "127.0.0.1:1/a:1".parse().unwrap(), ..image.layer(&registry, 1) };
+    let node = Node { resolver: node.resolver, ..Node::new() };
+    let code = node.code(&gone).await;
+    assert!(matches!(code, FallbackCode::RegistryUnreachable | FallbackCode::Timeout), "{code:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_promised_on_an_artifact_that_is_wrong() {
+    let other = Digest::of(b"other");
+    for (pointer, value, code) in [
+        ("/artifactType", json!("application/x"), FallbackCode::BadArtifact),
+        ("/subject/digest", json!(other), FallbackCode::BadArtifact),
+        ("/layers/0/digest", json!(other), FallbackCode::BadArtifact),
+        ("/layers/0/size", json!(3), FallbackCode::BadIndex),
+        ("/layers/0/size", json!(1_u64 << 40), FallbackCode::BadIndex),
+        ("/layers/1/digest", json!(other), FallbackCode::ConvertedLayerMissing),
+    ] {
+        let registry = Registry::start().await;
+        let mut image = Image::new(1);
+        *image.artifact.pointer_mut(pointer).unwrap() = value;
+        registry.put_tagged(&image).await;
+        assert_eq!(Node::new().code(&image.layer(&registry, 1)).await, code, "{pointer}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_promised_on_an_index_that_is_wrong() {
+    for damage in [
+        (|blob: &mut Vec<u8>| blob.truncate(blob.len() / 2)) as fn(&mut Vec<u8>),
+        |blob| *blob = b"not an index".to_vec(),
+        |blob| blob.clear(),
+    ] {
+        let registry = Registry::start().await;
+        let mut image = Image::new(2);
+        damage(&mut image.blob);
+        image.seal();
+        registry.put_tagged(&image).await;
+        let node = Node::new();
+        assert_eq!(node.code(&image.layer(&registry, 2)).await, FallbackCode::BadIndex);
+        assert_eq!(std::fs::read_dir(node.dir.path().join("index")).unwrap().count(), 0);
+    }
+    let registry = Registry::start().await;
+    let image = Image::new(2);
+    registry.put_tagged(&image).await;
+    let foreign = RemoteLayer { target: ChainId(Digest::of(b"x")), ..image.layer(&registry, 1) };
+    assert_eq!(Node::new().code(&foreign).await, FallbackCode::ChainMismatch);
+}
+
+#[tokio::test]
+async fn an_unused_index_is_collected_unless_a_promise_is_being_made() {
+    let registry = Registry::start().await;
+    let image = Image::new(1);
+    registry.put_tagged(&image).await;
+    let node = Node::new();
+    let layer = image.layer(&registry, 1);
+    let found = node.layer(&layer).await.map_err(|f| f.detail).unwrap();
+    let file = node.dir.path().join("index").join(image.index.hex());
+    node.resolver.collect().await;
+    assert!(file.exists());
+    drop(found);
+    node.resolver.collect().await;
+    assert!(!file.exists() && node.store.sources(&image.index).is_empty());
+    assert!(node.layer(&layer).await.is_ok());
+}

@@ -1,0 +1,168 @@
+//! Layers that are present before they arrive: containerd's remote snapshot protocol.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use jaunt_formats::{ChainId, Digest};
+use jaunt_snapshotter::fallback::FallbackCode;
+use tonic::Code;
+
+use crate::fakes::Daemon;
+use crate::{Labels, labels, option};
+
+fn chain(name: &str) -> String {
+    Digest::of(name.as_bytes()).to_string()
+}
+
+/// What CRI sends for a layer of an image.
+fn layer(target: &str) -> Labels {
+    let digest = chain("some blob");
+    labels([
+        ("containerd.io/snapshot.ref", target),
+        ("containerd.io/snapshot/cri.image-ref", "r.example/a:1"),
+        ("containerd.io/snapshot/cri.manifest-digest", &digest),
+        ("containerd.io/snapshot/cri.layer-digest", &digest),
+        ("containerd.io/snapshot/cri.image-layers", &digest),
+    ])
+}
+
+fn know(daemon: &Daemon, name: &str, prefix: u16) -> String {
+    let digest = Digest::of(name.as_bytes());
+    daemon.registry.0.lock().unwrap().insert(ChainId(digest), prefix);
+    digest.to_string()
+}
+
+#[tokio::test]
+async fn a_known_layer_exists_already_and_is_found_as_containerd_looks_for_it() {
+    let mut daemon = Daemon::start().await;
+    let (one, two) = (know(&daemon, "one", 1), know(&daemon, "two", 2));
+    assert_eq!(daemon.prepare("k8s.io/1/extract-1", "", layer(&one)).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.prepare("k8s.io/2/extract-2", &one, layer(&two)).await, Err(Code::AlreadyExists));
+
+    let filter = format!(r#"labels."containerd.io/snapshot.ref"=={two},parent=="{one}""#);
+    assert_eq!(daemon.list(&[&filter]).await.unwrap(), [two.clone()]);
+    let info = daemon.stat(&two).await.unwrap();
+    assert_eq!((info.parent.as_str(), info.kind), (one.as_str(), 3));
+    assert_eq!(info.labels, layer(&two));
+    assert_eq!(daemon.usage(&two).await, Ok((42, 3)));
+
+    // Another namespace of containerd asks for the same layer.
+    assert_eq!(daemon.prepare("other/9/extract-9", "", layer(&one)).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.list(&["kind==active"]).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_container_stands_on_the_topmost_lazy_layer_alone() {
+    let mut daemon = Daemon::start().await;
+    let (one, two) = (know(&daemon, "one", 1), know(&daemon, "two", 2));
+    let _ = daemon.prepare("x1", "", layer(&one)).await;
+    let _ = daemon.prepare("x2", &one, layer(&two)).await;
+    let mounts = daemon.prepare("container", &two, Labels::new()).await.unwrap();
+    let lower = option(&mounts[0], "lowerdir").unwrap();
+    assert!(lower.ends_with("/fs") && !lower.contains(':'), "{lower}");
+    if rustix::process::geteuid().is_root() {
+        let upper = Path::new(option(&mounts[0], "upperdir").unwrap()).metadata().unwrap();
+        assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o1750, 7, 8));
+    }
+    let view = daemon.view("look", &one).await.unwrap();
+    assert_eq!(view[0].options, ["ro", "rbind"]);
+    assert_ne!(view[0].source, lower);
+}
+
+#[tokio::test]
+async fn unpacked_layers_above_lazy_ones_share_their_directory() {
+    let mut daemon = Daemon::start().await;
+    let one = know(&daemon, "one", 1);
+    let unknown = chain("unknown");
+    let _ = daemon.prepare("x1", "", layer(&one)).await;
+    let unpacking = daemon.prepare("x2", &one, layer(&unknown)).await.unwrap();
+    assert_eq!(unpacking[0].r#type, "overlay");
+    daemon.commit(&unknown, "x2", layer(&unknown)).await.unwrap();
+
+    let mounts = daemon.prepare("container", &unknown, Labels::new()).await.unwrap();
+    let lowers: Vec<&Path> = option(&mounts[0], "lowerdir").unwrap().split(':').map(Path::new).collect();
+    let parent = |path: &Path| path.parent().unwrap().parent().unwrap().to_owned();
+    assert_eq!((lowers.len(), parent(lowers[0])), (2, parent(lowers[1])));
+    let own = Path::new(option(&unpacking[0], "upperdir").unwrap());
+    assert_eq!(lowers[0].canonicalize().unwrap(), own.canonicalize().unwrap());
+
+    let link = lowers[0].parent().unwrap().to_owned();
+    daemon.remove("container").await.unwrap();
+    daemon.remove(&unknown).await.unwrap();
+    assert!(link.symlink_metadata().is_err());
+}
+
+#[tokio::test]
+async fn what_cannot_be_lazy_is_unpacked_with_a_reason() {
+    let mut daemon = Daemon::start().await;
+    let two = know(&daemon, "two", 2);
+    let mut bare = layer(&chain("a"));
+    bare.retain(|key, _| key == "containerd.io/snapshot.ref");
+    let mut hostile = layer(&chain("b"));
+    hostile.insert("containerd.io/snapshot/cri.manifest-digest".to_owned(), "sha256:../../x".to_owned());
+
+    assert!(daemon.prepare("1", "", layer(&chain("unknown"))).await.is_ok());
+    assert!(daemon.prepare("2", "", bare).await.is_ok());
+    assert!(daemon.prepare("3", "", hostile).await.is_ok());
+    // The second layer without the first beneath it, as with containerd's capability `rebase`.
+    assert!(daemon.prepare("4", "", layer(&two)).await.is_ok());
+    assert!(daemon.prepare("5", "", Labels::new()).await.is_ok());
+
+    let codes: Vec<_> = daemon.snapshotter.fallbacks().counts().into_iter().collect();
+    let expected = [
+        FallbackCode::NoImageLabels,
+        FallbackCode::BadLabels,
+        FallbackCode::NoLaunchArtifact,
+        FallbackCode::SnapshotConflict,
+    ];
+    assert_eq!(codes, expected.map(|code| (code, 1)));
+}
+
+#[tokio::test]
+async fn a_promise_survives_a_crash() {
+    let mut daemon = Daemon::start().await;
+    let one = know(&daemon, "one", 1);
+    assert_eq!(daemon.prepare("x", "", layer(&one)).await, Err(Code::AlreadyExists));
+    let container = daemon.prepare("container", &one, Labels::new()).await.unwrap();
+
+    let mut daemon = daemon.restart().await;
+    let restored = daemon.mounts.restored.lock().unwrap().clone();
+    assert_eq!((restored.len(), restored[0].prefix), (1, 1));
+    assert_eq!(restored[0].chain_id.to_string(), one);
+    assert_eq!(daemon.mounts("container").await.unwrap(), container);
+    assert_eq!(daemon.prepare("y", "", layer(&one)).await, Err(Code::AlreadyExists));
+}
+
+#[tokio::test]
+async fn a_removed_layer_is_let_go_of_as_soon_as_it_is_idle() {
+    let mut daemon = Daemon::start().await;
+    let one = know(&daemon, "one", 1);
+    let _ = daemon.prepare("x", "", layer(&one)).await;
+    daemon.mounts.busy.store(true, Ordering::Relaxed);
+    daemon.remove(&one).await.unwrap();
+    assert_eq!(daemon.stat(&one).await, Err(Code::NotFound));
+    daemon.clean_up().await;
+    assert!(daemon.mounts.released.lock().unwrap().is_empty());
+    daemon.mounts.busy.store(false, Ordering::Relaxed);
+    daemon.clean_up().await;
+    daemon.clean_up().await;
+    assert_eq!(daemon.mounts.released.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_layer_prepared_many_times_at_once_is_recorded_once() {
+    let daemon = Daemon::start().await;
+    let one = know(&daemon, "one", 1);
+    let tasks: Vec<_> = (0..32)
+        .map(|n| {
+            let (snapshotter, labels) = (daemon.snapshotter.clone(), layer(&one).into_iter().collect());
+            tokio::spawn(async move { snapshotter.prepare(format!("x{n}"), None, labels).await })
+        })
+        .collect();
+    for task in tasks {
+        let error = task.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("already exists"), "{error}");
+    }
+    assert_eq!(daemon.snapshotter.list(&[]).unwrap().len(), 1);
+}
