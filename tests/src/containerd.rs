@@ -18,6 +18,8 @@ use crate::scratch::Scratch;
 /// The namespace CRI keeps its images in.
 pub const NAMESPACE: &str = "k8s.io";
 
+/// How often a view is made anew when the garbage collector was faster.
+const VIEW_ATTEMPTS: u32 = 5;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const COLLECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -125,17 +127,17 @@ impl<'s> Containerd<'s> {
         let key = format!("view-{snapshotter}-{chain_id}");
         let point = self.scratch.dir(&format!("views/{}", key.replace(':', "-")))?;
         let target = point.display().to_string();
-        let mounts = run(&mut self.ctr(&[
-            "snapshots",
-            "--snapshotter",
-            snapshotter,
-            "view",
-            "--target",
-            &target,
-            &key,
-            chain_id,
-        ]))?;
-        Mounted::by_command(self.scratch, point, &mounts)
+        let snapshots =
+            |words: &[&str]| run(self.ctr(&["snapshots", "--snapshotter", snapshotter]).args(words));
+        // A view without this label is garbage: a collection under way may take it before it has one.
+        let mut attempts = 0..VIEW_ATTEMPTS;
+        loop {
+            let mounts = snapshots(&["view", "--target", &target, &key, chain_id])?;
+            match snapshots(&["label", &key, "containerd.io/gc.root=test"]) {
+                Err(_) if attempts.next().is_some() => {}
+                labelled => return labelled.and_then(|_| Mounted::by_command(self.scratch, point, &mounts)),
+            }
+        }
     }
 
     /// Ends a view that [`Containerd::view`] began; its mount must be gone.
@@ -201,6 +203,8 @@ disabled_plugins = [
   "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
 ]
+[debug]
+  level = "warn"
 [grpc]
   address = "{dir}/containerd.sock"
 [ttrpc]

@@ -177,7 +177,7 @@ fn configure(scratch: &Scratch, ip: Ipv4Addr) -> Result<PathBuf> {
     fs::create_dir_all(&data).at(&data)?;
     let file: &Path = &data.with_extension("yml");
     let config = format!(
-        "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
+        "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
          delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}'}}\n",
         data.display(),
     );

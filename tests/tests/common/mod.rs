@@ -2,9 +2,15 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use jaunt_tests::image::{
-    Entry, Image, block_device, char_device, dir, fifo, file, hardlink, layer, opaque, symlink, whiteout,
+    BuiltImage, Entry, Image, Pushed, block_device, char_device, dir, fifo, file, hardlink, layer, opaque,
+    symlink, whiteout,
 };
+use jaunt_tests::process::run;
+use jaunt_tests::{Binaries, Container, Node, Readiness, Registry, Scratch};
+use serde_json::Value;
 
 /// Bytes that do not compress, the same for the same seed (xorshift64).
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -23,6 +29,7 @@ pub fn runnable() -> Vec<Entry> {
     let program = jaunt_tests::host::find("busybox").unwrap();
     let mut entries: Vec<Entry> =
         ["bin", "dev", "etc", "proc", "sys", "tmp"].map(|name| dir(name, 0o755)).into();
+    entries.insert(0, root());
     entries.push(file("bin/busybox", std::fs::read(program).unwrap()).mode(0o755));
     entries.extend(
         ["sh", "cat", "sleep", "ls", "echo", "sha256sum", "head", "dd"]
@@ -70,6 +77,7 @@ pub fn everything() -> Image {
         file("deep/er/file", "1"),
     ]);
     let change = layer([
+        root(),
         whiteout("dropped"),
         file("changed", "second, and longer").mtime(1_700_000_000, 999_999_999),
         dir("opaque", 0o750),
@@ -78,14 +86,20 @@ pub fn everything() -> Image {
         file("replaced", "now a file"),
         dir("file-then-dir", 0o755),
         file("file-then-dir/inside", "2"),
+        dir("deep", 0o700),
+        dir("deep/er", 0o711),
         file("deep/er/second", "2"),
         hardlink("deep/er/linked", "deep/er/second"),
     ]);
     let again = layer([
+        root(),
         file("dropped", "back again"),
         dir("d", 0o755).mtime(1_600_000_001, 0),
         whiteout("d/zeros"),
+        dir("deep", 0o700),
+        dir("deep/er", 0o711),
         whiteout("deep/er/second"),
+        dir("opaque", 0o750),
         file("opaque/third", noise(2, 700_000)),
     ]);
     Image::new()
@@ -93,9 +107,76 @@ pub fn everything() -> Image {
         .layer(change.zstd())
         .layer(again.plain())
         .layer(layer([]))
-        .layer(layer([file("top", "4"), whiteout("opaque/above")]))
+        .layer(layer([root(), file("top", "4"), dir("opaque", 0o755), whiteout("opaque/above")]))
         .command(&["/bin/sh", "-c", "echo ready; exec sleep 600"])
 }
 
 /// `cap_net_raw=ep`, as setcap(8) writes it: revision 2, effective.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// The root directory itself, which containerd ignores: it stays as the snapshotter made it.
+fn root() -> Entry {
+    dir("", 0o711).owner(3, 4).xattr("user.root", b"ignored")
+}
+
+/// Everything a whole-system test of ours starts from.
+#[derive(Debug)]
+pub struct Bed {
+    pub binaries: Binaries,
+    pub registry: Registry,
+    pub scratch: Scratch,
+}
+
+impl Bed {
+    /// A scratch with a registry on loopback.
+    pub fn new() -> Self {
+        let scratch = Scratch::new().unwrap();
+        let registry = Registry::local(&scratch).unwrap();
+        Self { binaries: Binaries::find().unwrap(), registry, scratch }
+    }
+
+    /// Builds, pushes and converts an image.
+    pub fn converted(&self, image: Image) -> (BuiltImage, Pushed) {
+        let (image, pushed) = self.pushed(image);
+        self.binaries.convert(&self.scratch, &pushed.reference).unwrap();
+        (image, pushed)
+    }
+
+    /// Builds and pushes an image.
+    pub fn pushed(&self, image: Image) -> (BuiltImage, Pushed) {
+        let image = image.build().unwrap();
+        let pushed = image.push(&self.registry, "fixture", "v1").unwrap();
+        (image, pushed)
+    }
+
+    /// A node with our snapshotter that knows the registry.
+    pub fn node(&self) -> Node<'_> {
+        Node::jaunt(&self.scratch, &self.binaries, &[self.registry.host()]).unwrap()
+    }
+
+    /// The launch artifact's manifest, by the tag every node can ask for.
+    pub fn artifact(&self, pushed: &Pushed) -> Value {
+        let tag = format!("sha256-{}.jaunt", pushed.digest.hex());
+        self.registry.manifest(&pushed.repository, &tag).unwrap().0
+    }
+}
+
+/// What the daemon says about itself.
+pub fn status(bed: &Bed, node: &Node<'_>) -> Value {
+    let socket = node.jaunt.as_ref().unwrap().socket();
+    let mut command = bed.binaries.snapshotter(&bed.scratch, &["status", "--json", "--socket"]);
+    serde_json::from_str(&run(command.arg(socket)).unwrap()).unwrap()
+}
+
+/// How each committed snapshot of a node is backed.
+pub fn backings(bed: &Bed, node: &Node<'_>) -> Vec<String> {
+    let status = status(bed, node);
+    let snapshots = status["snapshots"].as_array().unwrap().iter();
+    let committed = snapshots.filter(|snapshot| snapshot["kind"] == "committed");
+    committed.map(|snapshot| snapshot["backing"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits for a container's line `ready`.
+pub fn await_ready(container: &mut Container) {
+    container.wait_ready(&Readiness::Line("ready".to_owned()), Duration::from_secs(60)).unwrap();
+}

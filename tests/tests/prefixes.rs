@@ -1,0 +1,74 @@
+//! doc/SEMANTICS.md S1: a mounted chain shows what overlayfs over the same layers shows, for every prefix.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Bed, everything, runnable};
+use jaunt_tests::image::{BuiltImage, Image, dir, file, layer, symlink};
+use jaunt_tests::{compare, needs_root};
+
+/// Pulls lazily and eagerly, and returns what differs between the two in each prefix.
+fn differences(bed: &Bed, image: &BuiltImage, reference: &str) -> Vec<String> {
+    let node = bed.node();
+    node.pull(reference).unwrap();
+    assert_eq!(common::backings(bed, &node), vec!["lazy"; image.layers.len()]);
+    node.containerd.pull("overlayfs", reference).unwrap();
+    let mut found = Vec::new();
+    for (below, chain_id) in image.chain_ids().iter().map(ToString::to_string).enumerate() {
+        let lazy = node.containerd.view("jaunt", &chain_id).unwrap();
+        let unpacked = node.containerd.view("overlayfs", &chain_id).unwrap();
+        let (left, right) = (compare::read(lazy.point()).unwrap(), compare::read(unpacked.point()).unwrap());
+        assert!(left.len() > 1, "nothing to compare");
+        found.extend(
+            compare::differences(&left, &right).iter().map(|line| format!("{} layers: {line}", below + 1)),
+        );
+        drop((lazy, unpacked));
+        node.containerd.end_view("jaunt", &chain_id).unwrap();
+    }
+    // containerd ignores what a layer says about its root, which so has the time of unpacking.
+    found.retain(|line| !line.contains("layers: /: mtime: "));
+    found
+}
+
+#[test]
+fn every_prefix_reads_as_containerd_unpacks_it() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.converted(everything());
+    let found = differences(&bed, &image, &pushed.reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+/// S3: only the times of directories that no layer lists differ.
+#[test]
+fn directories_that_are_only_implied_have_the_unpackers_mode_and_owner() {
+    needs_root!();
+    let bed = Bed::new();
+    let image = Image::new()
+        .layer(layer([file("implied/by/file", "1"), dir("listed", 0o700).owner(5, 5)]))
+        .layer(layer([file("listed/below", "2"), symlink("also/implied", "x")]));
+    let (image, pushed) = bed.converted(image);
+    let mut found = differences(&bed, &image, &pushed.reference);
+    found.retain(|line| !line.contains(": mtime: "));
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+/// Many layers, each touching the same names: what a long build history looks like.
+#[test]
+fn forty_layers_are_one_tree() {
+    needs_root!();
+    let bed = Bed::new();
+    let mut image = Image::new().layer(layer(runnable()));
+    for n in 0..40 {
+        let entries = [
+            dir("", 0o755),
+            dir("shared", 0o700 + n % 8),
+            file("shared/same", format!("{n}")).mtime(1_600_000_000 + i64::from(n), n),
+            file(format!("shared/own-{n}"), format!("{n}")),
+        ];
+        image = image.layer(layer(entries));
+    }
+    let (image, pushed) = bed.converted(image);
+    let found = differences(&bed, &image, &pushed.reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
