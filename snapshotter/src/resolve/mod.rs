@@ -85,7 +85,18 @@ impl Resolver {
         Self { client, store, indexes, limits, searches: Mutex::default(), in_use: Arc::default() }
     }
 
+    /// The image's index, on disk at this moment.
     async fn known(&self, pin: &Pin) -> Result<Arc<KnownIndex>, Fallback> {
+        let known = self.search_once(pin).await?;
+        if self.indexes.contains(&known.index) {
+            return Ok(known);
+        }
+        tracing::warn!(index = %known.index, "launch index was removed: fetching it again");
+        self.searches.lock().unwrap_or_else(PoisonError::into_inner).remove(pin);
+        self.search_once(pin).await
+    }
+
+    async fn search_once(&self, pin: &Pin) -> Result<Arc<KnownIndex>, Fallback> {
         let search = self.search(pin);
         let outcome = search
             .0

@@ -25,10 +25,11 @@ pub fn text(status: &GetResponse, now: SystemTime) -> String {
     }
     if !status.fallbacks.is_empty() {
         out.push_str("\nUnpacked instead of mounted lazily:\n");
-        for fallback in &status.fallbacks {
+        for (fallback, layers) in by_image(&status.fallbacks) {
             let Fallback { code, image, layer, detail, .. } = fallback;
             let what = if image.is_empty() { layer } else { image };
-            let _ = writeln!(out, "  {} ago  {what}  {code}: {detail}", ago(fallback.at, now));
+            let _ =
+                writeln!(out, "  {} ago  {what} ({layers} layers)  {code}: {detail}", ago(fallback.at, now));
         }
     }
     out
@@ -49,6 +50,21 @@ pub fn json(status: &GetResponse) -> Value {
         "fallbacks": status.fallbacks.iter().map(fallback).collect::<Vec<_>>(),
         "fallback_counts": status.fallback_counts,
     })
+}
+
+/// A line for an image and reason, not for each layer: the latest, and how many.
+fn by_image(fallbacks: &[Fallback]) -> Vec<(&Fallback, usize)> {
+    let mut lines: Vec<(&Fallback, usize)> = Vec::new();
+    for fallback in fallbacks {
+        let same = |(line, _): &&mut (&Fallback, usize)| {
+            !line.image.is_empty() && (&line.image, &line.code) == (&fallback.image, &fallback.code)
+        };
+        match lines.iter_mut().find(same) {
+            Some((line, layers)) => (*line, *layers) = (fallback, *layers + 1),
+            None => lines.push((fallback, 1)),
+        }
+    }
+    lines
 }
 
 fn is_committed(snapshot: &Snapshot, backing: &str) -> bool {
@@ -100,21 +116,25 @@ mod tests {
             mount: mount.to_owned(),
             ..Snapshot::default()
         };
+        let fallback = Fallback {
+            code: "no-launch-artifact".to_owned(),
+            image: "r.example/a:1".to_owned(),
+            detail: "none".to_owned(),
+            ..Fallback::default()
+        };
         let status = GetResponse {
             version: "1".to_owned(),
             snapshots: vec![snapshot(1, "lazy", "/m/1/fs"), snapshot(12, "eager", "")],
-            fallbacks: vec![Fallback {
-                code: "no-launch-artifact".to_owned(),
-                image: "r.example/a:1".to_owned(),
-                detail: "none".to_owned(),
-                ..Fallback::default()
-            }],
+            fallbacks: vec![fallback.clone(), fallback],
             fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
         };
         let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
         assert!(text.starts_with("jaunt-snapshotter 1: 1 layers lazy, 1 unpacked\n"), "{text}");
         assert!(text.contains("1   committed  lazy, mounted  r.example/a:1  k8s.io/1/x\n"), "{text}");
-        assert!(text.contains("  10 min ago  r.example/a:1  no-launch-artifact: none\n"), "{text}");
+        assert!(
+            text.contains("  10 min ago  r.example/a:1 (2 layers)  no-launch-artifact: none\n"),
+            "{text}"
+        );
         assert_eq!(json(&status)["snapshots"][0]["backing"], "lazy");
         assert_eq!(json(&status)["fallback_counts"]["no-launch-artifact"], 1);
     }

@@ -41,7 +41,7 @@ async fn a_known_layer_exists_already_and_is_found_as_containerd_looks_for_it() 
     assert_eq!(daemon.prepare("k8s.io/2/extract-2", &one, layer(&two)).await, Err(Code::AlreadyExists));
 
     let filter = format!(r#"labels."containerd.io/snapshot.ref"=={two},parent=="{one}""#);
-    assert_eq!(daemon.list(&[&filter]).await.unwrap(), [two.clone()]);
+    assert_eq!(daemon.list(&[&filter]).await.unwrap(), std::slice::from_ref(&two));
     let info = daemon.stat(&two).await.unwrap();
     assert_eq!((info.parent.as_str(), info.kind), (one.as_str(), 3));
     assert_eq!(info.labels, layer(&two));

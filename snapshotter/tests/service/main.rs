@@ -1,4 +1,5 @@
 //! The snapshots service over a real socket and a real store, with fakes for registry and FUSE.
+#![allow(clippy::unwrap_used)]
 
 mod eager;
 mod fakes;

@@ -1,0 +1,75 @@
+//! `pull` against containerds of several versions and states, and the daemon's status.
+#![allow(clippy::unwrap_used)]
+
+mod containerd;
+
+use jaunt_snapshotter::pull::{self, PullError, Request};
+
+use containerd::{Containerd, Features};
+
+fn request(containerd: &Containerd, namespace: &str) -> Request {
+    Request {
+        address: containerd.socket(),
+        namespace: namespace.to_owned(),
+        snapshotter: "jaunt".to_owned(),
+        image: "r.example/a:1".parse().unwrap(),
+        socket: "/nowhere/snapshotter.sock".into(),
+    }
+}
+
+async fn refusal(request: &Request) -> String {
+    let error: PullError = pull::run(request).await.unwrap_err();
+    jaunt_snapshotter::fallback::error_chain(&error)
+}
+
+#[tokio::test]
+async fn containerd_2_pulls_through_its_transfer_service() {
+    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
+    containerd.daemon_holds("r.example/a:1", 2);
+    let done = pull::run(&request(&containerd, "default")).await.unwrap();
+    assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
+    assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=Some(0)"]);
+}
+
+#[tokio::test]
+async fn containerd_1_pulls_through_cri() {
+    for transfer in [false, true] {
+        let containerd = Containerd::start(Features { transfer, annotations: false, cri: true }).await;
+        containerd.daemon_holds("r.example/a:1", 3);
+        let done = pull::run(&request(&containerd, "k8s.io")).await.unwrap();
+        assert!(done.ends_with("3 of 3 layers lazy"), "{done}");
+        assert_eq!(containerd.seen(), ["cri k8s.io r.example/a:1"]);
+        let error = refusal(&request(&containerd, "default")).await;
+        assert!(error.contains("into k8s.io only"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_past_the_snapshotter_is_an_error_that_says_what_to_configure() {
+    let containerd = Containerd::start(Features { transfer: false, annotations: false, cri: true }).await;
+    containerd.daemon_holds("r.example/other:1", 1);
+    let error = refusal(&request(&containerd, "k8s.io")).await;
+    assert!(error.contains("not through snapshotter \"jaunt\"") && error.contains("cri"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
+    let nowhere = Request { address: "/nowhere/c.sock".into(), ..request(&containerd, "k8s.io") };
+    let error = refusal(&nowhere).await;
+    assert!(error.contains("not reachable at /nowhere/c.sock: No such file"), "{error}");
+
+    let other = Request { snapshotter: "other".to_owned(), ..request(&containerd, "k8s.io") };
+    let error = refusal(&other).await;
+    assert!(
+        error.contains("[proxy_plugins.other]") && error.contains("/nowhere/snapshotter.sock"),
+        "{error}"
+    );
+
+    let broken = Request { snapshotter: "broken".to_owned(), ..request(&containerd, "k8s.io") };
+    assert!(refusal(&broken).await.contains("does not work: dial failed"));
+
+    let absent = Request { image: "r.example/absent:1".parse().unwrap(), ..request(&containerd, "k8s.io") };
+    let error = refusal(&absent).await;
+    assert!(error.contains("pull: r.example/absent:1: not found"), "{error}");
+}
