@@ -4,6 +4,7 @@
 //! under its digest, the referrers' fallback tag where the registry lacks the API, and last our own tag,
 //! whose presence therefore means that all is done.
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::{Client, Repository, referrers_tag};
 use jaunt_formats::Digest;
@@ -46,6 +47,8 @@ pub struct Artifact {
     pub index: Descriptor,
     /// The converted layers, each once.
     pub layers: Vec<Descriptor>,
+    /// The manifest, if our own tag does not name it: it was published only half.
+    untagged: Option<Bytes>,
 }
 
 impl Artifact {
@@ -64,7 +67,8 @@ impl Artifact {
             return Ok(None);
         };
         let found = client.manifest(repository, &digest.to_string(), &[OCI_MANIFEST]).await?;
-        Self::read(found.digest, &found.bytes, subject).map(Some)
+        let artifact = Self::read(found.digest, &found.bytes, subject)?;
+        Ok(Some(Self { untagged: Some(found.bytes), ..artifact }))
     }
 
     fn read(digest: Digest, bytes: &[u8], subject: &Digest) -> Result<Self, Error> {
@@ -80,7 +84,7 @@ impl Artifact {
         let index = layers.next().filter(|first| first.media_type == LAUNCH_INDEX);
         let index = index.ok_or_else(|| wrong("its first layer is no launch index"))?;
         let layers = layers.filter(|layer| layer.annotation(DIFF_ID).is_some()).collect();
-        Ok(Self { digest, index, layers })
+        Ok(Self { digest, index, layers, untagged: None })
     }
 
     /// The converted blob that stands for a layer.
@@ -130,6 +134,19 @@ impl Artifact {
         Ok(index.diff_ids().into_iter().eq(image.layers.iter().map(|layer| layer.diff_id)))
     }
 
+    /// Does what is left to do when an earlier run was interrupted just before its end.
+    pub async fn complete(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        subject: &Digest,
+    ) -> Result<(), Error> {
+        if let Some(bytes) = self.untagged.clone() {
+            client.push_manifest(repository, &tag(subject), OCI_MANIFEST, bytes).await?;
+        }
+        Ok(())
+    }
+
     /// Publishes the artifact of `image`, whose converted blobs are in the registry already.
     pub async fn publish(
         client: &Client,
@@ -162,7 +179,7 @@ impl Artifact {
             list_referrer(client, repository, &image.descriptor.digest, &descriptor).await?;
         }
         client.push_manifest(repository, &tag(&image.descriptor.digest), OCI_MANIFEST, bytes).await?;
-        Ok(Self { digest, index: index_descriptor, layers })
+        Ok(Self { digest, index: index_descriptor, layers, untagged: None })
     }
 }
 

@@ -94,6 +94,7 @@ impl Converter<'_> {
     async fn convert<'i>(&mut self, image: &'i Image) -> Result<Outcome<'i>, Error> {
         let subject = image.descriptor.digest;
         if let Some(artifact) = self.existing(image).await? {
+            artifact.complete(&self.client, &self.repository, &subject).await?;
             self.console.line(&format!(
                 "already converted: {} {subject}, artifact {}",
                 image.platform, artifact.digest

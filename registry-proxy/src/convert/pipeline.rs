@@ -8,6 +8,7 @@
 //! but for what the launch index and the TOC need of each entry. Buffers go back to be used again.
 //! Whichever stage fails drops its channels, and with that stops the others.
 
+use std::cell::{Cell, RefCell};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
@@ -82,23 +83,26 @@ impl Workshop {
         spares: &Receiver<Vec<u8>>,
     ) -> Result<LayerPlan, StreamError> {
         let mut planner = Planner::new(self.level)?;
-        let mut stopped = false;
-        let mut submit = |plan| stopped |= spans.send(self.compress(plan)).is_err();
+        let stopped = Cell::new(false);
+        let mut submit = |plan| stopped.set(stopped.get() || spans.send(self.compress(plan)).is_err());
         for (buffer, len) in filled {
             spares.try_iter().for_each(|spare| planner.recycle(spare));
             planner.push(&buffer[..len], &mut submit)?;
+            if stopped.get() {
+                return Err(StreamError::Interrupted);
+            }
             // The decompressor may have ended.
             let _ = empty.send(buffer);
         }
         let plan = planner.finish(&mut submit)?;
-        if stopped { Err(StreamError::Interrupted) } else { Ok(plan) }
+        if stopped.get() { Err(StreamError::Interrupted) } else { Ok(plan) }
     }
 
     /// Hands a span to the pool.
     fn compress(&self, plan: SpanPlan) -> Packed {
         thread_local! {
             /// This thread's compressor and its level.
-            static COMPRESSOR: std::cell::RefCell<Option<(i32, SpanCompressor)>> = const { std::cell::RefCell::new(None) };
+            static COMPRESSOR: RefCell<Option<(i32, SpanCompressor)>> = const { RefCell::new(None) };
         }
         let (done, packed) = sync_channel(1);
         let level = self.level;

@@ -103,6 +103,34 @@ fn a_half_finished_conversion_is_completed() {
 }
 
 #[test]
+fn a_conversion_that_lacks_only_its_tag_gets_it() {
+    let Some(registry) = Registry::start() else { return };
+    let subject = registry.push_image(REPOSITORY, "v1", &layers());
+    let reference = registry.reference("team/app:v1");
+    registry.run(&["convert", &reference]).succeeded();
+    let tag = format!("sha256-{}.jaunt", subject.hex());
+    registry.delete_tag(REPOSITORY, &tag);
+    assert!(registry.manifest(REPOSITORY, &tag).is_none());
+    assert!(registry.run(&["convert", &reference]).succeeded().stdout.contains("already converted"));
+    assert!(registry.manifest(REPOSITORY, &tag).is_some());
+}
+
+#[test]
+fn images_of_docker_schema_2_are_converted() {
+    let Some(registry) = Registry::start() else { return };
+    let mut image = registry.image(REPOSITORY, &[Layer::gzip(&tar(&[("f", b"docker")]))], "linux");
+    image["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
+    image["config"]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
+    image["layers"][0]["mediaType"] = json!("application/vnd.docker.image.rootfs.diff.tar.gzip");
+    let subject = registry.push_manifest(REPOSITORY, "docker", &image);
+    let reference = registry.reference("team/app:docker");
+    registry.run(&["convert", &reference]).succeeded();
+    let artifact = registry.manifest(REPOSITORY, &format!("sha256-{}.jaunt", subject.hex())).unwrap();
+    assert_eq!(artifact["subject"]["mediaType"], image["mediaType"]);
+    registry.run(&["verify", &reference]).succeeded();
+}
+
+#[test]
 fn every_linux_image_of_an_index_is_converted_and_the_rest_skipped() {
     let Some(registry) = Registry::start() else { return };
     let shared = Layer::gzip(&tar(&[("shared", b"shared")]));

@@ -61,6 +61,20 @@ fn a_blob_of_another_size_than_the_manifest_says_is_refused() {
 }
 
 #[test]
+fn a_blob_that_is_not_what_its_digest_says_is_refused() {
+    let Some(registry) = Registry::start() else { return };
+    let layer = Layer::plain(&tar(&[("big", &noise(1_000_000, 1))]));
+    let subject = registry.push_image(REPOSITORY, "v1", std::slice::from_ref(&layer));
+    let digest = Digest::of(&layer.blob).to_string();
+    let mut bytes = layer.blob;
+    bytes[700_000] ^= 1;
+    std::fs::write(registry.blob_file(&digest), bytes).unwrap();
+    let run = registry.run(&["convert", &registry.reference("team/app:v1")]);
+    assert!(run.failed().contains(&format!("layer {digest}: the blob has digest")), "{run:?}");
+    assert!(registry.manifest(REPOSITORY, &format!("sha256-{}.jaunt", subject.hex())).is_none());
+}
+
+#[test]
 fn unknown_media_types_are_named() {
     let change = |manifest: &mut Value| manifest["layers"][0]["mediaType"] = json!("application/x-squashfs");
     let Some(error) = failure(&[layer()], change) else { return };

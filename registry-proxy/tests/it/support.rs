@@ -82,6 +82,12 @@ impl Registry {
         self.runtime.block_on(self.client.blob(&repository, &digest, 1 << 30)).unwrap().to_vec()
     }
 
+    /// Removes a tag behind the registry's back; the manifest stays.
+    pub fn delete_tag(&self, repository: &str, tag: &str) {
+        let repositories = self.directory.path().join("data/docker/registry/v2/repositories");
+        std::fs::remove_dir_all(repositories.join(repository).join("_manifests/tags").join(tag)).unwrap();
+    }
+
     /// The file in which the registry keeps a blob.
     pub fn blob_file(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
