@@ -32,7 +32,7 @@ pub fn runnable() -> Vec<Entry> {
     entries.insert(0, root());
     entries.push(file("bin/busybox", std::fs::read(program).unwrap()).mode(0o755));
     entries.extend(
-        ["sh", "cat", "sleep", "ls", "echo", "sha256sum", "head", "dd"]
+        ["sh", "cat", "sleep", "ls", "echo", "rm", "mkfifo", "sha256sum", "head", "dd"]
             .map(|applet| symlink(format!("bin/{applet}"), "busybox")),
     );
     entries.push(file("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"));

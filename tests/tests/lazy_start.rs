@@ -1,0 +1,159 @@
+//! Containers start before their image has arrived, and everything around that: fallbacks, writes,
+//! restarts, removal.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Bed, await_ready, backings, noise, runnable, status};
+use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, mounts, needs_root};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A runnable layer, and above it `megabytes` that no start touches.
+fn heavy(megabytes: usize) -> Image {
+    Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755), file("data/unread", noise(7, megabytes << 20))]))
+        .command(&["/bin/sh", "-c", "echo ready; exec sleep 600"])
+}
+
+#[test]
+fn a_container_starts_before_its_image_has_arrived() {
+    needs_root!();
+    let scratch = Scratch::new().unwrap();
+    let network = Network::new(&scratch, 400_000_000).unwrap();
+    let registry = Registry::remote(&scratch, &network).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let pushed = heavy(64).build().unwrap().push(&registry, "fixture", "v1").unwrap();
+    binaries.convert(&scratch, &pushed.reference).unwrap();
+    let node = Node::jaunt(&scratch, &binaries, &[registry.host()]).unwrap();
+
+    let before = network.received().unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let mut container = node.containerd.run(&pushed.reference).unwrap();
+    await_ready(&mut container);
+    let fetched = network.received().unwrap() - before;
+    assert!(fetched < 8 << 20, "{fetched} bytes fetched before ready");
+}
+
+#[test]
+fn a_container_writes_over_what_it_has_not_fetched() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(heavy(1));
+    let node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let script = "echo more >> /data/unread && head -c 1048581 /data/unread | sha256sum && rm -r /data && ls / && echo x > /new";
+    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", script]).unwrap();
+    let said = container.finish(LIMIT).unwrap();
+    let content = [noise(7, 1 << 20), b"more\n".to_vec()].concat();
+    assert!(said.starts_with(&jaunt_formats::Digest::of(&content).hex()), "{said}");
+    assert!(!said.lines().any(|line| line == "data"), "{said}");
+}
+
+#[test]
+fn an_image_without_an_artifact_is_unpacked_and_that_is_said() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.pushed(heavy(1));
+    let node = bed.node();
+    let said = node.pull(&pushed.reference).unwrap();
+    await_ready(&mut node.containerd.run(&pushed.reference).unwrap());
+    assert_eq!(backings(&bed, &node), ["eager", "eager"]);
+    let status = status(&bed, &node);
+    assert_eq!(status["fallbacks"][0]["code"], "no-launch-artifact", "{status:#}");
+    assert_eq!(status["fallbacks"][0]["image"], pushed.reference.as_str(), "{status:#}");
+    let log = node.jaunt.as_ref().unwrap().log();
+    assert!(log.contains("no-launch-artifact") && log.contains(&pushed.reference), "{log}\n{said}");
+}
+
+/// A lazy base below, layers of an image that was never converted above: one root file system.
+#[test]
+fn unpacked_layers_sit_above_lazy_ones() {
+    needs_root!();
+    let bed = Bed::new();
+    let base = heavy(1);
+    bed.converted(base.clone());
+    let derived = base.layer(layer([file("data/own", "own\n")])).command(&[
+        "/bin/sh",
+        "-ec",
+        "cat /data/own; sha256sum /data/unread",
+    ]);
+    let derived = derived.build().unwrap().push(&bed.registry, "fixture", "derived").unwrap();
+    let node = bed.node();
+    node.pull(&format!("{}/fixture:v1", bed.registry.host())).unwrap();
+    node.pull(&derived.reference).unwrap();
+    let mut kinds = backings(&bed, &node);
+    kinds.sort();
+    assert_eq!(kinds, ["eager", "lazy", "lazy"]);
+    let said = node.containerd.run(&derived.reference).unwrap().finish(LIMIT).unwrap();
+    assert!(said.starts_with("own\n"), "{said}");
+    assert!(said.contains(&jaunt_formats::Digest::of(&noise(7, 1 << 20)).hex()), "{said}");
+}
+
+#[test]
+fn removing_the_image_frees_everything() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(heavy(4));
+    let node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let script = "sha256sum /data/unread > /dev/null; echo ready";
+    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap();
+    container.finish(LIMIT).unwrap();
+    drop(container);
+    let jaunt = node.jaunt.as_ref().unwrap();
+    assert!(!mounts::below(&jaunt.run_dir()).is_empty());
+    node.containerd.remove_images().unwrap();
+    let kept = || {
+        [jaunt.root().join("snapshots"), jaunt.root().join("layers"), jaunt.root().join("index")]
+            .map(|dir| entries(&dir))
+            .concat()
+    };
+    let freed = wait_until("everything of the image freed", LIMIT, || {
+        mounts::below(&jaunt.run_dir()).is_empty() && kept().is_empty()
+    });
+    assert!(freed.is_ok(), "left: {:?} {:?}", kept(), mounts::below(&jaunt.run_dir()));
+    assert_eq!(status(&bed, &node)["snapshots"].as_array().map(Vec::len), Some(0));
+}
+
+/// doc/SEMANTICS.md P3: what was pulled starts without a registry, also after a restart of everything.
+#[test]
+fn a_restarted_node_needs_no_network() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (_, pushed) = bed.converted(heavy(1));
+    let node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let read = ["/bin/sh", "-c", "sha256sum /data/unread; echo ready"];
+    let first = node.containerd.run_with(&pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    drop(node);
+    bed.registry.stop().unwrap();
+    let node = bed.node();
+    let second = node.containerd.run_with(&pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn converting_twice_finds_the_work_done() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(common::everything());
+    let before = bed.artifact(&pushed);
+    let said = bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+    assert!(said.contains("already converted"), "{said}");
+    assert_eq!(before, bed.artifact(&pushed));
+    let host = bed.registry.host();
+    run(&mut bed.binaries.proxy(&bed.scratch, &["verify", "--plain-http", &host, &pushed.reference]))
+        .unwrap();
+}
+
+fn entries(dir: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string()).collect()
+}

@@ -1,0 +1,100 @@
+//! doc/SEMANTICS.md P1 and P2: what a running container notices when the daemon's worker is killed.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Bed, noise, runnable};
+use jaunt_formats::Digest;
+use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::process::{signal_pid, wait_until};
+use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, mounts, needs_root};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const FILES: u64 = 16;
+const FILE_BYTES: usize = 2 << 20;
+
+/// Sixteen files of 2 MiB, read and hashed one after the other by the container's command.
+fn image() -> Image {
+    let files = (0..FILES).map(|n| file(format!("data/{n}"), noise(n + 1, FILE_BYTES)));
+    let script = format!(
+        "echo ready; n=0; while [ $n -lt {FILES} ]; do sha256sum /data/$n; ls -l /data > /dev/null; n=$((n+1)); done"
+    );
+    Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755)].into_iter().chain(files)))
+        .command(&["/bin/sh", "-ec", &script])
+}
+
+fn digests() -> Vec<String> {
+    (0..FILES).map(|n| format!("{}  /data/{n}", Digest::of(&noise(n + 1, FILE_BYTES)).hex())).collect()
+}
+
+/// The link is slow enough for every kill to find reads in flight.
+#[test]
+fn killing_the_worker_again_and_again_costs_no_byte() {
+    needs_root!();
+    let scratch = Scratch::new().unwrap();
+    let network = Network::new(&scratch, 80_000_000).unwrap();
+    let registry = Registry::remote(&scratch, &network).unwrap();
+    let binaries = Binaries::find().unwrap();
+    let pushed = image().build().unwrap().push(&registry, "fixture", "v1").unwrap();
+    binaries.convert(&scratch, &pushed.reference).unwrap();
+    let node = Node::jaunt(&scratch, &binaries, &[registry.host()]).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let jaunt = node.jaunt.as_ref().unwrap();
+
+    let mut container = node.containerd.run(&pushed.reference).unwrap();
+    common::await_ready(&mut container);
+    let mut killed = 0;
+    let mut seen = Vec::new();
+    while let Some(line) = container.next_line(LIMIT).unwrap() {
+        seen.push(line);
+        if killed < 5 {
+            let worker = jaunt.worker().unwrap();
+            signal_pid(worker, Signal::KILL);
+            killed += 1;
+            wait_until("another worker", LIMIT, || jaunt.worker().is_some_and(|pid| pid != worker)).unwrap();
+        }
+    }
+    assert_eq!(seen, digests());
+    assert_eq!(killed, 5);
+    container.finish(LIMIT).unwrap();
+
+    // containerd finds the next worker behind the same socket.
+    node.pull(&pushed.reference).unwrap();
+    let mut container = node.containerd.run(&pushed.reference).unwrap();
+    assert!(container.finish(LIMIT).unwrap().contains(&digests()[3]));
+}
+
+/// P2: stopped by SIGTERM, the daemon serves on until the last container is gone.
+#[test]
+fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let mut node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let fifo = "mkfifo /go; echo ready; cat /go > /dev/null; sha256sum /data/5";
+    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", fifo]).unwrap();
+    common::await_ready(&mut container);
+
+    let jaunt = node.jaunt.as_mut().unwrap();
+    let (pid, run_dir) = (jaunt.pid(), jaunt.run_dir());
+    signal_pid(pid, Signal::TERM);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(jaunt.alive(), "stopped although a container runs: {}", jaunt.log());
+
+    let id = container.id().to_owned();
+    let wake = ["tasks", "exec", "--exec-id", "wake", "--fifo-dir"];
+    let fifos = bed.scratch.dir("fifo").unwrap();
+    let mut exec = node.containerd.ctr(&wake);
+    jaunt_tests::process::run(exec.arg(fifos).args([&id, "/bin/sh", "-c", "echo > /go"])).unwrap();
+    assert!(container.finish(LIMIT).unwrap().contains(&digests()[5]));
+    drop(container);
+    let jaunt = node.jaunt.as_mut().unwrap();
+    wait_until("the daemon's end", LIMIT, || !jaunt.alive()).unwrap();
+    assert!(mounts::below(&run_dir).is_empty());
+}
