@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// A change could not be made durable; nothing of it was kept.
     #[error("metadata store: cannot write")]
-    Write(#[source] std::sync::Arc<redb::Error>),
+    Write(#[source] std::sync::Arc<dyn std::error::Error + Send + Sync>),
     /// The store is closing.
     #[error("metadata store: closed")]
     Closed,

@@ -93,14 +93,14 @@ impl Drop for Reservation {
 impl MetaStore {
     /// Opens or creates the store at `path` and starts its writer.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let (db, state) = writer::open(path)?;
+        let (disk, state) = writer::Disk::open(path)?;
         let ids = Ids { next: state.next_id, reserved: HashSet::new() };
         let shared = Arc::new(RwLock::new(Arc::new(state)));
         let (jobs, queue) = mpsc::channel();
         let for_writer = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("metastore".to_owned())
-            .spawn(move || writer::run(&db, &queue, &for_writer))
+            .spawn(move || writer::run(disk, &queue, &for_writer))
             .map_err(|error| Error::Open {
                 path: path.to_owned(),
                 source: Box::new(redb::Error::Io(error)),

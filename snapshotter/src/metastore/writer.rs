@@ -6,9 +6,10 @@
 //! it fdatasync), 0.02 ms without durability; `Durability::None` loses acknowledged records with the
 //! process, `quick_repair` doubles the cost, so plain durable commits it is.
 //!
-//! When a commit fails (a full disk), its requests fail and the state is read back from disk.
+//! When a commit fails (a full disk), its requests fail, and the database, which redb does not use any
+//! more after an I/O error, is opened and read anew for the next ones.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, mpsc};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::state::{Change, State};
 use super::{Error, Pin};
+use crate::fallback::error_chain;
 
 const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots.v1");
 const PINS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pins.v1");
@@ -31,35 +33,71 @@ pub(super) type Job = Box<dyn FnOnce(&mut State) -> Done + Send>;
 /// Called once the job's batch is durable, or not.
 pub(super) type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
-/// Opens the database and reads everything in it.
-pub(super) fn open(path: &Path) -> Result<(Database, State), Error> {
-    let failed = |source: redb::Error| Error::Open { path: path.to_owned(), source: Box::new(source) };
-    let db = Database::create(path).map_err(|error| failed(error.into()))?;
-    create_tables(&db).map_err(failed)?;
-    let state = load(&db)?;
-    Ok((db, state))
+/// The database's file: open, or to be opened again.
+pub(super) struct Disk {
+    path: PathBuf,
+    db: Option<Database>,
+}
+
+type Failed = Arc<dyn std::error::Error + Send + Sync>;
+
+impl Disk {
+    /// Opens the database and reads everything in it.
+    pub fn open(path: &Path) -> Result<(Self, State), Error> {
+        let failed = |source: redb::Error| Error::Open { path: path.to_owned(), source: Box::new(source) };
+        let db = Database::create(path).map_err(|error| failed(error.into()))?;
+        create_tables(&db).map_err(failed)?;
+        let state = load(&db)?;
+        Ok((Self { path: path.to_owned(), db: Some(db) }, state))
+    }
+
+    /// What is on disk, if the database had to be opened anew.
+    fn recover(&mut self) -> Result<Option<State>, Error> {
+        if self.db.is_some() {
+            return Ok(None);
+        }
+        let (disk, state) = Self::open(&self.path)?;
+        *self = disk;
+        tracing::info!("metadata store: writable again");
+        Ok(Some(state))
+    }
+
+    fn persist(&mut self, changes: &[Change]) -> Result<(), redb::Error> {
+        match &self.db {
+            _ if changes.is_empty() => Ok(()),
+            Some(db) => persist(db, changes).inspect_err(|_| self.db = None),
+            None => Err(redb::Error::DatabaseClosed),
+        }
+    }
 }
 
 /// Serves jobs until every sender is gone.
-pub(super) fn run(db: &Database, jobs: &mpsc::Receiver<Job>, shared: &RwLock<Arc<State>>) {
+pub(super) fn run(mut disk: Disk, jobs: &mpsc::Receiver<Job>, shared: &RwLock<Arc<State>>) {
     let mut state = State::clone(&read(shared));
     while let Ok(first) = jobs.recv() {
+        let recovered = disk.recover().map(|on_disk| {
+            if let Some(on_disk) = on_disk {
+                publish(shared, &on_disk);
+                state = on_disk;
+            }
+        });
         let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1));
         let done: Vec<Done> = batch.map(|job| job(&mut state)).collect();
         let changes = std::mem::take(&mut state.changes);
-        let result = if changes.is_empty() { Ok(()) } else { persist(db, &changes).map_err(Arc::new) };
-        match &result {
+        let written: Result<(), Failed> = match recovered {
+            Ok(()) => disk.persist(&changes).map_err(|error| Arc::new(error) as Failed),
+            Err(error) => Err(Arc::new(error)),
+        };
+        match &written {
+            Ok(()) if changes.is_empty() => {}
             Ok(()) => publish(shared, &state),
             Err(error) => {
-                tracing::error!(error = %error, "metadata store: a change was not written");
-                match load(db) {
-                    Ok(on_disk) => state = on_disk,
-                    Err(error) => tracing::error!(%error, "metadata store: cannot read it back"),
-                }
+                tracing::error!(error = error_chain(error), "metadata store: changes were not written");
+                state = State::clone(&read(shared));
             }
         }
         for done in done {
-            done(result.clone().map_err(Error::Write));
+            done(written.clone().map_err(Error::Write));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod eager;
 mod fakes;
+mod full_disk;
 mod lazy;
 
 use std::collections::HashMap;
