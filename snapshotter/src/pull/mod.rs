@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use jaunt_formats::Reference;
 
+use crate::fallback::error_chain;
 use crate::status;
 use crate::unix_channel::{self, Unreachable};
 use containerd::{Containerd, Way};
@@ -104,25 +105,27 @@ pub async fn run(request: &Request) -> Result<String, PullError> {
     let way = containerd.way(request)?;
     let socket = containerd.snapshotter_socket.clone().unwrap_or_else(|| request.socket.clone());
     let started = Instant::now();
-    match way {
-        Way::Transfer => transfer::pull(&containerd, request).await?,
-        Way::Cri => cri::pull(&containerd, request).await?,
-    }
-    let took = started.elapsed();
-    let layers = match status::fetch(&socket).await {
-        Ok(status) => report::layers(&status, &request.image.to_string()),
-        Err(error) => {
-            return Ok(format!("pulled {} in {:.2} s ({error})", request.image, took.as_secs_f64()));
-        }
+    let chain = match way {
+        Way::Transfer => transfer::pull(&containerd, request).await.map(|()| None),
+        Way::Cri => cri::pull(&containerd, request).await,
+    }?;
+    let pulled = format!("pulled {} in {:.2} s", request.image, started.elapsed().as_secs_f64());
+    let status = match status::fetch(&socket).await {
+        Ok(status) => status,
+        Err(error) => return Ok(format!("{pulled} ({})", error_chain(&error))),
     };
-    let Some(layers) = layers else {
-        return Err(PullError::Elsewhere {
+    match report::layers(&status, &request.image.to_string(), chain.as_deref()) {
+        Some(layers) => Ok(format!("{pulled}: {layers}")),
+        // Without the chain, they cannot be told from layers that another image brought before.
+        None if chain.is_none() => {
+            Ok(format!("{pulled}: no new layers; had there to be some: {}", way.hint()))
+        }
+        None => Err(PullError::Elsewhere {
             image: request.image.to_string(),
             snapshotter: request.snapshotter.clone(),
             hint: way.hint(),
-        });
-    };
-    Ok(format!("pulled {} in {:.2} s: {layers}", request.image, took.as_secs_f64()))
+        }),
+    }
 }
 
 fn refused<'a>(address: &'a Path, what: &'static str) -> impl FnOnce(tonic::Status) -> PullError + 'a {

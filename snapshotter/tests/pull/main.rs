@@ -7,6 +7,9 @@ use jaunt_snapshotter::pull::{self, PullError, Request};
 
 use containerd::{Containerd, Features};
 
+/// What the image status says.
+const CHAIN: &str = "chain-of-the-image";
+
 fn request(containerd: &Containerd, namespace: &str) -> Request {
     Request {
         address: containerd.socket(),
@@ -25,17 +28,24 @@ async fn refusal(request: &Request) -> String {
 #[tokio::test]
 async fn containerd_2_pulls_through_its_transfer_service() {
     let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
-    containerd.daemon_holds("r.example/a:1", 2);
+    containerd.daemon_holds("r.example/a:1", 2, "any");
     let done = pull::run(&request(&containerd, "default")).await.unwrap();
     assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
     assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=Some(0)"]);
 }
 
 #[tokio::test]
+async fn a_transfer_of_what_is_there_already_is_no_failure() {
+    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
+    let done = pull::run(&request(&containerd, "default")).await.unwrap();
+    assert!(done.contains("no new layers") && done.contains("unpack_config"), "{done}");
+}
+
+#[tokio::test]
 async fn containerd_1_pulls_through_cri() {
     for transfer in [false, true] {
         let containerd = Containerd::start(Features { transfer, annotations: false, cri: true }).await;
-        containerd.daemon_holds("r.example/a:1", 3);
+        containerd.daemon_holds("r.example/another-tag:1", 3, CHAIN);
         let done = pull::run(&request(&containerd, "k8s.io")).await.unwrap();
         assert!(done.ends_with("3 of 3 layers lazy"), "{done}");
         assert_eq!(containerd.seen(), ["cri k8s.io r.example/a:1"]);
@@ -47,7 +57,7 @@ async fn containerd_1_pulls_through_cri() {
 #[tokio::test]
 async fn a_pull_past_the_snapshotter_is_an_error_that_says_what_to_configure() {
     let containerd = Containerd::start(Features { transfer: false, annotations: false, cri: true }).await;
-    containerd.daemon_holds("r.example/other:1", 1);
+    containerd.daemon_holds("r.example/a:1", 1, "another chain");
     let error = refusal(&request(&containerd, "k8s.io")).await;
     assert!(error.contains("not through snapshotter \"jaunt\"") && error.contains("cri"), "{error}");
 }
