@@ -70,10 +70,12 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let served = runtime.block_on(serve(config, supervisor));
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    served
+    // The supervisor kills a worker whose connection has ended: so it ends with the process, not before.
+    served.map(std::mem::forget)
 }
 
-async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
+/// Returns the mounts, which hold the supervisor's connection.
+async fn serve(config: &Config, supervisor: Handle) -> Result<Arc<Mounts>, DaemonError> {
     let mut stop = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
     let listener = supervisor.listener().map_err(system("take the socket"))?;
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
@@ -100,7 +102,8 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
         }
     };
     mounts.persist().await;
-    Ok(served?)
+    served?;
+    Ok(mounts)
 }
 
 fn assemble(config: &Config, supervisor: Handle) -> Result<(Arc<Snapshotter>, Arc<Mounts>), DaemonError> {

@@ -37,7 +37,8 @@ impl Way {
     pub fn hint(self) -> &'static str {
         match self {
             Self::Transfer => {
-                "name it in [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]] of containerd's configuration"
+                "name it in [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]] of containerd's \
+                 configuration"
             }
             Self::Cri => {
                 "make it the CRI plugin's snapshotter in containerd's configuration \

@@ -7,6 +7,25 @@ use super::{Error, Snapshotter};
 use crate::fallback::{Fallback, FallbackCode};
 use crate::labels::{self, LabelError, RemoteLayer};
 use crate::metastore::{self, Backing, Creation, Kind, Labels, Snapshot};
+use crate::resolve::ResolvedLayer;
+
+/// Why a layer is not lazy: a reason to unpack it, or a failure that unpacking would meet as well.
+enum NotLazy {
+    Fallback(Fallback),
+    Failed(Error),
+}
+
+impl From<Fallback> for NotLazy {
+    fn from(fallback: Fallback) -> Self {
+        Self::Fallback(fallback)
+    }
+}
+
+impl From<metastore::Error> for NotLazy {
+    fn from(error: metastore::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
 
 impl Snapshotter {
     /// Whether the layer is present lazily now.
@@ -16,9 +35,10 @@ impl Snapshotter {
         parent: Option<&str>,
         labels: &Labels,
     ) -> Result<bool, Error> {
-        match self.make_lazy(target, parent, labels).await? {
+        match self.make_lazy(target, parent, labels).await {
             Ok(()) => Ok(true),
-            Err(fallback) => {
+            Err(NotLazy::Failed(error)) => Err(error),
+            Err(NotLazy::Fallback(fallback)) => {
                 let label = |name| labels.get(name).map_or("", String::as_str);
                 let layer = labels.get(labels::LAYER_DIGEST).map_or(target, String::as_str);
                 self.fallbacks.record(&fallback, label(labels::IMAGE_REF), layer);
@@ -27,71 +47,51 @@ impl Snapshotter {
         }
     }
 
-    /// Errors are those that would meet the unpacked snapshot as well, such as a full disk.
-    async fn make_lazy(
+    async fn make_lazy(&self, target: &str, parent: Option<&str>, labels: &Labels) -> Result<(), NotLazy> {
+        let state = self.store.read();
+        if let Some(parent) = parent {
+            state.parent(parent)?;
+        }
+        if let Some(known) = state.find(target) {
+            return Ok(stands_for(known, target, parent)?);
+        }
+        drop(state);
+        let layer = RemoteLayer::parse(labels).map_err(label_fallback)?;
+        let resolved = self.resolver.layer(&layer).await?;
+        check_parent(resolved.prefix, parent)?;
+        self.record(&layer, &resolved, parent, labels).await
+    }
+
+    async fn record(
         &self,
-        target: &str,
+        layer: &RemoteLayer,
+        resolved: &ResolvedLayer,
         parent: Option<&str>,
         labels: &Labels,
-    ) -> Result<Result<(), Fallback>, Error> {
-        {
-            let state = self.store.read();
-            if let Some(parent) = parent {
-                state.parent(parent)?;
-            }
-            if let Some(known) = state.find(target) {
-                return Ok(stands_for(known, target, parent));
-            }
-        }
-        let layer = match RemoteLayer::parse(labels) {
-            Ok(layer) => layer,
-            Err(error) => {
-                let code = match error {
-                    LabelError::Absent => FallbackCode::NoImageLabels,
-                    _ => FallbackCode::BadLabels,
-                };
-                return Ok(Err(Fallback::from_error(code, &error)));
-            }
-        };
-        let resolved = match self.resolver.layer(&layer).await {
-            Ok(resolved) => resolved,
-            Err(fallback) => return Ok(Err(fallback)),
-        };
-        // With capability `rebase` containerd would prepare every layer without its parent, and look
-        // for a snapshot without one: a lazy record could not be what it looks for.
-        if (resolved.prefix > 1) != parent.is_some() {
-            let detail =
-                format!("layer {} of its image was prepared with parent {parent:?}", resolved.prefix);
-            return Ok(Err(Fallback::new(FallbackCode::SnapshotConflict, detail)));
-        }
+    ) -> Result<(), NotLazy> {
+        let target = layer.target.to_string();
+        let ResolvedLayer { index, prefix, .. } = *resolved;
         let creation = Creation {
-            name: target.to_owned(),
+            name: target.clone(),
             id: self.store.reserve().id(),
             kind: Kind::Committed,
             parent: parent.map(str::to_owned),
             labels: labels.clone(),
-            backing: Backing::Lazy { chain_id: layer.target, index: resolved.index, prefix: resolved.prefix },
+            backing: Backing::Lazy { chain_id: layer.target, index, prefix },
         };
         match self.store.create(creation).await {
             Ok(snapshot) => {
                 tracing::info!(
-                    image = %layer.image,
-                    chain = target,
-                    snapshot = snapshot.id,
-                    index = %resolved.index,
-                    layer = resolved.prefix,
+                    image = %layer.image, chain = target, snapshot = snapshot.id, %index, prefix,
                     "layer is present lazily"
                 );
-                Ok(Ok(()))
+                Ok(())
             }
             // Another Prepare of the same layer was first.
-            Err(metastore::Error::AlreadyExists(_)) => {
-                let state = self.store.read();
-                Ok(state.find(target).map_or_else(
-                    || Err(Fallback::new(FallbackCode::SnapshotConflict, "the layer was removed meanwhile")),
-                    |known| stands_for(known, target, parent),
-                ))
-            }
+            Err(metastore::Error::AlreadyExists(_)) => match self.store.read().find(&target) {
+                Some(known) => Ok(stands_for(known, &target, parent)?),
+                None => Err(conflict("the layer was removed meanwhile".to_owned()).into()),
+            },
             Err(error) => Err(error.into()),
         }
     }
@@ -103,6 +103,29 @@ fn stands_for(known: &Snapshot, target: &str, parent: Option<&str>) -> Result<()
     if known.kind == Kind::Committed && labelled && known.parent.as_deref() == parent {
         return Ok(());
     }
-    let detail = format!("a {} snapshot named {target} stands on {:?}", known.kind.as_str(), known.parent);
-    Err(Fallback::new(FallbackCode::SnapshotConflict, detail))
+    let (kind, beneath) = (known.kind.as_str(), &known.parent);
+    Err(conflict(format!("a snapshot of its name is {kind} and stands on {beneath:?}, not on {parent:?}")))
+}
+
+/// With capability `rebase` containerd prepares every layer without its parent, and then looks for a
+/// snapshot without one: a lazy record, which has its real parent, could not be that.
+fn check_parent(prefix: u16, parent: Option<&str>) -> Result<(), Fallback> {
+    if (prefix > 1) == parent.is_some() {
+        return Ok(());
+    }
+    Err(conflict(format!("layer {prefix} of its image was prepared with parent {parent:?}")))
+}
+
+fn conflict(detail: String) -> Fallback {
+    Fallback::new(FallbackCode::SnapshotConflict, detail)
+}
+
+fn label_fallback(error: LabelError) -> Fallback {
+    let code = match error {
+        LabelError::Absent => FallbackCode::NoImageLabels,
+        LabelError::Missing(_) | LabelError::Digest { .. } | LabelError::Reference(_) => {
+            FallbackCode::BadLabels
+        }
+    };
+    Fallback::from_error(code, &error)
 }
