@@ -58,10 +58,11 @@ impl Network {
         self.remote
     }
 
-    /// A command whose process runs on the other side.
+    /// A command whose process runs on the other side. (Not `ip netns exec`, which would give it a copy
+    /// of all mounts: those of other tests would stay in use as long as it runs.)
     pub fn command(&self, scratch: &Scratch, program: &str) -> Command {
-        let mut command = scratch.command("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        let mut command = scratch.command("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.name), "--", program]);
         command
     }
 
