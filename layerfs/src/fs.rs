@@ -13,6 +13,7 @@ use jaunt_formats::{SparseExtent, Timestamp, Xattr};
 
 use crate::index_file::MappedIndex;
 use crate::layer::{Counters, Layer, ReadErrors};
+use crate::prefetch::Prefetcher;
 use crate::source::Source;
 use crate::store::{Store, StoreError};
 
@@ -49,6 +50,7 @@ pub struct LayerFs {
     layers: Vec<OnceLock<Layer>>,
     store: Arc<Store>,
     source: Arc<dyn Source>,
+    prefetcher: Prefetcher,
     counters: Arc<Counters>,
     has_xattrs: bool,
 }
@@ -99,8 +101,8 @@ impl LayerFs {
         let root = view.root()?;
         let layers = (0..prefix).map(|_| OnceLock::new()).collect();
         let has_xattrs = index.has_xattrs();
-        let counters = Arc::default();
-        Ok(Self { index, prefix, root, name, layers, store, source, counters, has_xattrs })
+        let (prefetcher, counters) = (Prefetcher::new(true), Arc::default());
+        Ok(Self { index, prefix, root, name, layers, store, source, prefetcher, counters, has_xattrs })
     }
 
     /// What it is called in messages.
@@ -287,7 +289,9 @@ impl LayerFs {
         }
         let layer = self.index.layers()[usize::from(number)].clone();
         let file = self.store.layer(layer.diff_id, layer.tar_len)?;
-        Ok(place.get_or_init(|| Layer::new(layer, file, self.source.clone(), self.counters.clone())))
+        let (source, prefetcher, counters) =
+            (self.source.clone(), self.prefetcher.clone(), self.counters.clone());
+        Ok(place.get_or_init(|| Layer::new(layer, file, source, prefetcher, counters)))
     }
 
     fn view(&self) -> Result<View<'_, memmap2::Mmap>, LaunchError> {

@@ -7,11 +7,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use jaunt_formats::launch::LaunchLayer;
 use jaunt_formats::{Digest, Span};
 
+use crate::prefetch::{Misses, Prefetcher};
 use crate::single_flight::{Follower, Joined, SingleFlight, Ticket};
 use crate::source::{Source, SourceError};
 use crate::store::LayerFile;
@@ -31,6 +33,8 @@ struct Inner {
     file: Arc<LayerFile>,
     source: Arc<dyn Source>,
     flights: SingleFlight<usize, Outcome>,
+    misses: Misses,
+    prefetcher: Prefetcher,
     counters: Arc<Counters>,
 }
 
@@ -97,9 +101,11 @@ impl Layer {
         layer: LaunchLayer,
         file: Arc<LayerFile>,
         source: Arc<dyn Source>,
+        prefetcher: Prefetcher,
         counters: Arc<Counters>,
     ) -> Self {
-        Self(Arc::new(Inner { layer, file, source, flights: SingleFlight::new(), counters }))
+        let (flights, misses) = (SingleFlight::new(), Misses::default());
+        Self(Arc::new(Inner { layer, file, source, flights, misses, prefetcher, counters }))
     }
 
     /// Its local file.
@@ -125,7 +131,10 @@ impl Layer {
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ReadErrors> {
         let inner = &self.0;
         let spans = inner.spans_of(&range)?;
+        let waiting = inner.prefetcher.stand_back();
+        self.suggest_neighbours(&spans);
         let fetched = self.fetch_missing(spans.clone()).await?;
+        drop(waiting);
         let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
         for (span, fetched) in inner.layer.spans[spans].iter().zip(fetched) {
             let own = span.tar_range();
@@ -136,6 +145,26 @@ impl Layer {
             }
         }
         Ok(bytes)
+    }
+
+    /// Fetches what is missing of a run of spans into the store, for nobody in particular. Failures are left to
+    /// the reader who will really want it.
+    pub async fn prefetch(&self, spans: Range<usize>) {
+        if let Err(error) = self.fetch_missing(spans).await {
+            tracing::debug!(%error, "a prefetch failed");
+        }
+    }
+
+    fn suggest_neighbours(&self, spans: &Range<usize>) {
+        let Some(miss) = self.0.blob_range(spans) else { return };
+        if let Some(around) = self.0.misses.note(&miss) {
+            let (before, after) = self.0.spans_in_blob(&around, spans);
+            for side in [before, after] {
+                if !side.clone().all(|span| self.0.is_local(span)) {
+                    self.0.prefetcher.suggest(self.clone(), side);
+                }
+            }
+        }
     }
 
     /// For each span of the range: its bytes, or `None` where they are in the store.
@@ -218,6 +247,20 @@ impl Inner {
         Ok(first..last.max(first))
     }
 
+    /// Where a run of spans lies in the blob; `None` for an empty run.
+    fn blob_range(&self, spans: &Range<usize>) -> Option<Range<u64>> {
+        let run = self.layer.spans.get(spans.clone())?;
+        Some(run.first()?.blob_range().start..run.last()?.blob_range().end)
+    }
+
+    /// The spans that start in a blob range, before and behind a run of them.
+    fn spans_in_blob(&self, range: &Range<u64>, around: &Range<usize>) -> (Range<usize>, Range<usize>) {
+        let spans = &self.layer.spans;
+        let first = spans.partition_point(|span| span.blob_offset.0 < range.start).min(around.start);
+        let last = spans.partition_point(|span| span.blob_offset.0 < range.end).max(around.end);
+        (first..around.start, around.end..last)
+    }
+
     fn is_local(&self, span: usize) -> bool {
         self.file.has(&self.layer.spans[span].tar_range())
     }
@@ -287,8 +330,11 @@ impl Inner {
 
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
         self.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        let (start, begun) = (range.start, Instant::now());
         let bytes = self.source.fetch(self.layer.converted.digest, range).await?;
         self.counters.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+        tracing::debug!(blob = %self.layer.converted.digest, start, len = bytes.len(), milliseconds, "fetched");
         Ok(bytes)
     }
 

@@ -58,8 +58,12 @@ impl Fixture {
     }
 
     fn layer(&self, source: Arc<dyn Source>) -> Layer {
+        self.layer_with(source, Prefetcher::new(false))
+    }
+
+    fn layer_with(&self, source: Arc<dyn Source>, prefetcher: Prefetcher) -> Layer {
         let file = self.store.layer(self.layer.diff_id, self.layer.tar_len).unwrap();
-        Layer::new(self.layer.clone(), file, source, Arc::default())
+        Layer::new(self.layer.clone(), file, source, prefetcher, Arc::default())
     }
 }
 
@@ -143,6 +147,24 @@ async fn sixty_four_readers_of_one_span_cause_one_fetch() {
         assert_eq!(bytes.unwrap(), fixture.tar[at * 100..at * 100 + 5000]);
     }
     assert_eq!(memory.fetches(), 1);
+}
+
+#[tokio::test]
+async fn the_second_miss_nearby_brings_its_neighbours() {
+    let fixture = Fixture::new(8);
+    let layer = fixture.layer_with(fixture.memory(), Prefetcher::new(true));
+    let last = fixture.tar.len() as u64 - 1;
+    layer.read(0..1).await.unwrap();
+    assert!(!layer.file().has(&(last - 1..last)));
+    layer.read(4 * SPAN as u64..4 * SPAN as u64 + 1).await.unwrap();
+    let whole = 0..fixture.tar.len() as u64;
+    for _ in 0..500 {
+        if layer.file().has(&whole) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the neighbours of two misses did not come");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! The way of a read, top to bottom: [`fuse`] decodes the request; [`fs`] turns inode and offset into a layer
 //! and a range of its tar; [`layer`] answers from the [`store`] or fetches through a [`source`], once for all
-//! who ask ([`single_flight`]); [`verify`] alone makes usable bytes of fetched ones.
+//! who ask ([`single_flight`]), and what lies around it as well ([`prefetch`]); [`verify`] alone makes usable bytes of fetched ones.
 //!
 //! Invariant: layerfs knows nothing of containerd, snapshots or processes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
@@ -13,6 +13,7 @@ pub mod fs;
 pub mod fuse;
 pub mod index_file;
 pub mod layer;
+pub mod prefetch;
 pub mod single_flight;
 pub mod source;
 pub mod store;

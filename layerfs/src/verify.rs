@@ -68,7 +68,8 @@ impl TarBytes {
     /// The part that lies in `range`, which may be empty.
     pub fn slice(&self, range: &Range<u64>) -> &[u8] {
         let own = self.range();
-        let within = |at: u64| usize::try_from(at.clamp(own.start, own.end) - own.start).unwrap_or(usize::MAX);
+        let within =
+            |at: u64| usize::try_from(at.clamp(own.start, own.end) - own.start).unwrap_or(usize::MAX);
         self.bytes.get(within(range.start)..within(range.end)).unwrap_or_default()
     }
 }

@@ -56,6 +56,8 @@ const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 /// overlayfs would act upon these, or show them: neither is the image's meaning.
 const OVERLAY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+/// Mode of a root directory, whatever the tar says of it.
+const ROOT_MODE: u32 = 0o755;
 /// Linux gives up on a path after 40 symbolic links.
 const MAX_SYMLINKS: usize = 40;
 /// Past this (the year 2262) an unpacker's 64-bit nanoseconds overflow and it writes 0.
@@ -114,6 +116,8 @@ impl Layer {
         if entry.kind != EntryKind::Directory {
             return Err(TreeError::RootNotADirectory);
         }
+        // Unpackers skip this entry: the root directory is their own, made as root with mode 0755.
+        let entry = Entry { mode: ROOT_MODE, uid: 0, gid: 0, xattrs: Vec::new(), ..entry };
         self.place(EntryPath::root(), entry)
     }
 
