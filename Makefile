@@ -7,7 +7,7 @@ CARGO ?= cargo
 IMAGE ?=
 RUNS ?= 1
 
-.PHONY: help build release check fmt test test-matrix demo deps clean
+.PHONY: help build release check fmt test test-matrix test-real demo deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ test-matrix: ## The whole-system tests with each containerd of CONTAINERDS="DIR 
 	@for dir in $(CONTAINERDS); do \
 		"$$dir/containerd" --version && PATH="$$dir:$$PATH" CARGO="$(CARGO)" tests/run.sh -p jaunt-tests || exit 1; \
 	done
+
+test-real: ## Compare the demo's image, mounted lazily, with what containerd unpacks (root; builds the image)
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory build
+	$(CARGO) test --locked -p jaunt-tests --test prefixes -- --ignored --nocapture
 
 demo: ## Start a real image cold and warm, with overlayfs and with Jaunt (IMAGE=ref, RUNS=n)
 	@test "$$(id -u)" = 0 || { echo "make demo: needs root, for containerd, mounts and a network of its own" >&2; exit 1; }
