@@ -142,7 +142,7 @@ mod tests {
         let misses = Misses::default();
         assert_eq!(misses.note(&(10 << 20..11 << 20)), None);
         assert_eq!(misses.note(&(50 << 20..51 << 20)), None);
-        assert_eq!(misses.note(&(13 << 20..14 << 20)), Some((13 << 20) - REACH..(14 << 20) + REACH));
+        assert_eq!(misses.note(&(11 << 20..12 << 20)), Some((11 << 20) - REACH..(12 << 20) + REACH));
         assert_eq!(misses.note(&(0..1)), None);
         assert_eq!(misses.note(&(2..3)), Some(0..3 + REACH));
     }
