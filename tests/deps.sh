@@ -11,6 +11,11 @@ if [ "${1:-demo}" = demo ]; then
     wanted="$wanted debootstrap:debootstrap buildah:buildah skopeo:skopeo"
 fi
 
+# A module that is not loaded has no device; where modules cannot be loaded, tests say what they miss.
+if [ "$(id -u)" = 0 ] && [ ! -e /dev/fuse ]; then
+    modprobe fuse 2> /dev/null || true
+fi
+
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 packages=
 for pair in $wanted; do
