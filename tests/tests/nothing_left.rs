@@ -35,6 +35,7 @@ fn a_process_that_aborts_leaves_nothing() {
     assert!(sleeping.is_ok_and(|found| found.stdout.is_empty()), "a process lives");
 }
 
+#[allow(clippy::zombie_processes, reason = "that nobody waits for them is the point")]
 fn make_everything_and_abort() -> ! {
     let scratch = Scratch::new().unwrap();
     println!("\nscratch: {}", scratch.path().display());
