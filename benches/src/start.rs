@@ -67,10 +67,9 @@ impl Bench<'_> {
         let name = if binaries.is_some() { "jaunt" } else { "overlayfs" };
         cold::drop_caches()?;
         self.registry.warm()?;
-        let cold = self.start(&node)?;
-        self.say(name, "cold", cold);
-        let warm = self.start(&node)?;
-        self.say(name, "warm", warm);
+        let cold = self.start(&node, name, "cold")?;
+        let warm = self.start(&node, name, "warm")?;
+        self.progress.say(&format!("{name}: removing everything from the node"));
         node.wipe()?;
         Ok(Starts {
             cold_ready_s: cold.ready_s,
@@ -81,7 +80,8 @@ impl Bench<'_> {
         })
     }
 
-    fn start(&self, node: &Node<'_>) -> Result<Start> {
+    fn start(&self, node: &Node<'_>, name: &str, kind: &str) -> Result<Start> {
+        self.progress.say(&format!("{name}, {kind}: pulling and starting"));
         let received = self.network.received()?;
         let start = Instant::now();
         node.pull(&self.subject.reference)?;
@@ -89,14 +89,16 @@ impl Bench<'_> {
         let mut container = node.containerd.run(&self.subject.reference)?;
         let ready = container.wait_ready(&self.subject.readiness, LIMIT)?;
         let bytes = self.network.received()? - received;
+        let start = Start { pulled_s, ready_s: ready.duration_since(start).as_secs_f64(), bytes };
+        self.say(name, kind, start);
         container.stop()?;
-        Ok(Start { pulled_s, ready_s: ready.duration_since(start).as_secs_f64(), bytes })
+        Ok(start)
     }
 
-    fn say(&self, snapshotter: &str, kind: &str, start: Start) {
+    fn say(&self, name: &str, kind: &str, start: Start) {
         let megabytes = start.bytes as f64 / 1e6;
         self.progress.say(&format!(
-            "{snapshotter}, {kind}: ready after {:.2} s (pull {:.2} s), {megabytes:.1} MB fetched",
+            "{name}, {kind}: ready after {:.2} s (pull {:.2} s), {megabytes:.1} MB fetched",
             start.ready_s, start.pulled_s
         ));
     }
