@@ -161,7 +161,8 @@ impl Layer {
             let (before, after) = self.0.spans_in_blob(&around, spans);
             for side in [before, after] {
                 if !side.clone().all(|span| self.0.is_local(span)) {
-                    self.0.prefetcher.suggest(self.clone(), side);
+                    let layer = self.clone();
+                    self.0.prefetcher.suggest(async move { layer.prefetch(side).await });
                 }
             }
         }

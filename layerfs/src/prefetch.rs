@@ -12,9 +12,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::Notify;
-
-use crate::layer::Layer;
 
 /// Misses this close to each other, in compressed bytes, are one neighbourhood.
 const NEAR: u64 = 2 << 20;
@@ -42,7 +41,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Jobs {
-    queue: VecDeque<(Layer, Range<usize>)>,
+    queue: VecDeque<BoxFuture<'static, ()>>,
     workers: usize,
 }
 
@@ -65,13 +64,13 @@ impl Prefetcher {
         Waiting(self.0.clone())
     }
 
-    /// Spans of `layer` that may be wanted soon. Returns at once.
-    pub fn suggest(&self, layer: Layer, spans: Range<usize>) {
+    /// A fetch of what may be wanted soon. Returns at once; the fetch may never run.
+    pub fn suggest(&self, fetch: impl Future<Output = ()> + Send + 'static) {
         if !self.0.enabled {
             return;
         }
         let mut jobs = self.0.lock();
-        jobs.queue.push_front((layer, spans));
+        jobs.queue.push_front(fetch.boxed());
         jobs.queue.truncate(QUEUE);
         if jobs.workers < WORKERS {
             jobs.workers += 1;
@@ -93,8 +92,8 @@ impl Inner {
                 }
                 next
             };
-            let Some((layer, spans)) = next else { return };
-            layer.prefetch(spans).await;
+            let Some(fetch) = next else { return };
+            fetch.await;
         }
     }
 
