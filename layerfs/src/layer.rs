@@ -21,6 +21,11 @@ use crate::verify::{TarBytes, VerifyError, verify};
 
 /// Compressed bytes fetched with one request at most: beyond it, two requests share the line as well.
 const MAX_FETCH: u64 = 4 << 20;
+/// Bytes of tar that one request brings at most. Zeros compress a thousandfold, and what a request brings is
+/// held in memory until it has been handed on: 4 MiB of such a blob would be gigabytes.
+const MAX_FETCH_TAR: u64 = 16 << 20;
+/// Bytes of tar prefetched on either side of a miss at most: eight times the compressed reach.
+const MAX_PREFETCH_TAR: u64 = 4 << 20;
 /// How often wrong bytes are fetched again.
 const REFETCHES: u32 = 1;
 
@@ -254,12 +259,17 @@ impl Inner {
         Some(run.first()?.blob_range().start..run.last()?.blob_range().end)
     }
 
-    /// The spans that start in a blob range, before and behind a run of them.
+    /// The spans that start in a blob range, and not far off in the tar, before and behind a run of them.
     fn spans_in_blob(&self, range: &Range<u64>, around: &Range<usize>) -> (Range<usize>, Range<usize>) {
         let spans = &self.layer.spans;
-        let first = spans.partition_point(|span| span.blob_offset.0 < range.start).min(around.start);
-        let last = spans.partition_point(|span| span.blob_offset.0 < range.end).max(around.end);
-        (first..around.start, around.end..last)
+        let tar_start = |at: usize| spans.get(at).map_or(self.layer.tar_len, |span| span.tar_offset.0);
+        let lowest = tar_start(around.start).saturating_sub(MAX_PREFETCH_TAR);
+        let highest = tar_start(around.end).saturating_add(MAX_PREFETCH_TAR);
+        let first =
+            spans.partition_point(|span| span.blob_offset.0 < range.start || span.tar_offset.0 < lowest);
+        let last =
+            spans.partition_point(|span| span.blob_offset.0 < range.end && span.tar_range().end <= highest);
+        (first.min(around.start)..around.start, around.end..last.max(around.end))
     }
 
     fn is_local(&self, span: usize) -> bool {
@@ -269,9 +279,11 @@ impl Inner {
     /// Whether span `at` can ride with the request for `run`.
     fn extends(&self, run: &[Ticket<usize, Outcome>], at: usize) -> bool {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return true };
-        let start = self.layer.spans[*first.key()].blob_range().start;
+        let first = &self.layer.spans[*first.key()];
         let (before, next) = (&self.layer.spans[*last.key()], &self.layer.spans[at]);
-        before.blob_range().end == next.blob_range().start && next.blob_range().end - start <= MAX_FETCH
+        before.blob_range().end == next.blob_range().start
+            && next.blob_range().end - first.blob_offset.0 <= MAX_FETCH
+            && next.tar_range().end - first.tar_offset.0 <= MAX_FETCH_TAR
     }
 
     /// Fetches neighbouring spans with one request and reports each.

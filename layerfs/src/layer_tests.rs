@@ -167,6 +167,42 @@ async fn the_second_miss_nearby_brings_its_neighbours() {
     panic!("the neighbours of two misses did not come");
 }
 
+/// Notes how much tar each request brings, at most.
+struct Largest {
+    inner: Arc<MemorySource>,
+    spans: Vec<Span>,
+    largest: AtomicU64,
+}
+
+impl Source for Largest {
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        let covered = self.spans.iter().filter(|span| range.contains(&span.blob_offset.0));
+        self.largest.fetch_max(covered.map(|span| u64::from(span.tar_len)).sum(), Ordering::Relaxed);
+        self.inner.fetch(blob, range)
+    }
+}
+
+/// A few kilobytes of a blob may be gigabytes of tar.
+#[tokio::test]
+async fn what_compresses_a_thousandfold_is_fetched_in_pieces() {
+    let fixture = Fixture::new(600);
+    let (inner, spans) = (fixture.memory(), fixture.layer.spans.clone());
+    let source = Arc::new(Largest { inner, spans, largest: AtomicU64::new(0) });
+    let layer = fixture.layer_with(source.clone(), Prefetcher::new(true));
+    let middle = (fixture.tar.len() / 2) as u64;
+    for at in [middle, middle + 4 * SPAN as u64] {
+        layer.read(at..at + 1).await.unwrap();
+    }
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let present = layer.file().present_bytes();
+    assert!((4 * SPAN as u64..=2 * MAX_PREFETCH_TAR + 8 * SPAN as u64).contains(&present), "{present}");
+    assert!(source.largest.load(Ordering::Relaxed) <= MAX_PREFETCH_TAR);
+    assert_eq!(layer.read(0..fixture.tar.len() as u64).await.unwrap(), fixture.tar);
+    assert!(source.largest.load(Ordering::Relaxed) <= MAX_FETCH_TAR);
+}
+
 #[tokio::test]
 async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
     let fixture = Fixture::new(6);
