@@ -14,6 +14,7 @@ use jaunt_formats::launch::LaunchLayer;
 use jaunt_formats::{Digest, Span};
 
 use crate::prefetch::{Misses, Prefetcher};
+use crate::recent_failures::RecentFailures;
 use crate::single_flight::{Follower, Joined, SingleFlight, Ticket};
 use crate::source::{Source, SourceError};
 use crate::store::LayerFile;
@@ -38,6 +39,7 @@ struct Inner {
     file: Arc<LayerFile>,
     source: Arc<dyn Source>,
     flights: SingleFlight<usize, Outcome>,
+    failures: RecentFailures<usize, Arc<ReadError>>,
     misses: Misses,
     prefetcher: Prefetcher,
     counters: Arc<Counters>,
@@ -109,8 +111,8 @@ impl Layer {
         prefetcher: Prefetcher,
         counters: Arc<Counters>,
     ) -> Self {
-        let (flights, misses) = (SingleFlight::new(), Misses::default());
-        Self(Arc::new(Inner { layer, file, source, flights, misses, prefetcher, counters }))
+        let (flights, failures, misses) = (SingleFlight::new(), RecentFailures::default(), Misses::default());
+        Self(Arc::new(Inner { layer, file, source, flights, failures, misses, prefetcher, counters }))
     }
 
     /// Its local file.
@@ -289,11 +291,16 @@ impl Inner {
     /// Fetches neighbouring spans with one request and reports each.
     async fn fetch_run(self: Arc<Self>, run: Vec<Ticket<usize, Outcome>>) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
-        let spans = &self.layer.spans;
+        let (spans, keys) = (&self.layer.spans, *first.key()..*last.key() + 1);
+        if let Some(error) = self.failures.find(keys.clone()) {
+            return run.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
+        }
         let range = spans[*first.key()].blob_range().start..spans[*last.key()].blob_range().end;
+        let begun = Instant::now();
         match self.fetch(range.clone()).await {
             Err(error) => {
                 let error = Arc::new(ReadError::from(error));
+                self.failures.note(keys, &error, begun.elapsed());
                 run.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
             }
             Ok(bytes) => {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -229,6 +230,40 @@ async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
     assert_eq!(layer.read(span(5)).await.unwrap(), whole(5), "a failed fetch is tried anew by the next read");
     source.faults.lock().unwrap().clear();
     assert_eq!(layer.read(0..fixture.tar.len() as u64).await.unwrap(), fixture.tar);
+}
+
+/// Fails after a wait, until it is told not to.
+struct Silent {
+    inner: Arc<MemorySource>,
+    silent: AtomicBool,
+}
+
+impl Source for Silent {
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        async move {
+            if !self.silent.load(Ordering::Relaxed) {
+                return self.inner.fetch(blob, range).await;
+            }
+            tokio::time::sleep(Duration::from_millis(2100)).await;
+            Err(SourceError { blob, range, cause: "silent".into() })
+        }
+        .boxed()
+    }
+}
+
+/// The kernel follows a failed read-ahead by a read of one page.
+#[tokio::test]
+async fn an_outage_is_waited_for_once_and_not_for_ever() {
+    let fixture = Fixture::new(3);
+    let source = Arc::new(Silent { inner: fixture.memory(), silent: true.into() });
+    let layer = fixture.layer(source.clone());
+    layer.read(0..2 * SPAN as u64).await.unwrap_err();
+    let begun = Instant::now();
+    layer.read(0..4096).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(500), "waited again: {:?}", begun.elapsed());
+    source.silent.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(layer.read(0..4096).await.unwrap(), fixture.tar[..4096]);
 }
 
 #[tokio::test]

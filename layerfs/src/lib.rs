@@ -14,6 +14,7 @@ pub mod fuse;
 pub mod index_file;
 pub mod layer;
 pub mod prefetch;
+mod recent_failures;
 pub mod single_flight;
 pub mod source;
 pub mod store;

@@ -27,6 +27,11 @@ use crate::supervisor::Handle;
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
+/// A container's read waits for a silent registry for this long, as often as [`ATTEMPTS`]: 24 s, and once more
+/// where the silence begins in the middle of an answer. Then it is EIO, and the next read tries anew.
+const SILENCE: Duration = Duration::from_secs(8);
+/// See [`SILENCE`].
+const ATTEMPTS: u32 = 3;
 
 /// Why the worker cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +143,8 @@ fn client_config(config: &Config) -> ClientConfig {
         plain_http: config.plain_http.clone(),
         docker_config: config.docker_config.clone().or(defaults.docker_config),
         user_agent: concat!("jaunt-snapshotter/", env!("CARGO_PKG_VERSION")).to_owned(),
+        read_timeout: SILENCE,
+        attempts: ATTEMPTS,
         ..ClientConfig::default()
     }
 }

@@ -3,6 +3,7 @@
 //! A layer is shared by images of several repositories, and only some of them may still be there. They are
 //! tried in the order in which they were learnt; the first that answers is tried first from then on.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
@@ -46,7 +47,12 @@ impl RegistrySource {
 
     async fn fetch_from_any(&self, blob: Digest, range: Range<u64>) -> Result<Bytes, SourceError> {
         let mut cause: Box<dyn std::error::Error + Send + Sync> = "no repository is known to hold it".into();
+        // A registry in trouble is not asked for its other repositories: each would cost the full wait.
+        let mut in_trouble = HashSet::new();
         for (at, repository) in self.known().iter().enumerate() {
+            if in_trouble.contains(repository.host()) {
+                continue;
+            }
             match self.client.blob_range(repository, &blob, range.clone()).await {
                 Ok(bytes) => {
                     if at > 0 {
@@ -56,6 +62,9 @@ impl RegistrySource {
                 }
                 Err(error) => {
                     tracing::debug!(%repository, %blob, %error, "this repository did not give the range");
+                    if error.is_transient() {
+                        in_trouble.insert(repository.host().to_owned());
+                    }
                     cause = error.into();
                 }
             }
