@@ -11,6 +11,8 @@ pub const LAUNCH_BOOT_PACK: &str = "application/vnd.jaunt.launch.boot.v1";
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// OCI image config.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// OCI empty JSON object, the config of an artifact that has none.
 pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// OCI uncompressed layer.
@@ -24,6 +26,8 @@ pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker image config.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Docker gzip layer.
 pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// Docker uncompressed layer.
@@ -47,5 +51,9 @@ pub const CHUNKED_TARSPLIT_POSITION: &str = "io.github.containers.zstd-chunked.t
 pub const DIFF_ID: &str = "dev.jaunt.diff-id";
 /// On a converted layer: digest of the layer blob it stands for.
 pub const ORIGINAL_DIGEST: &str = "dev.jaunt.original-digest";
+/// On a manifest or index in replace mode: digest of the one it stands for.
+pub const ORIGINAL_MANIFEST: &str = "dev.jaunt.original-manifest";
+/// On an image manifest in replace mode: digest of its launch index, so that the image's digest covers it.
+pub const LAUNCH_INDEX_DIGEST: &str = "dev.jaunt.launch-index";
 /// On a converted layer: how it was made (level and encoder version), so that it can be made again.
 pub const RECIPE: &str = "dev.jaunt.recipe";

@@ -87,13 +87,14 @@ impl Artifact {
         Ok(Self { digest, index, layers, untagged: None })
     }
 
-    /// The converted blob that stands for a layer.
+    /// The converted blob that stands for a layer; in replace mode, the layer itself.
     pub fn converted(&self, layer: &Layer) -> Option<&Descriptor> {
         let (original, diff_id) = (layer.descriptor.digest.to_string(), layer.diff_id.to_string());
-        self.layers.iter().find(|converted| {
-            converted.annotation(ORIGINAL_DIGEST) == Some(&original)
-                && converted.annotation(DIFF_ID) == Some(&diff_id)
-        })
+        let of_diff_id = || self.layers.iter().filter(|blob| blob.annotation(DIFF_ID) == Some(&diff_id));
+        let stands_for = |blob: &&Descriptor| blob.annotation(ORIGINAL_DIGEST) == Some(&original);
+        of_diff_id()
+            .find(stands_for)
+            .or_else(|| of_diff_id().find(|blob| blob.digest == layer.descriptor.digest))
     }
 
     /// The launch index, verified against its digest and opened.
@@ -118,7 +119,8 @@ impl Artifact {
     ) -> Result<bool, Error> {
         let converted: Option<Vec<_>> = image.layers.iter().map(|layer| self.converted(layer)).collect();
         let Some(converted) = converted else { return Ok(false) };
-        if converted.iter().any(|blob| blob.annotation(RECIPE) != Some(recipe)) {
+        // An image that was replaced has its layers, however they were made.
+        if image.original.is_none() && converted.iter().any(|blob| blob.annotation(RECIPE) != Some(recipe)) {
             return Ok(false);
         }
         let blobs = stream::iter(self.layers.iter().map(|blob| async move {
@@ -147,27 +149,23 @@ impl Artifact {
         Ok(())
     }
 
-    /// Publishes the artifact of `image`, whose converted blobs are in the registry already.
+    /// Publishes the artifact of a manifest, all of whose blobs are in the registry already.
     pub async fn publish(
         client: &Client,
         repository: &Repository,
-        image: &Image,
-        converted: &[&Converted],
-        index: Vec<u8>,
-        recipe: &str,
+        subject: &Descriptor,
+        index: Descriptor,
+        layers: Vec<Descriptor>,
     ) -> Result<Self, Error> {
-        let index_digest = Digest::of(&index);
-        let index_descriptor = Descriptor::new(LAUNCH_INDEX, index_digest, index.len() as u64);
-        client.push_blob(repository, &index_digest, index.into()).await?;
         client.push_blob(repository, &Digest::of(EMPTY), EMPTY.into()).await?;
-        let layers = describe(converted, recipe);
         let artifact = ImageManifest {
             schema_version: 2,
             media_type: Some(OCI_MANIFEST.to_owned()),
             artifact_type: Some(LAUNCH_ARTIFACT.to_owned()),
             config: Descriptor::new(OCI_EMPTY, Digest::of(EMPTY), EMPTY.len() as u64),
-            layers: std::iter::once(index_descriptor.clone()).chain(layers.iter().cloned()).collect(),
-            subject: Some(image.descriptor.clone()),
+            layers: std::iter::once(index.clone()).chain(layers.iter().cloned()).collect(),
+            subject: Some(subject.clone()),
+            annotations: None,
         };
         let (digest, bytes) = manifest::encode(&artifact)?;
         let size = bytes.len() as u64;
@@ -176,15 +174,26 @@ impl Artifact {
         if pushed.subject.is_none() {
             let artifact_type = Some(LAUNCH_ARTIFACT.to_owned());
             let descriptor = Descriptor { artifact_type, ..Descriptor::new(OCI_MANIFEST, digest, size) };
-            list_referrer(client, repository, &image.descriptor.digest, &descriptor).await?;
+            list_referrer(client, repository, &subject.digest, &descriptor).await?;
         }
-        client.push_manifest(repository, &tag(&image.descriptor.digest), OCI_MANIFEST, bytes).await?;
-        Ok(Self { digest, index: index_descriptor, layers, untagged: None })
+        client.push_manifest(repository, &tag(&subject.digest), OCI_MANIFEST, bytes).await?;
+        Ok(Self { digest, index, layers, untagged: None })
     }
 }
 
+/// Pushes a launch index.
+pub async fn push_index(
+    client: &Client,
+    repository: &Repository,
+    index: Vec<u8>,
+) -> Result<Descriptor, Error> {
+    let descriptor = Descriptor::new(LAUNCH_INDEX, Digest::of(&index), index.len() as u64);
+    client.push_blob(repository, &descriptor.digest, index.into()).await?;
+    Ok(descriptor)
+}
+
 /// The descriptors of converted layers, each blob once.
-fn describe(converted: &[&Converted], recipe: &str) -> Vec<Descriptor> {
+pub fn describe(converted: &[&Converted], recipe: &str) -> Vec<Descriptor> {
     let mut layers: Vec<Descriptor> = Vec::new();
     for converted in converted {
         let (original, layer) = (&converted.original, &converted.layer);

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jaunt_formats::Reference;
 
 use crate::image::Platform;
@@ -11,6 +11,21 @@ use crate::image::Platform;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Refuses what the grammar allows and makes no sense.
+    pub fn checked(self) -> Result<Self, clap::Error> {
+        if let Command::Convert(ConvertArgs { mode: Mode::Replace, to, common, .. }) = &self.command
+            && let target = to.as_ref().unwrap_or(&common.reference)
+            && target.digest().is_some()
+        {
+            let what =
+                format!("--mode replace moves a tag, and {target} is a digest: name a tag, or --to REF");
+            return Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what));
+        }
+        Ok(self)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -30,9 +45,12 @@ pub struct ConvertArgs {
     /// How the conversion is published
     #[arg(long, value_enum, default_value_t = Mode::Attach)]
     pub mode: Mode,
-    /// Copy the image here first, and convert the copy
+    /// Copy the image here first, and convert the copy; with `replace`, the tag to write
     #[arg(long, value_name = "REF")]
     pub to: Option<Reference>,
+    /// Replace a signed image, too: the new manifest has no signature
+    #[arg(long)]
+    pub force: bool,
     /// zstd's compression level
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
@@ -45,6 +63,8 @@ pub struct ConvertArgs {
 pub enum Mode {
     /// The image keeps its manifest, digest and signatures; a launch artifact is added
     Attach,
+    /// The tag moves to a manifest whose layers are the converted ones; another tag keeps the original
+    Replace,
 }
 
 #[derive(Debug, Args)]
@@ -71,13 +91,22 @@ pub struct Common {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn replace_needs_a_tag_to_move() {
+        let digest = format!("h.io/a@sha256:{}", "a".repeat(64));
+        let parse = |args: &[&str]| {
+            let args = [&["jaunt-proxy", "convert", "--mode", "replace"], args].concat();
+            Cli::try_parse_from(args).and_then(Cli::checked).map_err(|error| error.exit_code())
+        };
+        assert!(matches!(parse(&[&digest]), Err(2)) && matches!(parse(&["--to", &digest, "h.io/a"]), Err(2)));
+        assert!(parse(&["h.io/a"]).is_ok() && parse(&["--to", "h.io/b", &digest]).is_ok());
     }
 
     #[test]

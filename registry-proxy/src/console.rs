@@ -38,6 +38,15 @@ impl Console {
         }
     }
 
+    /// One of several errors, as `main` prints the last.
+    pub fn error(&self, error: &Error) {
+        let write = || eprintln!("jaunt-proxy: {error}");
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
     /// The result for a program, if one asked for it.
     pub fn result(&self, document: &serde_json::Value) -> Result<(), Error> {
         if self.json {

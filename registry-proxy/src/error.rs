@@ -3,7 +3,7 @@
 use jaunt_distribution::Error as RegistryError;
 use jaunt_formats::launch::LaunchError;
 use jaunt_formats::tree::TreeError;
-use jaunt_formats::{Digest, DigestError};
+use jaunt_formats::{Digest, DigestError, Reference};
 
 use crate::stream::StreamError;
 
@@ -17,14 +17,26 @@ pub enum Error {
     NotAnImage(String, Digest, String),
     #[error("{what} {digest} is malformed: {source}")]
     Json { what: &'static str, digest: Digest, source: serde_json::Error },
-    #[error("image {image} is not convertible: foreign layer {layer} is kept outside of the registry")]
-    ForeignLayer { image: Digest, layer: Digest },
-    #[error("image {image} is not convertible: layer {layer} has unknown media type {media_type:?}")]
-    LayerType { image: Digest, layer: Digest, media_type: String },
-    #[error("image {image} has {layers} layers, but its config names {diff_ids} diffIDs")]
-    LayerCount { image: Digest, layers: usize, diff_ids: usize },
-    #[error("image {image}: its config names a malformed diffID: {source}")]
-    DiffId { image: Digest, source: DigestError },
+    /// What is wrong with one image, and which.
+    #[error("{reference}: image {image}: {source}")]
+    Image { reference: String, image: Digest, source: Box<Error> },
+    /// Each of them has been named before.
+    #[error("{reference}: {failed} of {images} images could not be converted")]
+    Images { reference: String, failed: usize, images: usize },
+    #[error("not convertible: foreign layer {layer} is kept outside of the registry")]
+    ForeignLayer { layer: Digest },
+    #[error("not convertible: layer {layer} has unknown media type {media_type:?}")]
+    LayerType { layer: Digest, media_type: String },
+    #[error("it has {layers} layers, but its config names {diff_ids} diffIDs")]
+    LayerCount { layers: usize, diff_ids: usize },
+    #[error("its config names a malformed diffID: {source}")]
+    DiffId { source: DigestError },
+    #[error("{image} is signed ({by}): another manifest would have no signature; --force replaces it anyway")]
+    Signed { image: Digest, by: String },
+    #[error("{0} is replaced already: copy it without --mode replace")]
+    AlreadyReplaced(String),
+    #[error("{reference}: the tag moved to {now} while {then} was converted; it is left as it is")]
+    TagMoved { reference: String, then: Digest, now: Digest },
     #[error("layer {layer}: {source}")]
     Layer { layer: Digest, source: StreamError },
     #[error("layer {layer}: the tar has digest {actual}, but the image's config says {expected}")]
@@ -53,4 +65,14 @@ pub enum Error {
     Mismatch { layer: Digest, what: String },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
+}
+
+impl Error {
+    /// Names the image at fault, unless the error names the place itself.
+    pub fn of_image(self, reference: &Reference, image: Digest) -> Self {
+        match self {
+            Self::Registry(_) | Self::Image { .. } => self,
+            source => Self::Image { reference: reference.to_string(), image, source: Box::new(source) },
+        }
+    }
 }

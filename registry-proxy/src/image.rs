@@ -5,10 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jaunt_distribution::{Client, Repository};
+use bytes::Bytes;
+use jaunt_distribution::{Client, Manifest, Repository};
 use jaunt_formats::media_type::{
     DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER,
-    OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST,
+    OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_MANIFEST,
 };
 use jaunt_formats::{DiffId, Digest, Reference};
 
@@ -68,9 +69,13 @@ impl FromStr for Platform {
 pub struct Image {
     /// Names the manifest: media type, digest, size.
     pub descriptor: Descriptor,
+    /// The manifest, bit for bit.
+    pub manifest: Bytes,
     pub platform: Platform,
     /// Bottom to top.
     pub layers: Vec<Layer>,
+    /// The manifest that this one stands for, as replace mode made it.
+    pub original: Option<String>,
 }
 
 /// One layer of an image.
@@ -88,27 +93,35 @@ pub struct Skipped {
 }
 
 /// What a reference stands for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Resolved {
+    /// What the reference names: an image, or an index of images.
+    pub top: Manifest,
     pub images: Vec<Image>,
     pub skipped: Vec<Skipped>,
+    /// Why some images of an index cannot be converted. The others can.
+    pub failed: Vec<Error>,
 }
 
 /// Fetches the manifests and configs behind a reference. An empty `wanted` means all platforms.
 pub async fn resolve(client: &Client, reference: &Reference, wanted: &[Platform]) -> Result<Resolved, Error> {
     let repository = Repository::from(reference);
     let top = client.manifest(&repository, &reference.manifest_name(), &ACCEPT).await?;
-    let mut resolved = Resolved::default();
-    let children = if manifest::is_index(&top) {
+    let is_index = manifest::is_index(&top);
+    let children = if is_index {
         manifest::parse::<ImageIndex>("index", top.digest, &top.bytes)?.manifests
     } else {
         vec![Descriptor::new(&top.media_type, top.digest, top.bytes.len() as u64)]
     };
+    let mut resolved = Resolved { top, images: Vec::new(), skipped: Vec::new(), failed: Vec::new() };
     for child in children {
         let digest = child.digest;
-        match load(client, reference, child, wanted).await? {
-            Ok(image) => resolved.images.push(image),
-            Err(reason) => resolved.skipped.push(Skipped { digest, reason }),
+        match load(client, reference, child, wanted).await.map_err(|error| error.of_image(reference, digest))
+        {
+            Ok(Ok(image)) => resolved.images.push(image),
+            Ok(Err(reason)) => resolved.skipped.push(Skipped { digest, reason }),
+            Err(error) if is_index => resolved.failed.push(error),
+            Err(error) => return Err(error),
         }
     }
     Ok(resolved)
@@ -144,9 +157,13 @@ async fn load(
     if child.platform.is_none() && !wanted.is_empty() && !wanted.iter().any(|one| one.includes(&platform)) {
         return Ok(Err(format!("platform {platform} is not wanted")));
     }
-    let layers = layers(child.digest, image.layers, &config.rootfs.diff_ids)?;
+    let layers = layers(image.layers, &config.rootfs.diff_ids)?;
+    if layers.is_empty() {
+        return Ok(Err("it has no layers".to_owned()));
+    }
+    let original = image.annotations.and_then(|mut annotations| annotations.remove(ORIGINAL_MANIFEST));
     let descriptor = Descriptor::new(&found.media_type, child.digest, found.bytes.len() as u64);
-    Ok(Ok(Image { descriptor, platform, layers }))
+    Ok(Ok(Image { descriptor, manifest: found.bytes, platform, layers, original }))
 }
 
 /// What an index already says spares fetching the manifest.
@@ -169,30 +186,30 @@ fn skip_by_descriptor(child: &Descriptor, wanted: &[Platform]) -> Option<String>
 }
 
 /// Pairs layers with the diffIDs of the config, and refuses those that cannot be converted.
-fn layers(image: Digest, layers: Vec<Descriptor>, diff_ids: &[String]) -> Result<Vec<Layer>, Error> {
+fn layers(layers: Vec<Descriptor>, diff_ids: &[String]) -> Result<Vec<Layer>, Error> {
     if layers.len() != diff_ids.len() {
-        return Err(Error::LayerCount { image, layers: layers.len(), diff_ids: diff_ids.len() });
+        return Err(Error::LayerCount { layers: layers.len(), diff_ids: diff_ids.len() });
     }
     let pairs = layers.into_iter().zip(diff_ids).map(|(descriptor, diff_id)| {
-        check_type(image, &descriptor)?;
-        let diff_id = diff_id.parse().map_err(|source| Error::DiffId { image, source })?;
+        check_type(&descriptor)?;
+        let diff_id = diff_id.parse().map_err(|source| Error::DiffId { source })?;
         Ok(Layer { descriptor, diff_id: DiffId(diff_id) })
     });
     pairs.collect()
 }
 
-fn check_type(image: Digest, layer: &Descriptor) -> Result<(), Error> {
+fn check_type(layer: &Descriptor) -> Result<(), Error> {
     let media_type = layer.media_type.as_str();
     let outside = layer.urls.as_ref().is_some_and(|urls| !urls.is_empty());
     if outside || media_type.contains(".foreign.") || media_type.contains(".nondistributable.") {
-        return Err(Error::ForeignLayer { image, layer: layer.digest });
+        return Err(Error::ForeignLayer { layer: layer.digest });
     }
     let known =
         [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD];
     if known.contains(&media_type) {
         return Ok(());
     }
-    Err(Error::LayerType { image, layer: layer.digest, media_type: media_type.to_owned() })
+    Err(Error::LayerType { layer: layer.digest, media_type: media_type.to_owned() })
 }
 
 #[cfg(test)]
@@ -212,7 +229,7 @@ mod tests {
     fn layers_that_cannot_be_converted_are_named() {
         let digest = Digest::of(b"layer");
         let layer = |media_type: &str| Descriptor::new(media_type, digest, 1);
-        let error = |layer: &Descriptor| check_type(Digest::of(b"image"), layer).unwrap_err().to_string();
+        let error = |layer: &Descriptor| check_type(layer).unwrap_err().to_string();
         for foreign in [
             layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"),
             layer("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"),
@@ -223,6 +240,6 @@ mod tests {
         assert!(
             error(&layer("application/x-squashfs")).contains("unknown media type \"application/x-squashfs\"")
         );
-        assert!(check_type(digest, &layer(DOCKER_LAYER_GZIP)).is_ok());
+        assert!(check_type(&layer(DOCKER_LAYER_GZIP)).is_ok());
     }
 }

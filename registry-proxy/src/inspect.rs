@@ -17,9 +17,10 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let reference = &args.common.reference;
     let repository = Repository::from(reference);
     let resolved = image::resolve(&client, reference, &args.common.platform).await?;
-    if resolved.images.is_empty() {
+    if resolved.images.is_empty() && resolved.failed.is_empty() {
         return Err(Error::NoImage(reference.to_string()));
     }
+    resolved.failed.iter().for_each(|error| console.line(&error.to_string()));
     let mut images = Vec::new();
     for image in &resolved.images {
         let subject = image.descriptor.digest;

@@ -14,6 +14,8 @@ mod error;
 mod image;
 mod inspect;
 mod manifest;
+mod replace;
+mod signed;
 mod stream;
 mod verify;
 
@@ -27,7 +29,7 @@ use crate::cli::{Cli, Command};
 use crate::error::Error;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match run(cli) {

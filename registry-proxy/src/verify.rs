@@ -32,13 +32,17 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let reference = &args.common.reference;
     let repository = Repository::from(reference);
     let resolved = image::resolve(&client, reference, &args.common.platform).await?;
-    if resolved.images.is_empty() {
+    if resolved.images.is_empty() && resolved.failed.is_empty() {
         return Err(Error::NoImage(reference.to_string()));
     }
     let mut verified = Vec::new();
     for image in &resolved.images {
-        let artifact = verify(&client, &repository, image, &console).await?;
+        let artifact = verify(&client, &repository, image, &console).await;
+        let artifact = artifact.map_err(|error| error.of_image(reference, image.descriptor.digest))?;
         verified.push(json!({ "manifest": image.descriptor.digest, "artifact": artifact, "verified": true }));
+    }
+    if let Some(error) = resolved.failed.into_iter().next() {
+        return Err(error);
     }
     console.result(&json!({ "reference": reference.to_string(), "images": verified }))
 }
@@ -82,11 +86,13 @@ fn wrong(artifact: &Artifact, what: &str) -> Error {
 
 /// The index must stand for the layers of the image, in their order.
 fn check_layers(artifact: &Artifact, image: &Image, index: &LaunchIndex<Vec<u8>>) -> Result<(), Error> {
-    let indexed =
-        index.layers().iter().map(|layer| (layer.original.digest, layer.original.len, layer.diff_id));
-    let named =
-        image.layers.iter().map(|layer| (layer.descriptor.digest, layer.descriptor.size, layer.diff_id));
-    if indexed.eq(named) {
+    let is_for = |(indexed, named): (&LaunchLayer, &image::Layer)| {
+        let blob = (named.descriptor.digest, named.descriptor.size);
+        // In replace mode, the image's layer is the converted blob itself.
+        let blobs = [&indexed.original, &indexed.converted].map(|blob| (blob.digest, blob.len));
+        indexed.diff_id == named.diff_id && blobs.contains(&blob)
+    };
+    if index.layers().len() == image.layers.len() && index.layers().iter().zip(&image.layers).all(is_for) {
         Ok(())
     } else {
         Err(wrong(artifact, "its launch index is for other layers than the image's"))

@@ -1,4 +1,5 @@
-//! `convert`: from an image in a registry to its launch artifact beside it.
+//! `convert`: from an image in a registry to its launch artifact beside it, and to the image that
+//! replaces it if that is asked for.
 //!
 //! Every layer is converted once, however many images of an index share it. An image that is converted
 //! already, by the same recipe and with every blob in place, is left alone; so a run that was
@@ -8,6 +9,7 @@ mod launch;
 mod layer;
 mod pipeline;
 mod progress;
+mod replace;
 mod report;
 
 use std::collections::HashMap;
@@ -26,28 +28,19 @@ use crate::cli::{ConvertArgs, Mode};
 use crate::console::{Console, cpu_seconds};
 use crate::copy;
 use crate::error::Error;
-use crate::image::{self, Image, Layer};
+use crate::image::{self, Image, Layer, Resolved};
+use crate::manifest;
 use pipeline::Workshop;
 use progress::LayerProgress;
 
 /// Runs the command.
 pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
-    let Mode::Attach = args.mode;
     let console = Console::new(args.common.json);
     let started = Instant::now();
-    if let Some(to) = &args.to {
-        copy::copy(&client, &args.common.reference, to, &console).await?;
-    }
     let reference = args.to.as_ref().unwrap_or(&args.common.reference);
-    let resolved = image::resolve(&client, reference, &args.common.platform).await?;
-    for skipped in &resolved.skipped {
-        console.line(&format!("skipped {}: {}", skipped.digest, skipped.reason));
-    }
-    if resolved.images.is_empty() && !args.common.platform.is_empty() {
-        return Err(Error::NoImage(reference.to_string()));
-    }
+    let resolved = prepare(&client, args, &console).await?;
     let mut converter = Converter {
-        client,
+        client: client.clone(),
         repository: Repository::from(reference),
         workshop: Arc::new(Workshop::new(args.level)?),
         recipe: artifact::recipe(args.level),
@@ -55,12 +48,54 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
         known: HashMap::new(),
         console: &console,
     };
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut failed) = (Vec::new(), 0);
     for image in &resolved.images {
-        outcomes.push(converter.convert(image).await?);
+        match converter.convert(image).await.map_err(|e| e.of_image(reference, image.descriptor.digest)) {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(error) if !manifest::is_index(&resolved.top) => return Err(error),
+            // One image that cannot be converted takes nothing from the others.
+            Err(error) => {
+                console.error(&error);
+                failed += 1;
+            }
+        }
     }
+    let (failed, images) = (failed + resolved.failed.len(), resolved.images.len() + resolved.failed.len());
+    let replaced = if args.mode == Mode::Replace && failed == 0 && images > 0 {
+        replace::finish(&client, args, reference, &resolved, &outcomes, &console).await?
+    } else {
+        None
+    };
     let cost = Cost { wall: started.elapsed(), cpu_seconds: cpu_seconds() };
-    report::summary(&console, reference, &outcomes, &resolved.skipped, &cost)
+    report::summary(&console, reference, &outcomes, &resolved.skipped, replaced.as_ref(), &cost)?;
+    if failed > 0 {
+        return Err(Error::Images { reference: reference.to_string(), failed, images });
+    }
+    Ok(())
+}
+
+/// Finds the images, brings them to where `--to` says, and tells what of them stays as it is.
+async fn prepare(client: &Client, args: &ConvertArgs, console: &Console) -> Result<Resolved, Error> {
+    let mut reference = &args.common.reference;
+    if let (Mode::Attach, Some(to)) = (args.mode, &args.to) {
+        copy::copy(client, reference, to, console).await?;
+        reference = to;
+    }
+    let resolved = image::resolve(client, reference, &args.common.platform).await?;
+    for skipped in &resolved.skipped {
+        console.line(&format!("skipped {}: {}", skipped.digest, skipped.reason));
+    }
+    resolved.failed.iter().for_each(|error| console.error(error));
+    if resolved.images.is_empty() && resolved.failed.is_empty() {
+        if !args.common.platform.is_empty() {
+            return Err(Error::NoImage(reference.to_string()));
+        }
+        console.line(&format!("nothing to convert: {reference} has no image that could be started lazily"));
+    }
+    if args.mode == Mode::Replace {
+        replace::prepare(client, args, &resolved, console).await?;
+    }
+    Ok(resolved)
 }
 
 /// What a run took.
@@ -109,9 +144,10 @@ impl Converter<'_> {
             launch::build(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
         });
         let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
-        let artifact =
-            Artifact::publish(&self.client, &self.repository, image, &converted, index.await??, &self.recipe)
-                .await?;
+        let (client, repository) = (&self.client, &self.repository);
+        let index = artifact::push_index(client, repository, index.await??).await?;
+        let described = artifact::describe(&converted, &self.recipe);
+        let artifact = Artifact::publish(client, repository, &image.descriptor, index, described).await?;
         Ok(Outcome { image, artifact, layers: Some(layers), fresh })
     }
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 use jaunt_formats::{Digest, Reference};
 use serde_json::{Value, json};
 
+use super::replace::Replaced;
 use super::{Converted, Cost, Outcome};
 use crate::artifact;
 use crate::console::{Console, bytes, rate, ratio};
 use crate::error::Error;
 use crate::image::Skipped;
+use crate::replace::original_tag;
 
 /// The first digits of a digest: enough for a person.
 pub fn short(digest: &Digest) -> String {
@@ -37,6 +39,7 @@ pub fn summary(
     reference: &Reference,
     outcomes: &[Outcome<'_>],
     skipped: &[Skipped],
+    replaced: Option<&Replaced>,
     cost: &Cost,
 ) -> Result<(), Error> {
     let mut totals = Totals::default();
@@ -65,7 +68,8 @@ pub fn summary(
     }
     console.result(&json!({
         "reference": reference.to_string(),
-        "images": outcomes.iter().map(image).collect::<Vec<_>>(),
+        "images": outcomes.iter().map(|outcome| image(outcome, replaced)).collect::<Vec<_>>(),
+        "replaced": replaced.map(replaced_json),
         "skipped": skipped.iter().map(|one| json!({ "digest": one.digest, "reason": one.reason })).collect::<Vec<_>>(),
         "layers_converted": totals.layers,
         "original_bytes": totals.original,
@@ -100,12 +104,21 @@ impl Totals {
     }
 }
 
-fn image(outcome: &Outcome<'_>) -> Value {
+fn replaced_json(replaced: &Replaced) -> Value {
+    json!({
+        "manifest": replaced.top,
+        "original": replaced.original,
+        "original_tag": original_tag(&replaced.original),
+    })
+}
+
+fn image(outcome: &Outcome<'_>, replaced: Option<&Replaced>) -> Value {
     let status = if outcome.layers.is_some() { "converted" } else { "already converted" };
     json!({
         "platform": outcome.image.platform.to_string(),
         "manifest": outcome.image.descriptor.digest,
         "status": status,
+        "replacement": replaced.and_then(|replaced| replaced.images.get(&outcome.image.descriptor.digest)).map(|new| new.digest),
         "artifact": outcome.artifact.digest,
         "tag": artifact::tag(&outcome.image.descriptor.digest),
         "index": { "digest": outcome.artifact.index.digest, "bytes": outcome.artifact.index.size },

@@ -3,7 +3,7 @@
 use jaunt_formats::Digest;
 use serde_json::{Value, json};
 
-use crate::support::{Layer, OCI_MANIFEST, Registry, noise, run, tar};
+use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, noise, run, tar};
 
 const REPOSITORY: &str = "team/app";
 
@@ -115,6 +115,46 @@ fn an_unreachable_registry_is_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let run = run(&["convert", &format!("{free}/team/app:v1")]);
     assert!(run.failed().contains(&format!("registry {free}: cannot connect")), "{run:?}");
+}
+
+#[test]
+fn one_bad_image_of_an_index_takes_nothing_from_the_others() {
+    let Some(registry) = Registry::start() else { return };
+    let good = registry.image(REPOSITORY, &[layer()], "linux");
+    let mut unknown = good.clone();
+    unknown["layers"][0]["mediaType"] = json!("application/x-squashfs");
+    let wrong = Layer { diff_id: Digest::of(b"something else"), ..layer() };
+    let wrong = registry.image(REPOSITORY, &[wrong], "linux");
+    let entry = |manifest: &Value, architecture: &str| {
+        let bytes = serde_json::to_vec(manifest).unwrap();
+        let digest = registry.push_manifest(REPOSITORY, &Digest::of(&bytes).to_string(), manifest);
+        json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": bytes.len(),
+                "platform": { "os": "linux", "architecture": architecture } })
+    };
+    let entries = [entry(&unknown, "arm64"), entry(&wrong, "s390x"), entry(&good, "amd64")];
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+    registry.push_manifest(REPOSITORY, "multi", &index);
+    let reference = registry.reference("team/app:multi");
+    for arguments in [&["convert", &reference][..], &["convert", "--mode", "replace", &reference]] {
+        let run = registry.run(arguments);
+        let error = run.failed();
+        assert_eq!(error.lines().count(), 3, "one line an image, and one for all: {error}");
+        assert!(error.contains("application/x-squashfs") && error.contains("the tar has digest"), "{error}");
+        assert!(error.contains("2 of 3 images could not be converted"), "{error}");
+        let digest = entries[2]["digest"].as_str().unwrap().replace(':', "-");
+        assert!(registry.manifest(REPOSITORY, &format!("{digest}.jaunt")).is_some());
+        assert_eq!(registry.manifest(REPOSITORY, "multi").unwrap(), index, "not replaced in part");
+    }
+    assert!(registry.run(&["inspect", &reference]).succeeded().stdout.contains("x-squashfs"));
+    assert!(registry.run(&["verify", &reference]).failed().contains("not converted"));
+}
+
+#[test]
+fn an_image_without_layers_is_skipped() {
+    let Some(registry) = Registry::start() else { return };
+    registry.push_image(REPOSITORY, "empty", &[]);
+    let run = registry.run(&["convert", &registry.reference("team/app:empty")]);
+    assert!(run.succeeded().stdout.contains("it has no layers"), "{run:?}");
 }
 
 #[test]

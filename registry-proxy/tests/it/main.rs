@@ -3,4 +3,5 @@
 
 mod attach;
 mod failures;
+mod replace;
 mod support;

@@ -1,0 +1,104 @@
+//! Publishing in replace mode: what `crate::replace` writes goes to the registry, the tag last.
+//!
+//! Everything before the tag is found again by a repeated run: a run that was interrupted has replaced
+//! nothing.
+
+use std::collections::HashMap;
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::media_type::OCI_MANIFEST;
+use jaunt_formats::{Digest, Reference};
+
+use super::Outcome;
+use crate::artifact::Artifact;
+use crate::cli::ConvertArgs;
+use crate::console::Console;
+use crate::error::Error;
+use crate::image::{ACCEPT, Resolved};
+use crate::manifest::{self, Descriptor};
+use crate::replace::{self, original_tag};
+use crate::{copy, signed};
+
+/// What took whose place.
+pub struct Replaced {
+    /// What the tag names now.
+    pub top: Digest,
+    /// What it named before.
+    pub original: Digest,
+    /// Each image by what it was.
+    pub images: HashMap<Digest, Descriptor>,
+}
+
+/// Before the work: refuses what is signed, and brings the image to where `--to` says.
+pub async fn prepare(
+    client: &Client,
+    args: &ConvertArgs,
+    resolved: &Resolved,
+    console: &Console,
+) -> Result<(), Error> {
+    let from = &args.common.reference;
+    let originals = resolved.images.iter().filter(|image| image.original.is_none());
+    let originals: Vec<_> = originals.map(|image| image.descriptor.digest).collect();
+    if !args.force && !originals.is_empty() {
+        let tagged = [resolved.top.digest];
+        for image in originals.iter().chain(tagged.iter().filter(|top| !originals.contains(top))) {
+            signed::refuse(client, &Repository::from(from), *image).await?;
+        }
+    }
+    let Some(to) = &args.to else { return Ok(()) };
+    if originals.is_empty() {
+        return Err(Error::AlreadyReplaced(from.to_string()));
+    }
+    let top = resolved.top.digest;
+    copy::copy(client, &from.with_digest(top), &to.with_tag(&original_tag(&top)), console).await
+}
+
+/// After the work: replaces what can be replaced; `None` when all of it is already.
+pub async fn finish(
+    client: &Client,
+    args: &ConvertArgs,
+    reference: &Reference,
+    resolved: &Resolved,
+    outcomes: &[Outcome<'_>],
+    console: &Console,
+) -> Result<Option<Replaced>, Error> {
+    let repository = Repository::from(reference);
+    let (top, mut images, mut replacement) = (&resolved.top, HashMap::new(), None);
+    for outcome in outcomes.iter().filter(|outcome| outcome.image.original.is_none()) {
+        let new = replace::manifest(outcome.image, &outcome.artifact)?;
+        let name = new.descriptor.digest.to_string();
+        client.push_manifest(&repository, &name, OCI_MANIFEST, new.bytes.clone()).await?;
+        let (index, layers) = (outcome.artifact.index.clone(), outcome.artifact.layers.clone());
+        let artifact = Artifact::publish(client, &repository, &new.descriptor, index, layers).await?;
+        let (image, old) = (outcome.image, outcome.image.descriptor.digest);
+        console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
+        images.insert(old, new.descriptor.clone());
+        replacement = Some(new);
+    }
+    if manifest::is_index(top) && !images.is_empty() {
+        replacement = Some(replace::index(top, &images)?);
+    }
+    let Some(new) = replacement else {
+        console.line(&format!("already replaced: {reference} {}", top.digest));
+        return Ok(None);
+    };
+    let kept = original_tag(&top.digest);
+    client.push_manifest(&repository, &kept, &top.media_type, top.bytes.clone()).await?;
+    if args.to.is_none() {
+        refuse_if_moved(client, reference, top.digest).await?;
+    }
+    let (media_type, digest) = (&new.descriptor.media_type, new.descriptor.digest);
+    client.push_manifest(&repository, &reference.manifest_name(), media_type, new.bytes).await?;
+    console.line(&format!("{reference} is {digest} now; tag {kept} keeps the original"));
+    Ok(Some(Replaced { top: digest, original: top.digest, images }))
+}
+
+/// Registries cannot move a tag on condition; this leaves a moment instead of a conversion's time.
+async fn refuse_if_moved(client: &Client, reference: &Reference, then: Digest) -> Result<(), Error> {
+    let repository = Repository::from(reference);
+    let now = client.manifest_digest(&repository, &reference.manifest_name(), &ACCEPT).await?;
+    if now == then {
+        return Ok(());
+    }
+    Err(Error::TagMoved { reference: reference.to_string(), then, now })
+}

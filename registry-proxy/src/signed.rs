@@ -1,0 +1,31 @@
+//! Whether a manifest is signed: by cosign, under its tag or as a referrer, or by notation.
+//!
+//! Only that there is a signature counts here, not whether it is good: what replaces the manifest would
+//! have none.
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::Digest;
+
+use crate::error::Error;
+use crate::image::ACCEPT;
+
+/// Artifact types of signatures; versions follow.
+const SIGNATURES: [&str; 3] = [
+    "application/vnd.dev.cosign.artifact.sig.",
+    "application/vnd.dev.sigstore.bundle.",
+    "application/vnd.cncf.notary.signature",
+];
+
+/// An error if a signature is found.
+pub async fn refuse(client: &Client, repository: &Repository, image: Digest) -> Result<(), Error> {
+    let tag = format!("sha256-{}.sig", image.hex());
+    if client.manifest_if_exists(repository, &tag, &ACCEPT).await?.is_some() {
+        return Err(Error::Signed { image, by: format!("tag {tag}") });
+    }
+    let referrers = client.referrers(repository, &image, None).await?;
+    let types = referrers.iter().filter_map(|found| found.artifact_type().as_ref().map(ToString::to_string));
+    match types.into_iter().find(|found| SIGNATURES.iter().any(|prefix| found.starts_with(prefix))) {
+        Some(found) => Err(Error::Signed { image, by: format!("referrer of type {found}") }),
+        None => Ok(()),
+    }
+}
