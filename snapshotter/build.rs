@@ -2,12 +2,14 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 10] = [
+const PROTOS: [&str; 12] = [
     "services/snapshots/v1/snapshots.proto",
     "services/transfer/v1/transfer.proto",
     "services/streaming/v1/streaming.proto",
     "services/introspection/v1/introspection.proto",
     "services/version/v1/version.proto",
+    "services/images/v1/images.proto",
+    "services/content/v1/content.proto",
     "types/transfer/registry.proto",
     "types/transfer/imagestore.proto",
     "types/transfer/progress.proto",

@@ -74,6 +74,12 @@ struct PullArgs {
     /// The daemon's socket, if containerd does not name it
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// The API of containerd's to pull through [default: the transfer service where it can pull lazily, else CRI]
+    #[arg(long, value_enum)]
+    through: Option<pull::Way>,
+    /// Where containerd finds each registry's hosts.toml, for its transfer service; CRI has its own setting
+    #[arg(long, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
+    hosts_dir: PathBuf,
     /// The image
     #[arg(value_name = "REF")]
     image: Reference,
@@ -162,6 +168,8 @@ fn run_pull(args: PullArgs) -> Result<(), CommandError> {
         snapshotter: args.snapshotter,
         image: args.image,
         socket,
+        through: args.through,
+        hosts_dir: args.hosts_dir,
     };
     println!("{}", runtime()?.block_on(pull::run(&request))?);
     Ok(())

@@ -39,6 +39,18 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.introspection.v1");
             }
         }
+        /// What images a containerd has.
+        pub mod images {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.images.v1");
+            }
+        }
+        /// The blobs they consist of.
+        pub mod content {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.content.v1");
+            }
+        }
         /// The version of a containerd.
         pub mod version {
             pub mod v1 {

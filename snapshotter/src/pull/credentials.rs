@@ -6,13 +6,14 @@ use docker_credential::{CredentialRetrievalError, DockerCredential};
 
 use crate::proto::runtime::v1::AuthConfig;
 
-/// Docker Hub's entry in Docker's configuration is not its host.
+/// Docker Hub's entry in Docker's configuration is neither the host in references nor the one that answers.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+const DOCKER_HUB_HOSTS: [&str; 2] = ["docker.io", "registry-1.docker.io"];
 
 /// What Docker has for `host`. Having none is no error; a broken helper is worth a warning, since the
 /// image may be public.
 pub(super) async fn find(host: &str) -> Option<AuthConfig> {
-    let server = if host == "docker.io" { DOCKER_HUB } else { host }.to_owned();
+    let server = if DOCKER_HUB_HOSTS.contains(&host) { DOCKER_HUB } else { host }.to_owned();
     let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await.ok()?;
     match found {
         Ok(DockerCredential::UsernamePassword(username, password)) => {

@@ -3,6 +3,7 @@
 //! `ctr` passes no image labels on, so it cannot pull lazily. Two ways do: the transfer service, where
 //! the proxy plugin exports `enable_remote_snapshot_annotations` (containerd 2.1 and later), and CRI.
 
+mod chain;
 mod containerd;
 mod credentials;
 mod cri;
@@ -17,7 +18,8 @@ use jaunt_formats::Reference;
 use crate::fallback::error_chain;
 use crate::status;
 use crate::unix_channel::{self, Unreachable};
-use containerd::{Containerd, Way};
+use containerd::Containerd;
+pub use containerd::Way;
 
 /// What to pull, and through what.
 #[derive(Clone, Debug)]
@@ -32,6 +34,11 @@ pub struct Request {
     pub image: Reference,
     /// The daemon's socket, where containerd does not know it.
     pub socket: PathBuf,
+    /// The way to pull; none leaves the choice to what this containerd can do.
+    pub through: Option<Way>,
+    /// Directory of the registries' `hosts.toml`, as containerd sees it. The transfer service asks its
+    /// client for it: containerd's own setting of that name is read by nothing.
+    pub hosts_dir: PathBuf,
 }
 
 /// Why a pull failed.
@@ -72,6 +79,16 @@ pub enum PullError {
         /// containerd's words.
         message: String,
     },
+    /// containerd knows the snapshotter, but not as one to unpack images for.
+    #[error("containerd at {address} does not unpack images for snapshotter {snapshotter:?}: {hint}", address = .address.display())]
+    NotUnpacked {
+        /// Its socket.
+        address: PathBuf,
+        /// The snapshotter's name.
+        snapshotter: String,
+        /// What to configure.
+        hint: &'static str,
+    },
     /// Nothing passes image labels on.
     #[error(
         "containerd {version} offers no lazy pull in namespace {namespace:?}: its CRI plugin pulls into k8s.io only, \
@@ -104,27 +121,25 @@ pub async fn run(request: &Request) -> Result<String, PullError> {
     let containerd = Containerd::inspect(channel, request).await?;
     let way = containerd.way(request)?;
     let socket = containerd.snapshotter_socket.clone().unwrap_or_else(|| request.socket.clone());
+    println!("pulling {} through containerd's {}", request.image, way.name());
     let started = Instant::now();
-    let chain = match way {
-        Way::Transfer => transfer::pull(&containerd, request).await.map(|()| None),
+    match way {
+        Way::Transfer => transfer::pull(&containerd, request).await,
         Way::Cri => cri::pull(&containerd, request).await,
     }?;
     let pulled = format!("pulled {} in {:.2} s", request.image, started.elapsed().as_secs_f64());
-    let status = match status::fetch(&socket).await {
-        Ok(status) => status,
-        Err(error) => return Ok(format!("{pulled} ({})", error_chain(&error))),
+    let elsewhere = || PullError::Elsewhere {
+        image: request.image.to_string(),
+        snapshotter: request.snapshotter.clone(),
+        hint: way.hint(),
     };
-    match report::layers(&status, &request.image.to_string(), chain.as_deref()) {
-        Some(layers) => Ok(format!("{pulled}: {layers}")),
-        // Without the chain, they cannot be told from layers that another image brought before.
-        None if chain.is_none() => {
-            Ok(format!("{pulled}: no new layers; had there to be some: {}", way.hint()))
+    let chain = chain::of_image(&containerd, request).await?.ok_or_else(elsewhere)?;
+    match status::fetch(&socket).await {
+        Ok(status) => {
+            let layers = report::layers(&status, &request.image.to_string(), &chain);
+            Ok(format!("{pulled}: {}", layers.ok_or_else(elsewhere)?))
         }
-        None => Err(PullError::Elsewhere {
-            image: request.image.to_string(),
-            snapshotter: request.snapshotter.clone(),
-            hint: way.hint(),
-        }),
+        Err(error) => Ok(format!("{pulled} ({})", error_chain(&error))),
     }
 }
 

@@ -4,19 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::proto::jaunt::status::v1::{GetResponse, Snapshot};
 
-/// "7 of 7 layers lazy", with the reasons for those that are not; `None` when the daemon knows nothing of
-/// the image.
-///
-/// The image's layers are its chain's, where that is known. Else those that carry its reference, and their
-/// ancestors: a layer carries the reference of the image that brought it.
-pub(super) fn layers(status: &GetResponse, image: &str, chain: Option<&str>) -> Option<String> {
-    let is_of_image = |s: &&Snapshot| match chain {
-        Some(chain) => s.chain_id == chain,
-        None => s.image == image,
-    };
+/// "7 of 7 layers lazy", with the reasons for those that are not; `None` when the daemon has no snapshot of
+/// that chain.
+pub(super) fn layers(status: &GetResponse, image: &str, chain: &str) -> Option<String> {
     let by_name: BTreeMap<&str, &Snapshot> = status.snapshots.iter().map(|s| (s.name.as_str(), s)).collect();
     let mut layers: BTreeMap<&str, &Snapshot> = BTreeMap::new();
-    for top in status.snapshots.iter().filter(|s| s.kind == "committed").filter(is_of_image) {
+    for top in status.snapshots.iter().filter(|s| s.kind == "committed" && s.chain_id == chain) {
         let mut next = Some(top);
         while let Some(layer) = next {
             if layers.insert(&layer.name, layer).is_some() {
@@ -68,15 +61,14 @@ mod tests {
             ],
             ..GetResponse::default()
         };
-        assert_eq!(layers(&status, "app", None).as_deref(), Some("3 of 3 layers lazy"));
-        assert_eq!(layers(&status, "absent", None), None);
-        assert_eq!(layers(&status, "another-tag", Some("chain-2")).as_deref(), Some("2 of 2 layers lazy"));
-        assert_eq!(layers(&status, "app", Some("chain-9")), None);
+        assert_eq!(layers(&status, "app", "chain-3").as_deref(), Some("3 of 3 layers lazy"));
+        assert_eq!(layers(&status, "another-tag", "chain-2").as_deref(), Some("2 of 2 layers lazy"));
+        assert_eq!(layers(&status, "app", "chain-9"), None);
         status.fallbacks.push(Fallback {
             image: "other".to_owned(),
             code: "timeout".to_owned(),
             ..Fallback::default()
         });
-        assert_eq!(layers(&status, "other", None).as_deref(), Some("0 of 1 layers lazy (timeout)"));
+        assert_eq!(layers(&status, "other", "chain-4").as_deref(), Some("0 of 1 layers lazy (timeout)"));
     }
 }

@@ -7,9 +7,9 @@ use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
-use super::containerd::Containerd;
+use super::containerd::{Containerd, Way};
 use super::{PullError, Request, credentials, in_namespace, refused};
 use crate::proto::containerd::services::streaming::v1::StreamInit;
 use crate::proto::containerd::services::streaming::v1::streaming_client::StreamingClient;
@@ -17,8 +17,12 @@ use crate::proto::containerd::services::transfer::v1::transfer_client::TransferC
 use crate::proto::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 use crate::proto::containerd::types::Platform;
 use crate::proto::containerd::types::transfer::{
-    AuthResponse, AuthType, ImageStore, OciRegistry, Progress, RegistryResolver, UnpackConfiguration,
+    AuthRequest, AuthResponse, AuthType, ImageStore, OciRegistry, Progress, RegistryResolver,
+    UnpackConfiguration,
 };
+
+/// What the transfer service says when it is to unpack for a snapshotter that it was not told of.
+const NO_UNPACK_CONFIG: &str = "no unpack platforms defined";
 
 /// Pulls and unpacks, printing containerd's progress.
 pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
@@ -30,15 +34,25 @@ pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(
         options: Some(TransferOptions { progress_stream: progress.id.clone() }),
     };
     let printer = tokio::spawn(print(progress));
-    let host = request.image.host().to_owned();
-    let authenticator = tokio::spawn(async move { authenticate(auth, &host).await });
+    let authenticator = tokio::spawn(authenticate(auth));
     let pulled = TransferClient::new(containerd.channel.clone())
         .transfer(in_namespace(message, &request.namespace))
         .await
-        .map_err(refused(&request.address, "pull"));
+        .map_err(|status| failed(request, status));
     printer.abort();
     authenticator.abort();
     pulled.map(drop)
+}
+
+fn failed(request: &Request, status: tonic::Status) -> PullError {
+    if status.code() == Code::InvalidArgument && status.message().contains(NO_UNPACK_CONFIG) {
+        return PullError::NotUnpacked {
+            address: request.address.clone(),
+            snapshotter: request.snapshotter.clone(),
+            hint: Way::Transfer.hint(),
+        };
+    }
+    refused(&request.address, "pull")(status)
 }
 
 fn source(request: &Request, auth_stream: &str) -> OciRegistry {
@@ -46,6 +60,7 @@ fn source(request: &Request, auth_stream: &str) -> OciRegistry {
         reference: request.image.to_string(),
         resolver: Some(RegistryResolver {
             auth_stream: auth_stream.to_owned(),
+            host_dir: request.hosts_dir.display().to_string(),
             ..RegistryResolver::default()
         }),
     }
@@ -114,10 +129,12 @@ async fn print(mut stream: Stream) {
     }
 }
 
-/// Answers what containerd asks for a registry; an empty answer is anonymous access.
-async fn authenticate(mut stream: Stream, host: &str) {
-    while let Ok(Some(_)) = stream.receive.message().await {
-        let answer = match credentials::find(host).await {
+/// Answers what containerd asks for a registry; an empty answer is anonymous access. A mirror is asked for
+/// by its own name: the image's registry's credentials are not its business.
+async fn authenticate(mut stream: Stream) {
+    while let Ok(Some(asked)) = stream.receive.message().await {
+        let Ok(asked) = AuthRequest::decode(asked.value.as_slice()) else { return };
+        let answer = match credentials::find(&asked.host).await {
             None => AuthResponse::default(),
             Some(auth) if auth.identity_token.is_empty() => AuthResponse {
                 auth_type: AuthType::Credentials.into(),

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
+use jaunt_snapshotter::proto::containerd::services::content::v1 as content;
+use jaunt_snapshotter::proto::containerd::services::content::v1::content_server as contents;
+use jaunt_snapshotter::proto::containerd::services::images::v1 as image;
+use jaunt_snapshotter::proto::containerd::services::images::v1::images_server as image_records;
 use jaunt_snapshotter::proto::containerd::services::introspection::v1 as introspection;
 use jaunt_snapshotter::proto::containerd::services::introspection::v1::introspection_server as introspect;
 use jaunt_snapshotter::proto::containerd::services::streaming::v1 as streaming;
@@ -13,6 +17,7 @@ use jaunt_snapshotter::proto::containerd::services::transfer::v1 as transfer;
 use jaunt_snapshotter::proto::containerd::services::transfer::v1::transfer_server as transfers;
 use jaunt_snapshotter::proto::containerd::services::version::v1 as version;
 use jaunt_snapshotter::proto::containerd::services::version::v1::version_server as versions;
+use jaunt_snapshotter::proto::containerd::types::Descriptor;
 use jaunt_snapshotter::proto::containerd::types::transfer::{
     AuthRequest, AuthResponse, ImageStore, OciRegistry, Progress,
 };
@@ -30,10 +35,14 @@ use tonic::{Request, Response, Status, Streaming};
 /// What this containerd can do.
 #[derive(Clone, Copy)]
 pub struct Features {
+    pub version: &'static str,
     pub transfer: bool,
     pub annotations: bool,
     pub cri: bool,
 }
+
+/// The snapshot on record of every image here.
+pub const CHAIN: &str = "chain-of-the-image";
 
 #[derive(Clone)]
 pub struct Containerd(Arc<Shared>);
@@ -42,6 +51,7 @@ struct Shared {
     dir: tempfile::TempDir,
     features: Features,
     seen: Mutex<Vec<String>>,
+    snapshotter: Mutex<String>,
     held: Mutex<Vec<status::Snapshot>>,
     streams: Mutex<HashMap<String, Opened>>,
 }
@@ -54,6 +64,7 @@ impl Containerd {
             dir: tempfile::tempdir().unwrap(),
             features,
             seen: Mutex::default(),
+            snapshotter: Mutex::new("jaunt".to_owned()),
             held: Mutex::default(),
             streams: Mutex::default(),
         };
@@ -64,6 +75,8 @@ impl Containerd {
             .add_service(versions::VersionServer::new(containerd.clone()))
             .add_service(stream::StreamingServer::new(containerd.clone()))
             .add_service(transfers::TransferServer::new(containerd.clone()))
+            .add_service(image_records::ImagesServer::new(containerd.clone()))
+            .add_service(contents::ContentServer::new(containerd.clone()))
             .add_service(images::ImageServiceServer::new(containerd.clone()))
             .add_service(statuses::StatusServer::new(containerd.clone()));
         tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
@@ -72,6 +85,11 @@ impl Containerd {
 
     pub fn socket(&self) -> PathBuf {
         self.0.dir.path().join("c.sock")
+    }
+
+    /// Images are unpacked by that snapshotter instead.
+    pub fn unpacks_with(&self, snapshotter: &str) {
+        *self.0.snapshotter.lock().unwrap() = snapshotter.to_owned();
     }
 
     pub fn seen(&self) -> Vec<String> {
@@ -117,20 +135,24 @@ impl introspect::Introspection for Containerd {
         &self,
         _: Request<introspection::PluginsRequest>,
     ) -> Result<Response<introspection::PluginsResponse>, Status> {
-        let Features { transfer, annotations, cri } = self.0.features;
+        let Features { transfer, annotations, cri, .. } = self.0.features;
         let plugin = |kind: &str, id: &str, works: bool| introspection::Plugin {
             r#type: kind.to_owned(),
             id: id.to_owned(),
             init_err: (!works).then(|| rpc::Status { code: 2, message: "dial failed".to_owned() }),
             ..Default::default()
         };
-        let mut jaunt = plugin("io.containerd.snapshotter.v1", "jaunt", true);
-        jaunt.exports.insert("address".to_owned(), self.socket().display().to_string());
-        if annotations {
-            jaunt.exports.insert("enable_remote_snapshot_annotations".to_owned(), "true".to_owned());
-        }
+        let proxy = |id: &str| {
+            let mut proxy = plugin("io.containerd.snapshotter.v1", id, true);
+            proxy.exports.insert("address".to_owned(), self.socket().display().to_string());
+            if annotations {
+                proxy.exports.insert("enable_remote_snapshot_annotations".to_owned(), "true".to_owned());
+            }
+            proxy
+        };
         let plugins = vec![
-            jaunt,
+            proxy("jaunt"),
+            proxy("unlisted"),
             plugin("io.containerd.snapshotter.v1", "broken", false),
             plugin("io.containerd.grpc.v1", "transfer", transfer),
             plugin("io.containerd.grpc.v1", "streaming", transfer),
@@ -143,7 +165,10 @@ impl introspect::Introspection for Containerd {
 #[tonic::async_trait]
 impl versions::Version for Containerd {
     async fn version(&self, _: Request<()>) -> Result<Response<version::VersionResponse>, Status> {
-        Ok(Response::new(version::VersionResponse { version: "1.2.3".to_owned(), ..Default::default() }))
+        Ok(Response::new(version::VersionResponse {
+            version: self.0.features.version.to_owned(),
+            ..Default::default()
+        }))
     }
 }
 
@@ -172,12 +197,17 @@ impl transfers::Transfer for Containerd {
         if source.reference.contains("absent") {
             return Err(Status::not_found(format!("{}: not found", source.reference)));
         }
+        if store.unpacks[0].snapshotter == "unlisted" {
+            let message = "unable to initialize unpacker: no unpack platforms defined: invalid argument";
+            return Err(Status::invalid_argument(message));
+        }
         let take = |id: &str| self.0.streams.lock().unwrap().remove(id).unwrap();
         let (progress, _) = take(&request.options.unwrap().progress_stream);
         let event = Progress { event: "pulling".to_owned(), ..Default::default() };
         progress.send(Ok(encode(&event))).await.unwrap();
 
-        let (ask, mut answers) = take(&source.resolver.unwrap().auth_stream);
+        let resolver = source.resolver.unwrap();
+        let (ask, mut answers) = take(&resolver.auth_stream);
         ask.send(Ok(encode(&AuthRequest { host: "r.example".to_owned(), ..Default::default() })))
             .await
             .unwrap();
@@ -186,12 +216,47 @@ impl transfers::Transfer for Containerd {
         let unpack = &store.unpacks[0];
         let os = &unpack.platform.as_ref().unwrap().os;
         self.see(format!(
-            "transfer {namespace} {} {os} {} auth={:?}",
-            store.name,
-            unpack.snapshotter,
-            Some(answer.auth_type)
+            "transfer {namespace} {} {os} {} auth={:?} hosts={}",
+            store.name, unpack.snapshotter, answer.auth_type, resolver.host_dir,
         ));
         Ok(Response::new(()))
+    }
+}
+
+#[tonic::async_trait]
+impl image_records::Images for Containerd {
+    async fn get(
+        &self,
+        request: Request<image::GetImageRequest>,
+    ) -> Result<Response<image::GetImageResponse>, Status> {
+        namespace(&request);
+        let target = Some(Descriptor { digest: "index".to_owned(), ..Default::default() });
+        let image = image::Image { name: request.into_inner().name, target, ..Default::default() };
+        Ok(Response::new(image::GetImageResponse { image: Some(image) }))
+    }
+}
+
+/// An index of two platforms, one of them fetched; its layer is lazy, and so not there.
+#[tonic::async_trait]
+impl contents::Content for Containerd {
+    async fn info(
+        &self,
+        request: Request<content::InfoRequest>,
+    ) -> Result<Response<content::InfoResponse>, Status> {
+        namespace(&request);
+        let snapshot = format!("gc.ref.snapshot.{}", self.0.snapshotter.lock().unwrap());
+        let labels: &[(&str, &str)] = match request.into_inner().digest.as_str() {
+            "index" => &[("gc.ref.content.m.0", "absent"), ("gc.ref.content.m.1", "manifest")],
+            "manifest" => &[("gc.ref.content.config", "config"), ("gc.ref.content.l.0", "layer")],
+            // A ring must not keep anyone busy.
+            "config" => &[(&snapshot, CHAIN), ("gc.ref.content.m.0", "index")],
+            "absent" => return Err(Status::not_found("content absent: not found")),
+            other => panic!("{other} was asked for"),
+        };
+        let label = |&(key, value): &(&str, &str)| (format!("containerd.io/{key}"), value.to_owned());
+        let labels = labels.iter().map(label).collect();
+        let info = Some(content::Info { labels, ..Default::default() });
+        Ok(Response::new(content::InfoResponse { info }))
     }
 }
 
@@ -210,8 +275,7 @@ impl images::ImageService for Containerd {
         &self,
         _: Request<cri::ImageStatusRequest>,
     ) -> Result<Response<cri::ImageStatusResponse>, Status> {
-        let info = [("info".to_owned(), r#"{"chainID":"chain-of-the-image"}"#.to_owned())].into();
-        Ok(Response::new(cri::ImageStatusResponse { image: None, info }))
+        Err(Status::unimplemented("not asked for"))
     }
 
     async fn remove_image(

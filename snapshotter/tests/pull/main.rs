@@ -5,10 +5,10 @@ mod containerd;
 
 use jaunt_snapshotter::pull::{self, PullError, Request};
 
-use containerd::{Containerd, Features};
+use containerd::{CHAIN, Containerd, Features};
 
-/// What the image status says.
-const CHAIN: &str = "chain-of-the-image";
+/// containerd 2.1, all of it configured.
+const NEW: Features = Features { version: "2.1.0", transfer: true, annotations: true, cri: true };
 
 fn request(containerd: &Containerd, namespace: &str) -> Request {
     Request {
@@ -17,6 +17,8 @@ fn request(containerd: &Containerd, namespace: &str) -> Request {
         snapshotter: "jaunt".to_owned(),
         image: "r.example/a:1".parse().unwrap(),
         socket: "/nowhere/snapshotter.sock".into(),
+        through: None,
+        hosts_dir: "/hosts".into(),
     }
 }
 
@@ -27,24 +29,28 @@ async fn refusal(request: &Request) -> String {
 
 #[tokio::test]
 async fn containerd_2_pulls_through_its_transfer_service() {
-    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
-    containerd.daemon_holds("r.example/a:1", 2, "any");
+    let containerd = Containerd::start(NEW).await;
+    containerd.daemon_holds("r.example/a:1", 2, CHAIN);
     let done = pull::run(&request(&containerd, "default")).await.unwrap();
     assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
-    assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=Some(0)"]);
+    assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=0 hosts=/hosts"]);
 }
 
 #[tokio::test]
-async fn a_transfer_of_what_is_there_already_is_no_failure() {
-    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
+async fn another_tag_of_what_is_there_already_is_lazy_too() {
+    let containerd = Containerd::start(NEW).await;
+    containerd.daemon_holds("r.example/another-tag:1", 2, CHAIN);
     let done = pull::run(&request(&containerd, "default")).await.unwrap();
-    assert!(done.contains("no new layers") && done.contains("unpack_config"), "{done}");
+    assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
 }
 
 #[tokio::test]
 async fn containerd_1_pulls_through_cri() {
-    for transfer in [false, true] {
-        let containerd = Containerd::start(Features { transfer, annotations: false, cri: true }).await;
+    // The export says nothing to 1.7, whose transfer service drops the labels.
+    for (version, transfer, annotations) in
+        [("1.6.20", false, false), ("1.7.24", true, false), ("1.7.24~ds1", true, true)]
+    {
+        let containerd = Containerd::start(Features { version, transfer, annotations, cri: true }).await;
         containerd.daemon_holds("r.example/another-tag:1", 3, CHAIN);
         let done = pull::run(&request(&containerd, "k8s.io")).await.unwrap();
         assert!(done.ends_with("3 of 3 layers lazy"), "{done}");
@@ -56,15 +62,23 @@ async fn containerd_1_pulls_through_cri() {
 
 #[tokio::test]
 async fn a_pull_past_the_snapshotter_is_an_error_that_says_what_to_configure() {
-    let containerd = Containerd::start(Features { transfer: false, annotations: false, cri: true }).await;
-    containerd.daemon_holds("r.example/a:1", 1, "another chain");
-    let error = refusal(&request(&containerd, "k8s.io")).await;
-    assert!(error.contains("not through snapshotter \"jaunt\"") && error.contains("cri"), "{error}");
+    let old = Features { version: "1.6.20", transfer: false, annotations: false, cri: true };
+    for (features, hint) in [(old, "io.containerd.grpc.v1.cri"), (NEW, "unpack_config")] {
+        let containerd = Containerd::start(features).await;
+        containerd.daemon_holds("r.example/a:1", 1, "another chain");
+        let to_another_daemon = refusal(&request(&containerd, "k8s.io")).await;
+        containerd.daemon_holds("r.example/a:1", 1, CHAIN);
+        containerd.unpacks_with("overlayfs");
+        let by_another_snapshotter = refusal(&request(&containerd, "k8s.io")).await;
+        for error in [to_another_daemon, by_another_snapshotter] {
+            assert!(error.contains("not through snapshotter \"jaunt\"") && error.contains(hint), "{error}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn what_is_missing_is_named() {
-    let containerd = Containerd::start(Features { transfer: true, annotations: true, cri: true }).await;
+    let containerd = Containerd::start(NEW).await;
     let nowhere = Request { address: "/nowhere/c.sock".into(), ..request(&containerd, "k8s.io") };
     let error = refusal(&nowhere).await;
     assert!(error.contains("not reachable at /nowhere/c.sock: No such file"), "{error}");
@@ -78,6 +92,10 @@ async fn what_is_missing_is_named() {
 
     let broken = Request { snapshotter: "broken".to_owned(), ..request(&containerd, "k8s.io") };
     assert!(refusal(&broken).await.contains("does not work: dial failed"));
+
+    let unlisted = Request { snapshotter: "unlisted".to_owned(), ..request(&containerd, "k8s.io") };
+    let error = refusal(&unlisted).await;
+    assert!(error.contains("\"unlisted\"") && error.contains("unpack_config"), "{error}");
 
     let absent = Request { image: "r.example/absent:1".parse().unwrap(), ..request(&containerd, "k8s.io") };
     let error = refusal(&absent).await;
