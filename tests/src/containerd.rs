@@ -3,6 +3,8 @@
 //! The machine's containerd, if one runs, is neither used nor disturbed. CRI is on, because it is what
 //! Kubernetes pulls through, and because only it names the image to a snapshotter (1.6 and 1.7).
 
+mod config;
+
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use crate::error::{At as _, Result};
 use crate::mounts::Mounted;
 use crate::process::{Daemon, run, wait_until};
 use crate::scratch::Scratch;
+pub use config::Version;
 
 /// The namespace CRI keeps its images in.
 pub const NAMESPACE: &str = "k8s.io";
@@ -68,7 +71,7 @@ impl<'s> Containerd<'s> {
             fs::write(&hosts, host).at(&hosts)?;
         }
         let config = dir.join("config.toml");
-        fs::write(&config, configuration(&dir, snapshotter)).at(&config)?;
+        fs::write(&config, config::text(Version::installed(scratch)?, &dir, snapshotter)).at(&config)?;
         let mut containerd =
             Self { scratch, dir, snapshotter: snapshotter.name(), daemon: launch(scratch, name, &config)? };
         containerd.await_service()?;
@@ -79,8 +82,18 @@ impl<'s> Containerd<'s> {
     pub fn restart(&mut self) -> Result<()> {
         self.daemon.stop()?;
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.daemon = launch(self.scratch, &name, &self.dir.join("config.toml"))?;
+        self.daemon = launch(self.scratch, &name, &self.config())?;
         self.await_service()
+    }
+
+    /// Its configuration file, read at each start.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
+    /// Where it finds each registry's `hosts.toml`.
+    pub fn hosts_dir(&self) -> PathBuf {
+        self.dir.join("hosts")
     }
 
     /// Its gRPC socket.
@@ -183,45 +196,4 @@ fn is_ok(line: &str, id: &str) -> bool {
 
 fn launch(scratch: &Scratch, name: &str, config: &Path) -> Result<Daemon> {
     Daemon::spawn(name, scratch.command("containerd").arg("--config").arg(config), &scratch.logs())
-}
-
-/// Version 2 of containerd's configuration: 1.6 to 2.x read it.
-fn configuration(dir: &Path, snapshotter: &Snapshotter) -> String {
-    let name = snapshotter.name();
-    let proxy = match snapshotter {
-        Snapshotter::Overlayfs => String::new(),
-        Snapshotter::Jaunt(socket) => {
-            format!("[proxy_plugins.jaunt]\n  type = \"snapshot\"\n  address = {socket:?}\n")
-        }
-    };
-    let dir = dir.display();
-    format!(
-        r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
-]
-[debug]
-  level = "warn"
-[grpc]
-  address = "{dir}/containerd.sock"
-[ttrpc]
-  address = "{dir}/containerd.sock.ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{dir}/cni/bin"
-    conf_dir = "{dir}/cni/conf"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{dir}/hosts"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{name}"
-    disable_snapshot_annotations = false
-{proxy}"#
-    )
 }

@@ -18,7 +18,9 @@ pub struct Mounted {
 impl Mounted {
     /// Runs the `mount` command line that `ctr snapshots mounts` prints for `point`.
     pub fn by_command(scratch: &Scratch, point: PathBuf, line: &str) -> Result<Self> {
-        run(scratch.command("sh").args(["-ec", line]))?;
+        // As containerd mounts. fsconfig(2), which newer mount programs prefer, takes no option of more than
+        // 255 bytes, and so few lower directories.
+        run(scratch.command("sh").args(["-ec", line]).env("LIBMOUNT_FORCE_MOUNT2", "always"))?;
         Ok(Self { point })
     }
 

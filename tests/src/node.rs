@@ -52,7 +52,8 @@ impl<'s> Node<'s> {
             ]),
             Some(binaries) => {
                 let mut command = binaries.snapshotter(self.scratch, &["pull", "--address"]);
-                command.arg(self.containerd.socket()).arg(reference);
+                command.arg(self.containerd.socket());
+                command.arg("--hosts-dir").arg(self.containerd.hosts_dir()).arg(reference);
                 command
             }
         }

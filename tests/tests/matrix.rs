@@ -1,0 +1,178 @@
+//! What differs from one containerd to the next: the ways images are pulled, and what must be configured.
+//!
+//! `make test` runs these with this machine's containerd, `make test-matrix` with others; each test knows
+//! for which it holds.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::{Bed, await_ready, backings, runnable};
+use jaunt_tests::containerd::Version;
+use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::process::run;
+use jaunt_tests::{Node, needs_root};
+
+/// Three layers, the bottom one runnable.
+fn image() -> Image {
+    Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755), file("data/one", "1\n")]))
+        .layer(layer([file("data/two", "2\n")]))
+        .command(&["/bin/sh", "-ec", "cat /data/one /data/two; echo ready; exec sleep 600"])
+}
+
+/// Changes containerd's configuration and has it read.
+fn reconfigure(node: &mut Node<'_>, change: impl FnOnce(String) -> String) {
+    let file = node.containerd.config();
+    fs::write(&file, change(fs::read_to_string(&file).unwrap())).unwrap();
+    node.containerd.restart().unwrap();
+}
+
+/// Pulls with more flags, and returns what was printed.
+fn pull(node: &Node<'_>, reference: &str, flags: &[&str]) -> jaunt_tests::Result<String> {
+    run(node.pull_command(reference).args(flags))
+}
+
+/// The image is all there in the way meant, its container runs, and nothing stays of it.
+fn runs_and_goes(bed: &Bed, node: &Node<'_>, reference: &str, backing: &str) {
+    assert_eq!(backings(bed, node), [backing; 3]);
+    await_ready(&mut node.containerd.run(reference).unwrap());
+    node.containerd.remove_images().unwrap();
+    assert_eq!(backings(bed, node), [""; 0]);
+}
+
+/// Whether containerd is that new; says so where it is not, and the test has nothing to look at.
+fn at_least(bed: &Bed, wanted: Version) -> bool {
+    let version = Version::installed(&bed.scratch).unwrap();
+    if version < wanted {
+        eprintln!("skipped: {}: containerd {version} is older than {wanted}", module_path!());
+    }
+    version >= wanted
+}
+
+#[test]
+fn images_are_pulled_lazily_run_and_removed() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let node = bed.node();
+    let version = Version::installed(&bed.scratch).unwrap();
+    let said = node.pull(&pushed.reference).unwrap();
+    println!("containerd {version}: {said}");
+    assert!(said.contains("3 of 3 layers lazy"), "{said}");
+    let through = if version < Version::LAZY_TRANSFER { "CRI" } else { "transfer service" };
+    assert!(said.contains(&format!("through containerd's {through}")), "containerd {version}: {said}");
+    runs_and_goes(&bed, &node, &pushed.reference, "lazy");
+}
+
+#[test]
+fn images_without_an_artifact_are_pulled_run_and_removed() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.pushed(image());
+    let node = bed.node();
+    let said = node.pull(&pushed.reference).unwrap();
+    assert!(said.contains("0 of 3 layers lazy (no-launch-artifact)"), "{said}");
+    runs_and_goes(&bed, &node, &pushed.reference, "eager");
+}
+
+/// From 2.1 on, CRI has two ways of its own to pull: the transfer service, and, when told to label
+/// snapshots itself, the old one.
+#[test]
+fn the_kubelets_pulls_are_lazy() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let mut node = bed.node();
+    let said = pull(&node, &pushed.reference, &["--through", "cri"]).unwrap();
+    assert!(said.contains("through containerd's CRI") && said.contains("3 of 3 layers lazy"), "{said}");
+    runs_and_goes(&bed, &node, &pushed.reference, "lazy");
+    if Version::installed(&bed.scratch).unwrap() >= Version::LAZY_TRANSFER {
+        let section = "[plugins.\"io.containerd.cri.v1.images\"]\n";
+        let labels = format!("{section}  disable_snapshot_annotations = false\n");
+        reconfigure(&mut node, |config| config.replace(section, &labels));
+        let said = pull(&node, &pushed.reference, &["--through", "cri"]).unwrap();
+        assert!(said.contains("3 of 3 layers lazy"), "{said}");
+        runs_and_goes(&bed, &node, &pushed.reference, "lazy");
+    }
+}
+
+/// One configuration for all nodes of a cluster, the exports of 2.1 in it: 1.7 knows the table, and drops
+/// the labels all the same.
+#[test]
+fn exports_do_not_lead_a_pull_astray() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let mut node = bed.node();
+    if Version::installed(&bed.scratch).unwrap() < Version::LAZY_TRANSFER {
+        let exports = "[proxy_plugins.jaunt.exports]\nenable_remote_snapshot_annotations = \"true\"\n";
+        reconfigure(&mut node, |config| config + exports);
+    }
+    let said = node.pull(&pushed.reference).unwrap();
+    assert!(said.contains("3 of 3 layers lazy"), "{said}");
+}
+
+/// A proxy plugin alone does not have the transfer service unpack for it.
+#[test]
+fn a_snapshotter_that_nothing_is_unpacked_for_is_told_what_to_configure() {
+    needs_root!();
+    let bed = Bed::new();
+    if !at_least(&bed, Version::LAZY_TRANSFER) {
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let mut node = bed.node();
+    reconfigure(&mut node, |config| {
+        let ours = "[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n  platform = \"linux\"\n  \
+                    snapshotter = \"jaunt\"\n";
+        assert!(config.contains(ours), "{config}");
+        config.replace(ours, "")
+    });
+    let error = node.pull(&pushed.reference).unwrap_err().to_string();
+    assert!(
+        error.contains("does not unpack images for snapshotter \"jaunt\"") && error.contains("unpack_config"),
+        "{error}"
+    );
+}
+
+/// Another name for an image that is there brings no layer.
+#[test]
+fn another_tag_of_the_same_image_is_lazy_too() {
+    needs_root!();
+    let bed = Bed::new();
+    let (built, pushed) = bed.converted(image());
+    let node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let other = built.push(&bed.registry, "fixture", "other").unwrap();
+    let said = node.pull(&other.reference).unwrap();
+    assert!(said.contains("3 of 3 layers lazy"), "{said}");
+    await_ready(&mut node.containerd.run(&other.reference).unwrap());
+}
+
+/// Where containerd unpacks layers side by side it prepares them without their parents, which a lazy layer
+/// cannot do without: it must not do so for us.
+#[test]
+fn concurrent_unpacking_leaves_layers_lazy() {
+    needs_root!();
+    let bed = Bed::new();
+    if !at_least(&bed, Version::PARALLEL_UNPACK) {
+        return;
+    }
+    let mut node = bed.node();
+    reconfigure(&mut node, |config| {
+        config + "[plugins.\"io.containerd.transfer.v1.local\"]\n  max_concurrent_unpacks = 4\n"
+    });
+    let (_, pushed) = bed.pushed(image());
+    let said = node.pull(&pushed.reference).unwrap();
+    assert!(said.contains("0 of 3 layers lazy"), "{said}");
+    runs_and_goes(&bed, &node, &pushed.reference, "eager");
+    bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+    for flags in [&[][..], &["--through", "cri"]] {
+        let said = pull(&node, &pushed.reference, flags).unwrap();
+        assert!(said.contains("3 of 3 layers lazy"), "{said}");
+        runs_and_goes(&bed, &node, &pushed.reference, "lazy");
+    }
+}
