@@ -173,3 +173,25 @@ fn a_large_directory_lists_every_name_once() {
         assert_eq!(names, (0..count).map(|at| format!("entry-{at:06}")).collect::<Vec<_>>());
     });
 }
+
+#[test]
+fn a_mount_that_cannot_be_served_fails_and_does_not_hang() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
+        eprintln!("skipped: mounting needs root and /dev/fuse");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let point = directory.path().join("mnt");
+    fs::create_dir(&point).unwrap();
+    let mounted = fuse::mount::mount(&point, &MountOptions::default()).unwrap();
+    let _mount = Mount(point.clone());
+    let _session = fuse::serve(fuse::Orphan, mounted.device, &mounted.negotiated, 1).unwrap();
+    let eio = Some(rustix::io::Errno::IO.raw_os_error());
+    assert_eq!(fs::metadata(point.join(ROOT_NAME)).unwrap_err().raw_os_error(), eio);
+    // Anything but ENOSYS, which the kernel would never ask again after.
+    let mut value = [0; 16];
+    for _ in 0..2 {
+        let failed = rustix::fs::lgetxattr(&point, "user.x", &mut value[..]).unwrap_err();
+        assert_eq!(Some(failed.raw_os_error()), eio);
+    }
+}

@@ -19,6 +19,7 @@ use jaunt_layerfs::source::RegistrySource;
 use jaunt_layerfs::store::{Store, StoreError};
 use tokio::sync::OnceCell;
 
+use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
 use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, Unmounted};
 
@@ -45,6 +46,8 @@ pub struct Mounts {
     client: Client,
     catalog: Arc<dyn Catalog>,
     served: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
+    /// Mounts whose readers get errors from this worker: nobody else may answer on them.
+    failing: Mutex<HashSet<MountKey>>,
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
 }
 
@@ -66,8 +69,8 @@ impl Mounts {
         layers_dir: &Path,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(layers_dir)?);
-        let (served, diff_ids) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { supervisor, store, index_dir, client, catalog, served, diff_ids }))
+        let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { supervisor, store, index_dir, client, catalog, served, failing, diff_ids }))
     }
 
     /// Keeps writing down what is present, until the runtime ends.
@@ -106,13 +109,23 @@ impl Mounts {
             .map_err(|source| LazyError::Index { index, source: source.into() })
     }
 
-    /// Opens the chain's file system and has the supervisor mount it, or takes over what it holds.
-    fn serve(&self, chain: &LazyChain, held: Option<HeldMount>) -> Result<Served, LazyError> {
-        let fail = |source: Cause| LazyError::Mount {
-            snapshot_id: chain.snapshot_id,
-            chain_id: chain.chain_id,
-            source,
-        };
+    /// Opens the chain's file system and has the supervisor mount it.
+    fn serve(&self, chain: &LazyChain) -> Result<Served, LazyError> {
+        let fs = self.open_chain(chain)?;
+        let held = self.mount(chain.snapshot_id).map_err(|source| mount_error(chain, source.into()))?;
+        let (key, root) = (held.key, held.path.join(ROOT_NAME));
+        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
+            Ok(session) => Ok(Served { session, root }),
+            Err(error) => {
+                // Nobody would ever answer on that mount.
+                let _ = self.supervisor.unmount(&key);
+                Err(mount_error(chain, error.into()))
+            }
+        }
+    }
+
+    fn open_chain(&self, chain: &LazyChain) -> Result<Arc<LayerFs>, LazyError> {
         let repositories = self.catalog.sources(&chain.index);
         let name = match repositories.first() {
             Some(repository) => format!("{repository} (chain {})", chain.chain_id),
@@ -121,46 +134,41 @@ impl Mounts {
         let source = Arc::new(RegistrySource::new(self.client.clone(), repositories));
         let index = self.open_index(chain.index)?;
         let fs = LayerFs::new(index, chain.prefix, name, self.store.clone(), source);
-        let fs = Arc::new(fs.map_err(|source| fail(source.into()))?);
-        let held = match held {
-            Some(held) => held,
-            None => self.mount(chain.snapshot_id).map_err(|source| fail(source.into()))?,
-        };
-        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
-        let session = fuse::serve(adapter, held.device, &held.negotiated, THREADS);
-        let session = match session {
-            Ok(session) => session,
-            Err(error) => {
-                // Nobody would ever answer on that mount.
-                let _ = self.supervisor.unmount(&held.key);
-                return Err(fail(error.into()));
-            }
-        };
-        Ok(Served { session, root: held.path.join(ROOT_NAME) })
+        Ok(Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?))
     }
 
     /// A new mount, or the one that is held already because an earlier attempt to serve it failed.
     fn mount(&self, snapshot_id: u64) -> Result<HeldMount, HandleError> {
         let key = snapshot_id.into();
         self.supervisor.mount(&key).or_else(|refused| {
-            let held = self.supervisor.mounts()?.into_iter().find(|held| held.key == key && held.attached);
-            held.ok_or(refused)
+            let ours = |held: &HeldMount| held.key == key && held.attached;
+            let held = self.supervisor.mounts()?.into_iter().find(ours);
+            held.filter(|_| !lock(&self.failing).contains(&key)).ok_or(refused)
         })
     }
 
     /// Serves what the supervisor holds, for the worker that takes over.
     fn take_over(&self, held: HeldMount, chains: &HashMap<MountKey, LazyChain>) {
-        let key = held.key.clone();
-        let Some(chain) = chains.get(&key) else { return self.let_go(held) };
-        match self.serve(chain, Some(held)) {
-            Ok(served) => {
+        let Some(chain) = chains.get(&held.key) else { return self.let_go(held) };
+        let fs = match self.open_chain(chain) {
+            Ok(fs) => fs,
+            Err(error) => {
+                let (mount, error) = (&held.key, error_chain(&error));
+                tracing::error!(%mount, error, "a mount cannot be served anew: reads fail; the others are served");
+                return self.fail_readers(held);
+            }
+        };
+        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
+            Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
+                let served = Served { session, root: held.path.join(ROOT_NAME) };
                 let cell = Arc::new(OnceCell::new_with(Some(served)));
                 lock(&self.served).insert(chain.snapshot_id, cell);
             }
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(mount = %key, %error, cause, "a mount cannot be served anew; the others are");
+                let (mount, error) = (&held.key, error_chain(&error));
+                tracing::error!(%mount, error, "a mount cannot be served anew; the others are");
             }
         }
     }
@@ -171,10 +179,16 @@ impl Mounts {
             Ok(Unmounted::Done) => tracing::info!(mount = %held.key, "unmounted: its snapshot is gone"),
             outcome => {
                 tracing::warn!(mount = %held.key, ?outcome, "still in use though its snapshot is gone: reads fail");
-                if let Err(error) = fuse::serve(fuse::Orphan, held.device, &held.negotiated, 1) {
-                    tracing::error!(mount = %held.key, %error, "cannot answer for it");
-                }
+                self.fail_readers(held);
             }
+        }
+    }
+
+    /// Answers everything on a mount with an error, until the next worker.
+    fn fail_readers(&self, held: HeldMount) {
+        lock(&self.failing).insert(held.key.clone());
+        if let Err(error) = fuse::serve(fuse::Orphan, held.device, &held.negotiated, 1) {
+            tracing::error!(mount = %held.key, %error, "cannot answer for it");
         }
     }
 
@@ -186,7 +200,8 @@ impl Mounts {
             match self.diff_ids(chain.index) {
                 Ok(diff_ids) => wanted.extend(diff_ids.iter().take(chain.prefix.into())),
                 Err(error) => {
-                    tracing::warn!(index = %chain.index, %error, "layers are kept: it cannot be told which are in use");
+                    let error = error_chain(&error);
+                    tracing::warn!(index = %chain.index, error, "layers are kept: it cannot be told which are in use");
                     return;
                 }
             }
@@ -214,7 +229,7 @@ impl LazyMounts for Arc<Mounts> {
         let cell = self.cell(chain.snapshot_id);
         let served = cell.get_or_try_init(|| async {
             let (this, chain) = (self.clone(), *chain);
-            blocking(chain.snapshot_id, move || this.serve(&chain, None)).await?
+            blocking(chain.snapshot_id, move || this.serve(&chain)).await?
         });
         Ok(served.await?.root.clone())
     }
@@ -305,6 +320,10 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, LazyError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|panic| other(snapshot_id, "finish what was begun", panic.into()))
+}
+
+fn mount_error(chain: &LazyChain, source: Cause) -> LazyError {
+    LazyError::Mount { snapshot_id: chain.snapshot_id, chain_id: chain.chain_id, source }
 }
 
 fn other(snapshot_id: u64, what: &'static str, source: Cause) -> LazyError {

@@ -1,12 +1,14 @@
-//! A file system that fails: for a mount whose snapshot is gone while somebody still uses it.
+//! A file system that fails: for a mount that is in use and cannot be served, because its snapshot is gone or its
+//! index is damaged.
 //!
-//! Unanswered, its readers would hang for ever.
+//! Unanswered, its readers would hang for ever. Nothing is answered ENOSYS that a later worker may answer: the
+//! kernel remembers that for the life of the connection, and file capabilities would be gone for good.
 
 use std::ffi::OsStr;
 
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEntry, Request,
+    ReplyDirectoryPlus, ReplyEntry, ReplyXattr, Request,
 };
 
 /// Answers EIO.
@@ -44,6 +46,14 @@ impl Filesystem for Orphan {
     }
 
     fn readdirplus(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, reply: ReplyDirectoryPlus) {
+        reply.error(Errno::EIO);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(Errno::EIO);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
         reply.error(Errno::EIO);
     }
 }
