@@ -24,6 +24,9 @@ pub enum StreamError {
     Registry(#[from] RegistryError),
     #[error("cannot decompress {kind}: {source}")]
     Decompress { kind: &'static str, source: io::Error },
+    /// The same, with what the blob turned out to be.
+    #[error("cannot decompress {kind}: {source}")]
+    Corrupt { kind: &'static str, source: io::Error, blob: BlobRead },
     #[error(transparent)]
     Scan(#[from] ScanError),
     #[error(transparent)]
@@ -45,11 +48,13 @@ pub fn channel() -> (Sender, BlobReader) {
     (sender, BlobReader { pieces, piece: Bytes::new(), digest: Sha256::new(), len: 0 })
 }
 
-/// Passes a blob on until it ends or nobody reads it any more.
-pub async fn pump(blob: impl Stream<Item = Result<Bytes, RegistryError>>, sender: Sender) {
-    let mut blob = pin!(blob);
+/// Passes a blob on until it ends, nobody reads it any more, or it is longer than it should be: what
+/// follows then makes it no better.
+pub async fn pump(blob: impl Stream<Item = Result<Bytes, RegistryError>>, expected_len: u64, sender: Sender) {
+    let (mut blob, mut len) = (pin!(blob), 0);
     while let Some(piece) = blob.next().await {
-        if sender.send(piece).await.is_err() {
+        len += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        if sender.send(piece).await.is_err() || len > expected_len {
             return;
         }
     }

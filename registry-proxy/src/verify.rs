@@ -113,7 +113,7 @@ async fn verify_layer(
         let annotations = annotations.into_iter().collect();
         read_layer(reader, &owned, Annotations::parse(&annotations).map_err(|error| error.to_string()))
     });
-    let ((), read) = tokio::join!(stream::pump(blob, sender), reading);
+    let ((), read) = tokio::join!(stream::pump(blob, layer.converted.len, sender), reading);
     let read = read?.map_err(|source| Error::Layer { layer: digest, source })?;
     let mismatch = |what: String| Err(Error::Mismatch { layer: digest, what });
     match read {

@@ -12,8 +12,11 @@ const LEVEL: i32 = 15;
 /// The blob that is pushed.
 ///
 /// # Errors
-/// The encoder ran out of memory.
+/// The index is larger than any node would take, or the encoder ran out of memory.
 pub fn pack(index: &[u8]) -> Result<Vec<u8>, LaunchError> {
+    if index.len() as u64 > MAX_INDEX_LEN {
+        return Err(LaunchError::TooLarge(index.len() as u64));
+    }
     let mut context = CCtx::create();
     context.set_parameter(CParameter::CompressionLevel(LEVEL)).map_err(packing)?;
     let mut blob = Vec::with_capacity(zstd_safe::compress_bound(index.len()));

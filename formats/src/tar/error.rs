@@ -98,7 +98,13 @@ pub enum Problem {
     },
 }
 
+/// Bytes of a name that a message repeats: no honest name needs more to be recognised.
+const SHOWN: usize = 200;
+
 /// A name for an error message.
 pub(super) fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).into_owned()
+    match name.split_at_checked(SHOWN) {
+        Some((start, rest)) if !rest.is_empty() => format!("{}…", String::from_utf8_lossy(start)),
+        _ => String::from_utf8_lossy(name).into_owned(),
+    }
 }

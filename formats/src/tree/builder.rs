@@ -70,7 +70,8 @@ impl TreeBuilder {
             return Err(TreeError::TooManyInodes);
         }
         self.layers.push(stats_of(&layer));
-        for path in &layer.opaque {
+        // Each once: a marker that is repeated would cost its directory's length every time.
+        for path in &layer.opaque.iter().collect::<BTreeSet<_>>() {
             self.hide_children_of(path, number);
         }
         for path in &layer.whiteouts {
@@ -203,10 +204,14 @@ impl TreeBuilder {
         }
     }
 
-    /// Hides one name and, if it is a directory, all below it.
+    /// Hides one name and, if it is a directory, all below it. Below what is no visible directory nothing
+    /// is visible: so hiding a tree twice, or each directory of it, costs no more than hiding it once.
     fn hide_name(&mut self, dir: usize, name: &[u8], number: u16) {
+        let below = self.visible(dir, name).filter(|&inode| self.is_directory(inode));
         self.hide_version(dir, name, number);
-        if let Some(below) = self.dirs[dir].names.get(name).and_then(|name| name.dir) {
+        if below.is_some()
+            && let Some(below) = self.dirs[dir].names.get(name).and_then(|name| name.dir)
+        {
             self.hide_tree(below, number);
         }
     }
@@ -215,8 +220,13 @@ impl TreeBuilder {
         let mut pending = vec![dir];
         while let Some(dir) = pending.pop() {
             for name in self.dirs[dir].names.values_mut() {
+                let visible = name.versions.last().filter(|last| last.hidden_from_layer == NEVER_HIDDEN);
+                if visible
+                    .is_some_and(|last| matches!(self.inodes[last.inode].kind, InodeKind::Directory { .. }))
+                {
+                    pending.extend(name.dir);
+                }
                 name.hide(number);
-                pending.extend(name.dir);
             }
         }
     }

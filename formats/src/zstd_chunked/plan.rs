@@ -13,7 +13,7 @@ use super::tar_split::{Finished, TarSplit};
 use super::toc::TocEntry;
 use crate::compression::ZstdError;
 use crate::tar::{Event, Member, ScanError, Scanner, padding_of};
-use crate::{DiffId, Digest, Entry, TarOffset};
+use crate::{Content, DiffId, Digest, Entry, EntryKind, TarOffset};
 
 /// Bytes of a file, or of headers, in one frame.
 pub const FRAME_LEN: u32 = 512 << 10;
@@ -91,7 +91,17 @@ pub enum PlanError {
     /// The compressor failed.
     #[error(transparent)]
     Zstd(#[from] ZstdError),
+    /// Its entries alone would fill the memory: some millions of them, a thousand times what compressed
+    /// headers weigh.
+    #[error("the layer's entries need more than {MAX_METADATA} bytes of memory")]
+    TooMuchMetadata,
 }
+
+/// Names, link targets, attributes and fixed parts of a layer's entries: a launch index of twice as much
+/// is not accepted by any node.
+const MAX_METADATA: u64 = 1 << 30;
+/// What an entry weighs besides its names, here and in the table of contents.
+const ENTRY_WEIGHT: u64 = 256;
 
 /// What is known of a layer once its tar has been seen.
 pub struct LayerPlan {
@@ -116,6 +126,7 @@ pub struct Planner {
     digest: Sha256,
     cutter: Cutter,
     catalogue: Catalogue,
+    max_metadata: u64,
 }
 
 impl Planner {
@@ -131,16 +142,24 @@ impl Planner {
                 tar_split: TarSplit::new(level)?,
                 file: None,
                 obstacle: None,
+                weight: 0,
             },
+            max_metadata: MAX_METADATA,
         })
     }
 
     /// Takes the next bytes of the tar, of any number; `sink` gets the spans they complete.
     pub fn push(&mut self, tar: &[u8], sink: &mut impl FnMut(SpanPlan)) -> Result<(), PlanError> {
         self.digest.update(tar);
-        let Self { scanner, cutter, catalogue, .. } = self;
+        let Self { scanner, cutter, catalogue, max_metadata, .. } = self;
+        let mut heavy = false;
         let mut failed = None;
         scanner.push(tar, &mut |event| {
+            // Nothing more is kept of a layer that is refused.
+            heavy = heavy || catalogue.weight > *max_metadata;
+            if heavy {
+                return;
+            }
             if let Err(error) = catalogue.take(&event) {
                 failed.get_or_insert(error);
             }
@@ -153,6 +172,9 @@ impl Planner {
                 Event::GlobalHeader => {}
             }
         })?;
+        if heavy {
+            return Err(PlanError::TooMuchMetadata);
+        }
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -181,19 +203,22 @@ struct Catalogue {
     /// Digest of the file being read, if it has several frames, and what is left of it.
     file: Option<(Sha256, u64)>,
     obstacle: Option<Obstacle>,
+    /// Bytes that the entries weigh.
+    weight: u64,
 }
 
 impl Catalogue {
     fn take(&mut self, event: &Event<'_>) -> Result<(), ZstdError> {
         match event {
             Event::Member(member) => {
+                self.weight += weight_of(member);
+                self.entries.push(member.entry.clone());
                 self.member(member);
                 if self.obstacle.is_none()
                     && let Some(entry) = self.toc.last()
                 {
                     self.tar_split.entry(&entry.name, member.content.end - member.content.start)?;
                 }
-                self.entries.push(member.entry.clone());
             }
             _ if self.obstacle.is_some() => {}
             Event::Header(bytes) => self.tar_split.raw(bytes)?,
@@ -237,6 +262,16 @@ impl Catalogue {
         }
         Ok((self.entries, Ok(TocPlan { entries: self.toc, tar_split: self.tar_split.finish()? })))
     }
+}
+
+fn weight_of(member: &Member) -> u64 {
+    let names = member.written.name.len() + member.written.link_name.len();
+    let xattrs = member.entry.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 32);
+    let extents = match &member.entry.kind {
+        EntryKind::Regular { content: Content::Sparse(extents), .. } => size_of_val(&extents[..]),
+        _ => 0,
+    };
+    ENTRY_WEIGHT + (names + xattrs.sum::<usize>() + extents) as u64
 }
 
 fn has_duplicates(entries: &[Entry]) -> bool {

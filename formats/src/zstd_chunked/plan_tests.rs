@@ -105,3 +105,15 @@ fn layers_that_no_toc_can_describe_say_why() {
     }
     assert!(plan(&file.end().bytes, 4096).1.toc.is_ok());
 }
+
+#[test]
+fn a_layer_of_metadata_alone_is_refused_before_it_fills_the_memory() {
+    let tar = (0..20).fold(Tar::default(), |tar, n| tar.file(&format!("name-{n}"), b"")).end();
+    for (limit, fits) in [(20 * (ENTRY_WEIGHT + 7), true), (10 * ENTRY_WEIGHT, false)] {
+        let mut planner = Planner::new(3).unwrap();
+        planner.max_metadata = limit;
+        let pushed = planner.push(&tar.bytes, &mut |_| ());
+        assert_eq!(pushed.is_ok(), fits);
+        assert!(fits || matches!(pushed, Err(PlanError::TooMuchMetadata)));
+    }
+}

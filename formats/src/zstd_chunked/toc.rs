@@ -24,49 +24,50 @@ pub struct Toc {
     pub tar_split_digest: Option<Digest>,
 }
 
-/// One entry, or one further chunk of a file.
+/// One entry, or one further chunk of a file. Type and name must be there, so that a hostile TOC cannot
+/// make a hundred times as much memory out of empty ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct TocEntry {
     #[serde(rename = "type")]
     pub kind: String,
     pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub link_name: String,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub mode: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub size: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub uid: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub gid: i64,
-    #[serde(rename = "modtime", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "modtime", default, skip_serializing_if = "Option::is_none")]
     pub mod_time: Option<String>,
-    #[serde(rename = "accesstime", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "accesstime", default, skip_serializing_if = "Option::is_none")]
     pub access_time: Option<String>,
-    #[serde(rename = "changetime", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "changetime", default, skip_serializing_if = "Option::is_none")]
     pub change_time: Option<String>,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub dev_major: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub dev_minor: i64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xattrs: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub end_offset: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub chunk_size: i64,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub chunk_offset: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_digest: Option<Digest>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub chunk_type: String,
 }
 

@@ -13,7 +13,8 @@ use super::pipeline::{Processed, Workshop};
 use super::progress::LayerProgress;
 use crate::error::Error;
 use crate::image::Layer;
-use crate::stream::{self, StreamError};
+use crate::manifest::Descriptor;
+use crate::stream::{self, BlobRead, StreamError};
 
 /// Pieces of the converted blob that wait for the network; a span has some 200 KiB.
 const QUEUE: usize = 8;
@@ -35,13 +36,17 @@ pub async fn convert(
     let download = blob.inspect_ok(move |piece| progress.add_original(piece.len() as u64));
     let (output, pieces) = mpsc::channel(QUEUE);
     let conversion = tokio::task::spawn_blocking(move || workshop.process(reader, &output));
-    let ((), uploaded, converted) =
-        tokio::join!(stream::pump(download, sender), write(upload, pieces), conversion);
+    let ((), uploaded, converted) = tokio::join!(
+        stream::pump(download, layer.descriptor.size, sender),
+        write(upload, pieces),
+        conversion
+    );
 
     let (upload, uploaded) = uploaded;
     let checked = match (converted?, uploaded) {
         // Without its reader, the conversion only knows that it was interrupted.
         (Err(StreamError::Interrupted), Err(error)) => Err(failed(error.into())),
+        (Err(StreamError::Corrupt { blob, .. }), _) if is_wrong(layer, blob) => Err(wrong_blob(layer, blob)),
         (Err(error), _) => Err(failed(error)),
         (Ok(_), Err(error)) => Err(failed(error.into())),
         (Ok(processed), Ok(())) => check(layer, processed),
@@ -72,14 +77,22 @@ async fn write(
 }
 
 fn check(layer: &Layer, processed: Processed) -> Result<Processed, Error> {
-    let (descriptor, original) = (&layer.descriptor, processed.original);
-    if (original.digest, original.len) != (descriptor.digest, descriptor.size) {
-        let (layer, size) = (descriptor.digest, descriptor.size);
-        return Err(Error::WrongBlob { layer, actual: original.digest, len: original.len, size });
+    let descriptor = &layer.descriptor;
+    if is_wrong(layer, processed.original) {
+        return Err(wrong_blob(layer, processed.original));
     }
     if processed.layer.diff_id != layer.diff_id {
         let (expected, actual) = (layer.diff_id.0, processed.layer.diff_id.0);
         return Err(Error::WrongDiffId { layer: descriptor.digest, expected, actual });
     }
     Ok(processed)
+}
+
+fn is_wrong(layer: &Layer, blob: BlobRead) -> bool {
+    (blob.digest, blob.len) != (layer.descriptor.digest, layer.descriptor.size)
+}
+
+fn wrong_blob(layer: &Layer, blob: BlobRead) -> Error {
+    let Descriptor { digest, size, .. } = layer.descriptor;
+    Error::WrongBlob { layer: digest, actual: blob.digest, len: blob.len, size }
 }

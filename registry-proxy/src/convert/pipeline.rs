@@ -129,7 +129,14 @@ fn decompress(
     let mut tar = TarReader::new(blob)?;
     loop {
         let mut buffer = emptied.try_recv().unwrap_or_else(|_| vec![0; TAR_BUFFER]);
-        let len = tar.fill(&mut buffer)?;
+        let len = match tar.fill(&mut buffer) {
+            Ok(len) => len,
+            // Whether the blob is broken or the image, only the blob's digest can tell.
+            Err(StreamError::Decompress { kind, source }) => {
+                return Err(StreamError::Corrupt { kind, source, blob: tar.finish()? });
+            }
+            Err(error) => return Err(error),
+        };
         if len == 0 {
             let compression = tar.compression();
             return Ok((tar.finish()?, compression));

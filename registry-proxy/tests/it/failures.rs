@@ -63,15 +63,30 @@ fn a_blob_of_another_size_than_the_manifest_says_is_refused() {
 #[test]
 fn a_blob_that_is_not_what_its_digest_says_is_refused() {
     let Some(registry) = Registry::start() else { return };
-    let layer = Layer::plain(&tar(&[("big", &noise(1_000_000, 1))]));
-    let subject = registry.push_image(REPOSITORY, "v1", std::slice::from_ref(&layer));
-    let digest = Digest::of(&layer.blob).to_string();
-    let mut bytes = layer.blob;
-    bytes[700_000] ^= 1;
-    std::fs::write(registry.blob_file(&digest), bytes).unwrap();
-    let run = registry.run(&["convert", &registry.reference("team/app:v1")]);
-    assert!(run.failed().contains(&format!("layer {digest}: the blob has digest")), "{run:?}");
-    assert!(registry.manifest(REPOSITORY, &format!("sha256-{}.jaunt", subject.hex())).is_none());
+    let tar = tar(&[("big", &noise(1_000_000, 1))]);
+    let flip = |mut bytes: Vec<u8>| {
+        bytes[700_000] ^= 1;
+        bytes
+    };
+    let cut = |mut bytes: Vec<u8>| {
+        bytes.truncate(500_000);
+        bytes
+    };
+    let (plain, gzip) = (Layer::plain(&tar), Layer::gzip(&tar));
+    let damages = [
+        ("plain", flip(plain.blob.clone()), plain),
+        ("gzip", flip(gzip.blob.clone()), gzip.clone()),
+        ("truncated", cut(gzip.blob.clone()), gzip),
+    ];
+    for (tag, damaged, layer) in damages {
+        let subject = registry.push_image(REPOSITORY, tag, std::slice::from_ref(&layer));
+        let digest = Digest::of(&layer.blob).to_string();
+        std::fs::write(registry.blob_file(&digest), damaged).unwrap();
+        let run = registry.run(&["convert", &registry.reference(&format!("team/app:{tag}"))]);
+        assert!(run.failed().contains(&format!("layer {digest}: the blob has digest")), "{run:?}");
+        assert!(registry.manifest(REPOSITORY, &format!("sha256-{}.jaunt", subject.hex())).is_none());
+        std::fs::write(registry.blob_file(&digest), layer.blob).unwrap();
+    }
 }
 
 #[test]
