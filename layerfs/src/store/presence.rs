@@ -34,6 +34,7 @@ impl Presence {
         let boot_id = boot_id();
         let believed =
             read(&directory.join("live"), bits, |header, _| boot_id.is_some_and(|id| header[16..32] == id))?;
+        let carried_on = believed.is_some();
         let bitmap = match believed {
             Some(bitmap) => bitmap,
             None => read(&directory.join("present"), bits, |header, bitmap| {
@@ -41,11 +42,16 @@ impl Presence {
             })?
             .unwrap_or_else(|| Bitmap::new(bits)),
         };
-        let live = File::options().create(true).truncate(true).write(true).open(directory.join("live"))?;
-        let bytes = bitmap.to_bytes();
-        live.write_all_at(&header(bits, boot_id.unwrap_or_default(), [0; 32]), 0)?;
-        live.write_all_at(&bytes, HEADER_LEN as u64)?;
-        Ok(Self { bitmap, bits, live, news: AtomicBool::new(false) })
+        // What is believed stays as it is: a full disk could not take it a second time.
+        let mut options = File::options();
+        let live = options.create(true).truncate(!carried_on).write(true).open(directory.join("live"))?;
+        if !carried_on {
+            let bytes = bitmap.to_bytes();
+            live.write_all_at(&header(bits, boot_id.unwrap_or_default(), [0; 32]), 0)?;
+            live.write_all_at(&bytes, HEADER_LEN as u64)?;
+        }
+        // A predecessor may have been killed before it could write down its latest blocks.
+        Ok(Self { bitmap, bits, live, news: AtomicBool::new(carried_on) })
     }
 
     pub(super) fn all(&self, blocks: Range<usize>) -> bool {
