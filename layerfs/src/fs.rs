@@ -288,7 +288,7 @@ impl LayerFs {
             return Ok(layer);
         }
         let layer = self.index.layers()[usize::from(number)].clone();
-        let file = self.store.layer(layer.diff_id, layer.tar_len)?;
+        let file = self.store.layer(&layer);
         let (source, prefetcher, counters) =
             (self.source.clone(), self.prefetcher.clone(), self.counters.clone());
         Ok(place.get_or_init(|| Layer::new(layer, file, source, prefetcher, counters)))

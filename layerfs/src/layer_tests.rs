@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     fn layer_with(&self, source: Arc<dyn Source>, prefetcher: Prefetcher) -> Layer {
-        let file = self.store.layer(self.layer.diff_id, self.layer.tar_len).unwrap();
+        let file = self.store.layer(&self.layer);
         Layer::new(self.layer.clone(), file, source, prefetcher, Arc::default())
     }
 }
@@ -277,6 +277,7 @@ async fn presence_outlives_the_daemon_but_only_what_was_synced_outlives_the_boot
         fixture.store.persist();
         layer.read(span(2)).await.unwrap();
     }
+    let directory = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap().path();
     {
         let layer = fixture.layer(fixture.memory());
         assert!(layer.file().has(&span(0)) && layer.file().has(&span(2)) && !layer.file().has(&span(1)));
@@ -288,7 +289,14 @@ async fn presence_outlives_the_daemon_but_only_what_was_synced_outlives_the_boot
     {
         let layer = fixture.layer(fixture.memory());
         assert!(layer.file().has(&span(0)) && !layer.file().has(&span(2)));
+        layer.read(span(3).start..span(3).start + 1).await.unwrap();
     }
+    // What a killed daemon had no time to write down, the next one does, also without blocks of its own.
+    fixture.layer(fixture.memory()).file().persist().unwrap();
+    let mut live = std::fs::read(directory.join("live")).unwrap();
+    live[20] ^= 1;
+    std::fs::write(directory.join("live"), live).unwrap();
+    assert!(fixture.layer(fixture.memory()).file().has(&(span(3).start..span(3).start + 1)));
     // A damaged record is not believed either.
     for name in ["live", "present"] {
         let mut bytes = std::fs::read(directory.join(name)).unwrap();
@@ -313,5 +321,39 @@ async fn a_layer_is_removed_only_when_nobody_holds_it() {
     assert!(directory.exists());
     fixture.store.retain(|_| false).unwrap();
     assert!(!directory.exists());
-    assert_eq!(fixture.store.present_bytes(fixture.layer.diff_id, fixture.layer.tar_len).unwrap(), 0);
+    assert_eq!(fixture.store.present_bytes(&fixture.layer), 0);
+}
+
+/// Whoever may push to one repository must not decide what another's images read.
+#[tokio::test]
+async fn bytes_are_shared_only_where_the_digests_agree() {
+    let fixture = Fixture::new(2);
+    fixture.layer(fixture.memory()).read(0..10).await.unwrap();
+    assert!(fixture.layer(fixture.memory()).file().has(&(0..10)), "the same layer of another image");
+
+    let forged = crate::decode::tests::frames(&[b'!'; SPAN], SPAN);
+    let mut claimed = fixture.layer.clone();
+    claimed.spans[0].compressed_len = forged.len().try_into().unwrap();
+    claimed.spans[0].digest = SpanDigest(*blake3::hash(&forged).as_bytes());
+    let source = Arc::new(MemorySource::new([(claimed.converted.digest, forged.into())]));
+    let file = fixture.store.layer(&claimed);
+    let liar = Layer::new(claimed, file, source, Prefetcher::new(false), Arc::default());
+    assert_eq!(liar.read(0..10).await.unwrap(), b"!!!!!!!!!!");
+    let honest = fixture.layer(fixture.memory());
+    assert_eq!(honest.read_local(&(0..10)).unwrap().unwrap(), fixture.tar[..10]);
+}
+
+/// doc/SEMANTICS.md B4, from the first read on: here the layer's directory cannot even be made.
+#[tokio::test]
+async fn a_layer_without_a_place_on_disk_is_served_and_kept_as_soon_as_it_can_be() {
+    let fixture = Fixture::new(2);
+    let place = fixture.store.root().join(fixture.layer.diff_id.0.hex());
+    std::fs::write(&place, "in the way").unwrap();
+    let layer = fixture.layer(fixture.memory());
+    assert_eq!(layer.read(0..10).await.unwrap(), fixture.tar[..10]);
+    assert!(!layer.file().has(&(0..10)));
+    fixture.store.persist();
+    std::fs::remove_file(&place).unwrap();
+    assert_eq!(layer.read(0..10).await.unwrap(), fixture.tar[..10]);
+    assert!(layer.file().has(&(0..10)));
 }

@@ -288,10 +288,7 @@ impl LazyMounts for Arc<Mounts> {
             let top = usize::from(chain.prefix).saturating_sub(1);
             let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
             let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
-            let present = this.store.present_bytes(layer.diff_id, layer.tar_len);
-            let bytes =
-                present.map_err(|source| other(chain.snapshot_id, "count what is present", source.into()))?;
-            Ok(Usage { bytes, inodes })
+            Ok(Usage { bytes: this.store.present_bytes(layer), inodes })
         })
         .await?
     }

@@ -1,10 +1,14 @@
 //! One layer's tar on disk, as far as it has been needed.
+//!
+//! A disk that cannot hold it (full, read-only, broken) is no error: nothing is present then, and every span that
+//! arrives tries the disk again.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::StoreError;
 use super::presence::Presence;
@@ -16,13 +20,103 @@ const BLOCK: u64 = 512;
 /// A sparse file with the layer's tar, and which blocks of it are there.
 pub struct LayerFile {
     directory: PathBuf,
+    tar_len: u64,
+    disk: OnceLock<OnDisk>,
+    /// One opens at a time.
+    opening: Mutex<()>,
+}
+
+struct OnDisk {
     data: File,
     presence: Presence,
-    tar_len: u64,
 }
 
 impl LayerFile {
-    pub(super) fn open(directory: &Path, tar_len: u64) -> Result<Self, StoreError> {
+    /// The file of a layer that is kept in `directory`.
+    pub(super) fn open(directory: PathBuf, tar_len: u64) -> Self {
+        let file = Self { directory, tar_len, disk: OnceLock::new(), opening: Mutex::default() };
+        if let Err(error) = file.on_disk() {
+            tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
+        }
+        file
+    }
+
+    /// Whether every byte of a tar range is there.
+    pub fn has(&self, range: &Range<u64>) -> bool {
+        let present = |disk: &OnDisk| disk.presence.all(outer_blocks(range));
+        range.is_empty() || range.end <= self.tar_len && self.disk.get().is_some_and(present)
+    }
+
+    /// Reads a range that [`has`](Self::has) said is there.
+    ///
+    /// # Errors
+    /// The disk fails, or the file was cut behind our back.
+    pub fn read(&self, range: &Range<u64>) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        if !range.is_empty() {
+            let disk = self.disk.get().ok_or(io::ErrorKind::NotFound)?;
+            disk.data.read_exact_at(&mut bytes, range.start)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps verified bytes.
+    ///
+    /// # Errors
+    /// The disk is full or fails; nothing is marked as present then.
+    pub fn keep(&self, bytes: &TarBytes) -> io::Result<()> {
+        let range = bytes.range();
+        if range.end > self.tar_len {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "bytes beyond the end of the layer"));
+        }
+        let disk = self.on_disk().map_err(|error| error.source)?;
+        disk.data.write_all_at(bytes.bytes(), range.start)?;
+        disk.presence.set(self.inner_blocks(&range));
+        Ok(())
+    }
+
+    /// Bytes present, rounded to blocks.
+    pub fn present_bytes(&self) -> u64 {
+        let blocks = self.disk.get().map_or(0, |disk| disk.presence.count());
+        (blocks as u64 * BLOCK).min(self.tar_len)
+    }
+
+    /// Makes what is present survive a power cut.
+    ///
+    /// # Errors
+    /// The disk fails; what was written down before still holds.
+    pub fn persist(&self) -> Result<(), StoreError> {
+        let Some(disk) = self.disk.get() else { return Ok(()) };
+        let fail =
+            |source| StoreError { path: self.directory.clone(), what: "write down what is present", source };
+        disk.presence.persist(&self.directory, &disk.data).map_err(fail)
+    }
+
+    /// The files, opened if they are not yet.
+    fn on_disk(&self) -> Result<&OnDisk, StoreError> {
+        if let Some(disk) = self.disk.get() {
+            return Ok(disk);
+        }
+        let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.disk.get() {
+            Some(disk) => Ok(disk),
+            None => {
+                let disk = OnDisk::open(&self.directory, self.tar_len)?;
+                Ok(self.disk.get_or_init(|| disk))
+            }
+        }
+    }
+
+    /// The blocks that lie wholly within a range; the layer's last block may be short.
+    fn inner_blocks(&self, range: &Range<u64>) -> Range<usize> {
+        let end = if range.end == self.tar_len { range.end.div_ceil(BLOCK) } else { range.end / BLOCK };
+        index(range.start.div_ceil(BLOCK))..index(end)
+    }
+}
+
+impl OnDisk {
+    fn open(directory: &Path, tar_len: u64) -> Result<Self, StoreError> {
         let fail = |what| move |source| StoreError { path: directory.to_owned(), what, source };
         std::fs::create_dir_all(directory).map_err(fail("create the layer's directory"))?;
         let data =
@@ -36,58 +130,7 @@ impl LayerFile {
         }
         let blocks = usize::try_from(tar_len.div_ceil(BLOCK)).unwrap_or(usize::MAX);
         let presence = Presence::open(directory, blocks).map_err(fail("read what is present"))?;
-        Ok(Self { directory: directory.to_owned(), data, presence, tar_len })
-    }
-
-    /// Whether every byte of a tar range is there.
-    pub fn has(&self, range: &Range<u64>) -> bool {
-        range.is_empty() || range.end <= self.tar_len && self.presence.all(outer_blocks(range))
-    }
-
-    /// Reads a range that [`has`](Self::has) said is there.
-    ///
-    /// # Errors
-    /// The disk fails, or the file was cut behind our back.
-    pub fn read(&self, range: &Range<u64>) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        self.data.read_exact_at(&mut bytes, range.start)?;
-        Ok(bytes)
-    }
-
-    /// Keeps verified bytes.
-    ///
-    /// # Errors
-    /// The disk is full or fails; nothing is marked as present then.
-    pub fn keep(&self, bytes: &TarBytes) -> io::Result<()> {
-        let range = bytes.range();
-        if range.end > self.tar_len {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "bytes beyond the end of the layer"));
-        }
-        self.data.write_all_at(bytes.bytes(), range.start)?;
-        self.presence.set(self.inner_blocks(&range));
-        Ok(())
-    }
-
-    /// Bytes present, rounded to blocks.
-    pub fn present_bytes(&self) -> u64 {
-        (self.presence.count() as u64 * BLOCK).min(self.tar_len)
-    }
-
-    /// Makes what is present survive a power cut.
-    ///
-    /// # Errors
-    /// The disk fails; what was written down before still holds.
-    pub fn persist(&self) -> Result<(), StoreError> {
-        let fail =
-            |source| StoreError { path: self.directory.clone(), what: "write down what is present", source };
-        self.presence.persist(&self.directory, &self.data).map_err(fail)
-    }
-
-    /// The blocks that lie wholly within a range; the layer's last block may be short.
-    fn inner_blocks(&self, range: &Range<u64>) -> Range<usize> {
-        let end = if range.end == self.tar_len { range.end.div_ceil(BLOCK) } else { range.end / BLOCK };
-        index(range.start.div_ceil(BLOCK))..index(end)
+        Ok(Self { data, presence })
     }
 }
 

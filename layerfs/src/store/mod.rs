@@ -1,10 +1,15 @@
 //! The local store: decoded layers on disk, shared by every image that has them.
 //!
 //! ```text
-//! <root>/layers/<diffID hex>/data       the tar, sparse, at its own offsets
-//!                           /present    which 512-byte blocks are there: as of the last sync
-//!                           /live       the same, up to date, but to be believed only within one boot
+//! <root>/layers/<diffID hex>/<cut>/data       the tar, sparse, at its own offsets
+//!                                 /present    which 512-byte blocks are there: as of the last sync
+//!                                 /live       the same, up to date, but to be believed only within one boot
 //! ```
+//!
+//! `cut` is a hash of the layer's spans and their digests. An index only claims its diffIDs: whoever may push to
+//! some repository can claim the diffID of another's layer and give it spans of his own. Images share what they
+//! have verified against the same digests, and nothing else. Conversion is deterministic, so those that share a
+//! layer do share it.
 //!
 //! A block's bit is trusted only where its bytes must be on the disk as well: `present` is written after the data
 //! was synced, `live` counts only while the kernel that holds the page cache still runs. So neither a killed
@@ -19,14 +24,38 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use jaunt_formats::DiffId;
+use jaunt_formats::launch::LaunchLayer;
+use jaunt_formats::{DiffId, DigestScope};
 
 pub use layer_file::LayerFile;
 
 /// All layers of a node.
 pub struct Store {
     root: PathBuf,
-    open: Mutex<HashMap<DiffId, Weak<LayerFile>>>,
+    open: Mutex<HashMap<LayerKey, Weak<LayerFile>>>,
+}
+
+/// What one set of files is for: a diffID, and the digests that its bytes were verified against.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct LayerKey {
+    diff_id: DiffId,
+    cut: [u8; 16],
+}
+
+impl LayerKey {
+    fn of(layer: &LaunchLayer) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&layer.tar_len.to_le_bytes());
+        hasher.update(&[u8::from(layer.scope == DigestScope::Compressed)]);
+        for span in &layer.spans {
+            hasher.update(&span.tar_offset.0.to_le_bytes());
+            hasher.update(&span.tar_len.to_le_bytes());
+            hasher.update(&span.digest.0);
+        }
+        let mut cut = [0; 16];
+        hasher.finalize_xof().fill(&mut cut);
+        Self { diff_id: layer.diff_id, cut }
+    }
 }
 
 /// Why the store cannot be used.
@@ -57,19 +86,17 @@ impl Store {
         Ok(Self { root: root.to_owned(), open: Mutex::default() })
     }
 
-    /// The layer's file; the same one for all who hold it at a time.
-    ///
-    /// # Errors
-    /// Its directory or files cannot be made or read.
-    pub fn layer(&self, diff_id: DiffId, tar_len: u64) -> Result<Arc<LayerFile>, StoreError> {
+    /// The layer's file; the same one for all who hold it at a time. Where the disk cannot hold it, it stays empty.
+    pub fn layer(&self, layer: &LaunchLayer) -> Arc<LayerFile> {
+        let key = LayerKey::of(layer);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(layer) = open.get(&diff_id).and_then(Weak::upgrade) {
-            return Ok(layer);
+        if let Some(file) = open.get(&key).and_then(Weak::upgrade) {
+            return file;
         }
-        let layer = Arc::new(LayerFile::open(&self.directory(diff_id), tar_len)?);
-        open.insert(diff_id, Arc::downgrade(&layer));
-        open.retain(|_, layer| layer.strong_count() > 0);
-        Ok(layer)
+        let file = Arc::new(LayerFile::open(self.files(&key), layer.tar_len));
+        open.insert(key, Arc::downgrade(&file));
+        open.retain(|_, file| file.strong_count() > 0);
+        file
     }
 
     /// Writes down what is present, data first, for every open layer with news. Called now and then, and at the end.
@@ -86,14 +113,11 @@ impl Store {
     }
 
     /// Bytes of a layer that are present. A layer that was never needed costs nothing, not even a directory.
-    ///
-    /// # Errors
-    /// Its files cannot be read.
-    pub fn present_bytes(&self, diff_id: DiffId, tar_len: u64) -> Result<u64, StoreError> {
-        if !self.directory(diff_id).exists() {
-            return Ok(0);
+    pub fn present_bytes(&self, layer: &LaunchLayer) -> u64 {
+        if !self.files(&LayerKey::of(layer)).exists() {
+            return 0;
         }
-        Ok(self.layer(diff_id, tar_len)?.present_bytes())
+        self.layer(layer).present_bytes()
     }
 
     /// Deletes the layers that are not `wanted`. One that somebody still holds stays until a later call.
@@ -115,10 +139,10 @@ impl Store {
     /// Deletes a layer that nobody holds; it is under the lock, so that nobody can come to hold it meanwhile.
     fn remove(&self, diff_id: DiffId) -> Result<(), StoreError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.get(&diff_id).is_some_and(|layer| layer.strong_count() > 0) {
+        if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
             return Ok(());
         }
-        open.remove(&diff_id);
+        open.retain(|key, _| key.diff_id != diff_id);
         let path = self.directory(diff_id);
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -131,6 +155,11 @@ impl Store {
     /// The directory it lives in.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn files(&self, key: &LayerKey) -> PathBuf {
+        let cut: String = key.cut.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.directory(key.diff_id).join(cut)
     }
 
     fn directory(&self, diff_id: DiffId) -> PathBuf {
