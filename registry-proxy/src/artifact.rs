@@ -17,10 +17,10 @@ use jaunt_formats::media_type::{
 use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
 use serde_json::{Value, json};
 
-use crate::convert::Converted;
 use crate::error::Error;
 use crate::image::{Image, Layer};
 use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
+use crate::pipeline::Processed;
 
 /// Indexes of ten million entries have less.
 const INDEX_LIMIT: u64 = 512 << 20;
@@ -193,7 +193,7 @@ pub async fn push_index(
 }
 
 /// The descriptors of converted layers, each blob once.
-pub fn describe(converted: &[&Converted], recipe: &str) -> Vec<Descriptor> {
+pub fn describe(converted: &[&Processed], recipe: &str) -> Vec<Descriptor> {
     let mut layers: Vec<Descriptor> = Vec::new();
     for converted in converted {
         let (original, layer) = (&converted.original, &converted.layer);

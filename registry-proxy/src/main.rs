@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod inspect;
 mod manifest;
+mod pipeline;
 mod replace;
 mod signed;
 mod stream;

@@ -4,8 +4,8 @@ use jaunt_formats::launch::{self, Blob, Compression, LaunchLayer};
 use jaunt_formats::tree::{Tree, TreeBuilder};
 use jaunt_formats::{DigestScope, Entry};
 
-use super::pipeline::Processed;
 use crate::error::Error;
+use crate::pipeline::Processed;
 
 /// Writes the index of layers given bottom to top, ready to be pushed.
 pub fn build(layers: &[&Processed]) -> Result<Vec<u8>, Error> {

@@ -9,11 +9,11 @@ use futures_util::TryStreamExt as _;
 use jaunt_distribution::{BlobUpload, Client, Error as RegistryError, Repository};
 use tokio::sync::mpsc;
 
-use super::pipeline::{Processed, Workshop};
 use super::progress::LayerProgress;
 use crate::error::Error;
 use crate::image::Layer;
 use crate::manifest::Descriptor;
+use crate::pipeline::{Processed, Workshop};
 use crate::stream::{self, BlobRead, StreamError};
 
 /// Pieces of the converted blob that wait for the network; a span has some 200 KiB.

@@ -7,7 +7,6 @@
 
 mod launch;
 mod layer;
-mod pipeline;
 mod progress;
 mod replace;
 mod report;
@@ -21,7 +20,6 @@ use jaunt_distribution::{Client, Repository};
 use jaunt_formats::{DiffId, Digest};
 
 pub use launch::tree_of;
-pub use pipeline::Processed as Converted;
 
 use crate::artifact::{self, Artifact};
 use crate::cli::{ConvertArgs, Mode};
@@ -30,7 +28,7 @@ use crate::copy;
 use crate::error::Error;
 use crate::image::{self, Image, Layer, Resolved};
 use crate::manifest;
-use pipeline::Workshop;
+use crate::pipeline::{Processed, Workshop};
 use progress::LayerProgress;
 
 /// Runs the command.
@@ -109,7 +107,7 @@ pub struct Outcome<'i> {
     image: &'i Image,
     artifact: Artifact,
     /// Bottom to top; `None` when the image was converted already.
-    layers: Option<Vec<Arc<Converted>>>,
+    layers: Option<Vec<Arc<Processed>>>,
     /// What of it this run converted, and how long that took.
     fresh: HashMap<(Digest, DiffId), Duration>,
 }
@@ -121,7 +119,7 @@ struct Converter<'c> {
     recipe: String,
     jobs: usize,
     /// Layers converted by this run.
-    known: HashMap<(Digest, DiffId), Arc<Converted>>,
+    known: HashMap<(Digest, DiffId), Arc<Processed>>,
     console: &'c Console,
 }
 
@@ -183,7 +181,7 @@ impl Converter<'_> {
         Ok(times)
     }
 
-    async fn convert_layer(&self, layer: &Layer) -> Result<(Converted, Duration), Error> {
+    async fn convert_layer(&self, layer: &Layer) -> Result<(Processed, Duration), Error> {
         let name = report::short(&layer.descriptor.digest);
         let progress = Arc::new(LayerProgress::start(self.console, name, layer.descriptor.size));
         let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(&progress));

@@ -6,11 +6,12 @@ use jaunt_formats::{Digest, Reference};
 use serde_json::{Value, json};
 
 use super::replace::Replaced;
-use super::{Converted, Cost, Outcome};
+use super::{Cost, Outcome};
 use crate::artifact;
 use crate::console::{Console, bytes, rate, ratio};
 use crate::error::Error;
 use crate::image::Skipped;
+use crate::pipeline::Processed;
 use crate::replace::original_tag;
 
 /// The first digits of a digest: enough for a person.
@@ -19,7 +20,7 @@ pub fn short(digest: &Digest) -> String {
 }
 
 /// One converted layer.
-pub fn layer(console: &Console, converted: &Converted, took: Duration) {
+pub fn layer(console: &Console, converted: &Processed, took: Duration) {
     let (original, layer) = (&converted.original, &converted.layer);
     let note = layer.obstacle.map(|why| format!(" (plain seekable zstd: {why})")).unwrap_or_default();
     console.line(&format!(
@@ -126,7 +127,7 @@ fn image(outcome: &Outcome<'_>, replaced: Option<&Replaced>) -> Value {
     })
 }
 
-fn layer_json(converted: &Converted, outcome: &Outcome<'_>) -> Value {
+fn layer_json(converted: &Processed, outcome: &Outcome<'_>) -> Value {
     let (original, layer) = (&converted.original, &converted.layer);
     let took = outcome.fresh.get(&(original.digest, layer.diff_id)).map(Duration::as_secs_f64);
     json!({
