@@ -68,6 +68,9 @@ pub enum DaemonError {
 /// Runs until the supervisor says stop.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
     let supervisor = Handle::from_env()?;
+    // The supervisor kills a worker whose connection has ended: so it ends with the process, not before, and an
+    // error is told first.
+    std::mem::forget(supervisor.connection().map_err(system("share the supervisor's connection"))?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -75,12 +78,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let served = runtime.block_on(serve(config, supervisor));
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    // The supervisor kills a worker whose connection has ended: so it ends with the process, not before.
-    served.map(std::mem::forget)
+    served
 }
 
-/// Returns the mounts, which hold the supervisor's connection.
-async fn serve(config: &Config, supervisor: Handle) -> Result<Arc<Mounts>, DaemonError> {
+async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     let mut stop = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
     let listener = supervisor.listener().map_err(system("take the socket"))?;
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
@@ -107,8 +108,7 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<Arc<Mounts>, Daemo
         }
     };
     mounts.persist().await;
-    served?;
-    Ok(mounts)
+    Ok(served?)
 }
 
 fn assemble(config: &Config, supervisor: Handle) -> Result<(Arc<Snapshotter>, Arc<Mounts>), DaemonError> {

@@ -69,6 +69,12 @@ impl Handle {
         Ok(Self { socket: Mutex::new(socket), listener: listener.into(), _locks: descriptors.collect() })
     }
 
+    /// The connection itself, once more. The supervisor kills a worker whose connection has ended: who holds this
+    /// until the process ends has time to say why it does.
+    pub fn connection(&self) -> io::Result<OwnedFd> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).try_clone()
+    }
+
     /// The socket on which containerd calls. Connections wait in it while no worker accepts them.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
