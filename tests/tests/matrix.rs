@@ -14,6 +14,9 @@ use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::run;
 use jaunt_tests::{Node, needs_root};
 
+const CONCURRENT_UNPACKS: &str =
+    "[plugins.\"io.containerd.transfer.v1.local\"]\n  max_concurrent_unpacks = 4\n";
+
 /// Three layers, the bottom one runnable.
 fn image() -> Image {
     Image::new()
@@ -162,17 +165,34 @@ fn concurrent_unpacking_leaves_layers_lazy() {
         return;
     }
     let mut node = bed.node();
-    reconfigure(&mut node, |config| {
-        config + "[plugins.\"io.containerd.transfer.v1.local\"]\n  max_concurrent_unpacks = 4\n"
-    });
-    let (_, pushed) = bed.pushed(image());
-    let said = node.pull(&pushed.reference).unwrap();
-    assert!(said.contains("0 of 3 layers lazy"), "{said}");
-    runs_and_goes(&bed, &node, &pushed.reference, "eager");
-    bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+    reconfigure(&mut node, |config| config + CONCURRENT_UNPACKS);
+    let (_, pushed) = bed.converted(image());
     for flags in [&[][..], &["--through", "cri"]] {
         let said = pull(&node, &pushed.reference, flags).unwrap();
         assert!(said.contains("3 of 3 layers lazy"), "{said}");
         runs_and_goes(&bed, &node, &pushed.reference, "lazy");
     }
+    let (_, pushed) = bed.pushed(image().layer(layer([file("data/three", "3\n")])));
+    let said = node.pull(&pushed.reference).unwrap();
+    assert!(said.contains("0 of 4 layers lazy"), "{said}");
+    await_ready(&mut node.containerd.run(&pushed.reference).unwrap());
+}
+
+/// Someone lists the capability all the same: that costs laziness, and no container.
+#[test]
+fn layers_prepared_without_their_parents_are_unpacked() {
+    needs_root!();
+    let bed = Bed::new();
+    if !at_least(&bed, Version::PARALLEL_UNPACK) {
+        return;
+    }
+    let mut node = bed.node();
+    reconfigure(&mut node, |config| {
+        let proxy = "[proxy_plugins.jaunt]\n";
+        config.replace(proxy, &format!("{proxy}  capabilities = [\"rebase\"]\n")) + CONCURRENT_UNPACKS
+    });
+    let (_, pushed) = bed.converted(image());
+    let said = node.pull(&pushed.reference).unwrap();
+    assert!(said.contains("1 of 3 layers lazy (snapshot-conflict)"), "{said}");
+    await_ready(&mut node.containerd.run(&pushed.reference).unwrap());
 }
