@@ -23,6 +23,11 @@ pub enum Error {
     /// Each of them has been named before.
     #[error("{reference}: {failed} of {images} images could not be converted")]
     Images { reference: String, failed: usize, images: usize },
+    /// Nor is an index replaced in part, unless its user says which part.
+    #[error(
+        "{reference} is not replaced: {failed} of {images} images could not be converted; --platform names others"
+    )]
+    NotReplaced { reference: String, failed: usize, images: usize },
     #[error("not convertible: foreign layer {layer} is kept outside of the registry")]
     ForeignLayer { layer: Digest },
     #[error("not convertible: layer {layer} has unknown media type {media_type:?}")]

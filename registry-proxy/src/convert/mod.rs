@@ -66,10 +66,12 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     };
     let cost = Cost { wall: started.elapsed(), cpu_seconds: cpu_seconds() };
     report::summary(&console, reference, &outcomes, &resolved.skipped, replaced.as_ref(), &cost)?;
-    if failed > 0 {
-        return Err(Error::Images { reference: reference.to_string(), failed, images });
+    let reference = reference.to_string();
+    match args.mode {
+        _ if failed == 0 => Ok(()),
+        Mode::Attach => Err(Error::Images { reference, failed, images }),
+        Mode::Replace => Err(Error::NotReplaced { reference, failed, images }),
     }
-    Ok(())
 }
 
 /// Finds the images, brings them to where `--to` says, and tells what of them stays as it is.
