@@ -20,7 +20,9 @@ const PROTOS: [&str; 12] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
+    // Rust would take the protocols' indented comments for examples, and test them.
     tonic_prost_build::configure()
+        .disable_comments(".")
         .skip_debug(["runtime.v1.AuthConfig", "containerd.types.transfer.AuthResponse"])
         .compile_fds(descriptors)?;
     Ok(())
