@@ -13,6 +13,7 @@ mod plan;
 mod reader;
 mod tar_split;
 mod toc;
+mod weight;
 mod writer;
 
 pub use layout::{Annotations, AnnotationsError, FOOTER_LEN, Footer, Position};

@@ -11,9 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::tar_split::{Finished, TarSplit};
 use super::toc::TocEntry;
+use super::weight::{MAX_METADATA, weight_of};
 use crate::compression::ZstdError;
 use crate::tar::{Event, Member, ScanError, Scanner, padding_of};
-use crate::{Content, DiffId, Digest, Entry, EntryKind, TarOffset};
+use crate::{DiffId, Digest, Entry, TarOffset};
 
 /// Bytes of a file, or of headers, in one frame.
 pub const FRAME_LEN: u32 = 512 << 10;
@@ -96,12 +97,6 @@ pub enum PlanError {
     #[error("the layer's entries need more than {MAX_METADATA} bytes of memory")]
     TooMuchMetadata,
 }
-
-/// Names, link targets, attributes and fixed parts of a layer's entries: a launch index of twice as much
-/// is not accepted by any node.
-const MAX_METADATA: u64 = 1 << 30;
-/// What an entry weighs besides its names, here and in the table of contents.
-const ENTRY_WEIGHT: u64 = 256;
 
 /// What is known of a layer once its tar has been seen.
 pub struct LayerPlan {
@@ -262,16 +257,6 @@ impl Catalogue {
         }
         Ok((self.entries, Ok(TocPlan { entries: self.toc, tar_split: self.tar_split.finish()? })))
     }
-}
-
-fn weight_of(member: &Member) -> u64 {
-    let names = member.written.name.len() + member.written.link_name.len();
-    let xattrs = member.entry.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 32);
-    let extents = match &member.entry.kind {
-        EntryKind::Regular { content: Content::Sparse(extents), .. } => size_of_val(&extents[..]),
-        _ => 0,
-    };
-    ENTRY_WEIGHT + (names + xattrs.sum::<usize>() + extents) as u64
 }
 
 fn has_duplicates(entries: &[Entry]) -> bool {

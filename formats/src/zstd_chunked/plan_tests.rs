@@ -1,3 +1,4 @@
+use super::super::weight::ENTRY_WEIGHT;
 use super::*;
 use crate::tar::fixture::Tar;
 
