@@ -19,10 +19,10 @@ const PROTOS: [&str; 12] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
-    // Rust would take the protocols' indented comments for examples, and test them.
+    let mut descriptors = protox::compile(PROTOS, ["proto"])?;
+    // Without comments: rustdoc would take the indented ones for examples, and test them.
+    descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
     tonic_prost_build::configure()
-        .disable_comments(".")
         .skip_debug(["runtime.v1.AuthConfig", "containerd.types.transfer.AuthResponse"])
         .compile_fds(descriptors)?;
     Ok(())
