@@ -109,6 +109,8 @@ impl<'s> Containerd<'s> {
     /// A `ctr` command in CRI's namespace.
     pub fn ctr(&self, words: &[&str]) -> Command {
         let mut command = self.scratch.command("ctr");
+        // What the daemon deprecates is no output of a container.
+        command.env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "true");
         command.arg("--address").arg(self.socket()).args(["--namespace", NAMESPACE]).args(words);
         command
     }
