@@ -42,6 +42,22 @@ fn a_container_starts_before_its_image_has_arrived() {
 }
 
 #[test]
+fn a_replaced_image_is_lazy_and_so_is_its_original() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.pushed(heavy(1));
+    let original = bed.registry.manifest("fixture", "v1").unwrap().1;
+    run(&mut bed.binaries.proxy(&bed.scratch, &["convert", "--mode", "replace", &pushed.reference])).unwrap();
+    assert_ne!(bed.registry.manifest("fixture", "v1").unwrap().1, original);
+    let node = bed.node();
+    for reference in [pushed.reference.clone(), format!("{}/fixture@{original}", bed.registry.host())] {
+        node.pull(&reference).unwrap();
+        await_ready(&mut node.containerd.run(&reference).unwrap());
+        assert_eq!(backings(&bed, &node), ["lazy", "lazy"], "{reference}");
+    }
+}
+
+#[test]
 fn a_container_writes_over_what_it_has_not_fetched() {
     needs_root!();
     let bed = Bed::new();
