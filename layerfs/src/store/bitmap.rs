@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORD_BITS: usize = u64::BITS as usize;
 
-/// A fixed number of bits, all clear at first. Bits are only ever set.
+/// A fixed number of bits, all clear at first.
 pub(super) struct Bitmap {
     words: Box<[AtomicU64]>,
     bits: usize,
@@ -46,6 +46,11 @@ impl Bitmap {
         self.masks(range).for_each(|(word, mask)| {
             word.fetch_or(mask, Ordering::Release);
         });
+    }
+
+    /// Clears every bit.
+    pub(super) fn clear(&self) {
+        self.words.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 
     /// Whether all of a range is set; an empty one is.

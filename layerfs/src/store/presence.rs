@@ -79,11 +79,26 @@ impl Presence {
             return Ok(());
         }
         let bytes = self.bitmap.to_bytes();
-        let written = data.sync_data().and_then(|()| self.write_present(directory, &bytes));
+        if let Err(error) = data.sync_data() {
+            self.forget(directory)?;
+            return Err(error);
+        }
+        let written = self.write_present(directory, &bytes);
         if written.is_err() {
             self.news.store(true, Ordering::Release);
         }
         written
+    }
+
+    /// Believes nothing any more. After a failed sync the kernel drops what it could not write and says so
+    /// once: the next sync would succeed over holes.
+    fn forget(&self, directory: &Path) -> io::Result<()> {
+        self.bitmap.clear();
+        self.live.write_all_at(&self.bitmap.to_bytes(), HEADER_LEN as u64)?;
+        match std::fs::remove_file(directory.join("present")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn write_present(&self, directory: &Path, bitmap: &[u8]) -> io::Result<()> {
@@ -123,4 +138,25 @@ fn boot_id() -> Option<[u8; 16]> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let hash = blake3::hash(text.trim().as_bytes());
     hash.as_bytes().first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_leaves_nothing_to_believe() {
+        let directory = tempfile::tempdir().unwrap();
+        let presence = Presence::open(directory.path(), 100).unwrap();
+        let data = File::create(directory.path().join("data")).unwrap();
+        presence.set(0..50);
+        presence.persist(directory.path(), &data).unwrap();
+        assert!(directory.path().join("present").exists());
+        presence.set(50..100);
+        // The null device cannot be synced.
+        let broken = File::open("/dev/null").unwrap();
+        presence.persist(directory.path(), &broken).unwrap_err();
+        assert_eq!(presence.count(), 0);
+        assert_eq!(Presence::open(directory.path(), 100).unwrap().count(), 0);
+    }
 }
