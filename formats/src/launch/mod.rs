@@ -6,6 +6,7 @@
 //! ([`pack`], [`unpack`]).
 
 mod check;
+mod layer;
 mod layout;
 mod pack;
 mod reader;
@@ -16,8 +17,9 @@ mod writer;
 mod tests;
 
 pub use check::check;
+pub use layer::LaunchLayer;
 pub use pack::{MAX_INDEX_LEN, pack, unpack};
-pub use reader::{Attributes, FileContent, InodeId, InodeType, LaunchIndex, LaunchLayer};
+pub use reader::{Attributes, FileContent, InodeId, InodeType, LaunchIndex};
 pub use view::{Child, View};
 pub use writer::write;
 

@@ -7,39 +7,20 @@
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 
+use super::layer::read_layer;
 use super::layout::{
     AttributesRecord, ExtentRecord, HEADER_LEN, Header, LayerRecord, MAGIC, Section, SectionRecord,
     SpanRecord, TABLE_LEN, VERSION, file_type,
 };
-use super::{Blob, Compression, LaunchError, View};
+use super::{LaunchError, LaunchLayer, View};
 use crate::tree::MAX_LAYERS;
-use crate::{
-    BlobOffset, ChainId, DiffId, Digest, DigestScope, Span, SpanDigest, SparseExtent, TarOffset, Timestamp,
-    Xattr,
-};
+use crate::{ChainId, DiffId, SparseExtent, TarOffset, Timestamp, Xattr};
 
 /// An open index over bytes that are owned, borrowed or mapped.
 pub struct LaunchIndex<B> {
     bytes: B,
     sections: [(usize, usize); Section::ALL.len()],
     layers: Vec<LaunchLayer>,
-}
-
-/// One layer of the image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaunchLayer {
-    /// SHA-256 of its tar.
-    pub diff_id: DiffId,
-    /// The blob that the image's manifest names.
-    pub original: Blob,
-    /// The blob that the spans are cut from.
-    pub converted: Blob,
-    /// Length of its tar in bytes.
-    pub tar_len: u64,
-    /// What the spans' digests cover.
-    pub scope: DigestScope,
-    /// The spans, which cover the tar without a gap.
-    pub spans: Vec<Span>,
 }
 
 /// Number of an inode in its index: the same in every prefix, on every node.
@@ -403,67 +384,4 @@ fn sections_of(bytes: &[u8]) -> Result<[(usize, usize); Section::ALL.len()], Lau
     } else {
         Err(LaunchError::Malformed("bytes behind the last section"))
     }
-}
-
-fn read_layer(record: &LayerRecord, spans: &[SpanRecord]) -> Result<LaunchLayer, &'static str> {
-    let first = record.first_span.get() as usize;
-    let last = first.checked_add(record.spans.get() as usize).ok_or("spans out of range")?;
-    let spans = spans.get(first..last).ok_or("spans out of range")?;
-    let blob = |digest: [u8; 32], len: U64, compression| {
-        let compression = compression_of(compression).ok_or("unknown compression")?;
-        Ok::<_, &'static str>(Blob { digest: Digest::from_bytes(digest), len: len.get(), compression })
-    };
-    let layer = LaunchLayer {
-        diff_id: DiffId(Digest::from_bytes(record.diff_id)),
-        original: blob(record.original_digest, record.original_len, record.original_compression)?,
-        converted: blob(record.converted_digest, record.converted_len, record.converted_compression)?,
-        tar_len: record.tar_len.get(),
-        scope: match record.digest_scope {
-            1 => DigestScope::Compressed,
-            2 => DigestScope::Uncompressed,
-            _ => return Err("unknown digest scope"),
-        },
-        spans: spans.iter().map(read_span).collect(),
-    };
-    check_spans(&layer)?;
-    Ok(layer)
-}
-
-fn read_span(record: &SpanRecord) -> Span {
-    Span {
-        blob_offset: BlobOffset(record.blob_offset.get()),
-        compressed_len: record.compressed_len.get(),
-        tar_offset: TarOffset(record.tar_offset.get()),
-        tar_len: record.tar_len.get(),
-        digest: SpanDigest(record.digest),
-    }
-}
-
-/// Spans must cover the tar without a gap, within the blob, none larger than a node should hold in memory.
-fn check_spans(layer: &LaunchLayer) -> Result<(), &'static str> {
-    let (mut tar_end, mut blob_end) = (0, 0);
-    for span in &layer.spans {
-        if span.tar_offset.0 != tar_end || span.tar_len == 0 {
-            return Err("spans leave a gap, overlap, or are empty");
-        }
-        if span.tar_len > Span::MAX_LEN || span.compressed_len > Span::MAX_LEN || span.compressed_len == 0 {
-            return Err("a span is larger than 64 MiB, or empty");
-        }
-        let blob_range =
-            span.blob_offset.checked_add(span.compressed_len.into()).map(|end| span.blob_offset.0..end.0);
-        if !blob_range.is_some_and(|range| range.start >= blob_end && range.end <= layer.converted.len) {
-            return Err("spans are out of order or lie outside the blob");
-        }
-        (tar_end, blob_end) = (span.tar_range().end, span.blob_range().end);
-    }
-    if tar_end == layer.tar_len { Ok(()) } else { Err("spans do not cover the layer's tar") }
-}
-
-fn compression_of(code: u8) -> Option<Compression> {
-    Some(match code {
-        0 => Compression::None,
-        1 => Compression::Gzip,
-        2 => Compression::Zstd,
-        _ => return None,
-    })
 }
