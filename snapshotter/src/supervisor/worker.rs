@@ -133,14 +133,18 @@ impl Worker {
     /// Notices the death of the worker; the next one is due then.
     pub(super) fn reap(&mut self) {
         let State::Running(running) = &mut self.state else { return };
-        let status = match running.child.try_wait() {
+        let (status, orderly) = match running.child.try_wait() {
             Ok(None) => return,
-            Ok(Some(status)) => describe(status),
-            Err(error) => format!("lost: {error}"),
+            Ok(Some(status)) => (describe(status), status.success()),
+            Err(error) => (format!("lost: {error}"), false),
         };
         let (pid, lived) = (running.child.id(), running.since.elapsed());
         self.pause_after(lived);
-        tracing::warn!(pid, ?lived, pause = ?self.last_pause, "worker died: {status}");
+        if orderly {
+            tracing::info!(pid, ?lived, "worker ended");
+        } else {
+            tracing::warn!(pid, ?lived, pause = ?self.last_pause, "worker died: {status}");
+        }
     }
 
     /// Sends a signal to the worker, if there is one.
