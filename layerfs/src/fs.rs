@@ -261,16 +261,6 @@ impl LayerFs {
         None
     }
 
-    /// Bytes of the topmost layer that are local, and its inodes.
-    ///
-    /// # Errors
-    /// The layer's file cannot be opened.
-    pub fn top_layer_usage(&self) -> Result<(u64, u64), FsError> {
-        let top = self.prefix - 1;
-        let inodes = self.index.layer_stats(usize::from(top)).unwrap_or_default().inodes;
-        Ok((self.layer(top)?.file().present_bytes(), inodes.into()))
-    }
-
     fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>), FsError> {
         let inode = self.inode(inode)?;
         if self.index.attributes(inode)?.kind != InodeType::Regular {
