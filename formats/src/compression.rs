@@ -101,6 +101,13 @@ impl FrameDecoder {
         Self { context: DCtx::create() }
     }
 
+    /// Decodes frames to exactly `len` bytes. Never writes, nor allocates, more than that, and zeroes nothing first.
+    pub fn decode_to_vec(&mut self, frames: &[u8], len: usize) -> Result<Vec<u8>, ZstdError> {
+        let mut output = Vec::with_capacity(len);
+        let actual = self.context.decompress(&mut output, frames).map_err(library)?;
+        if actual == len { Ok(output) } else { Err(ZstdError::Length { expected: len, actual }) }
+    }
+
     /// Decodes frames that hold exactly as many bytes as `output`.
     pub fn decode(&mut self, frames: &[u8], output: &mut [u8]) -> Result<(), ZstdError> {
         let actual = self.context.decompress(output, frames).map_err(library)?;

@@ -2,42 +2,18 @@
 
 use std::cell::RefCell;
 
-use zstd_safe::DCtx;
+use jaunt_formats::compression::{FrameDecoder, ZstdError};
 
 thread_local! {
-    static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
-}
-
-/// Why bytes do not decode.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// zstd refused; also when the output would be longer than it may be.
-    #[error("zstd: {0}")]
-    Zstd(&'static str),
-    /// They decode to fewer bytes than they must.
-    #[error("decoded to {actual} bytes instead of {expected}")]
-    Length {
-        /// What the index says.
-        expected: usize,
-        /// What came out.
-        actual: usize,
-    },
+    static DECODER: RefCell<FrameDecoder> = RefCell::new(FrameDecoder::new());
 }
 
 /// Decodes a run of whole frames to exactly `len` bytes. Never writes, nor allocates, more than that.
 ///
 /// # Errors
 /// The bytes are no zstd frames, or decode to another length.
-pub fn decode(frames: &[u8], len: usize) -> Result<Vec<u8>, DecodeError> {
-    let mut decoded = Vec::with_capacity(len);
-    CONTEXT
-        .with_borrow_mut(|context| context.decompress(&mut decoded, frames))
-        .map_err(|code| DecodeError::Zstd(zstd_safe::get_error_name(code)))?;
-    if decoded.len() == len {
-        Ok(decoded)
-    } else {
-        Err(DecodeError::Length { expected: len, actual: decoded.len() })
-    }
+pub fn decode(frames: &[u8], len: usize) -> Result<Vec<u8>, ZstdError> {
+    DECODER.with_borrow_mut(|decoder| decoder.decode_to_vec(frames, len))
 }
 
 #[cfg(test)]
@@ -60,7 +36,7 @@ pub(crate) mod tests {
     fn a_bomb_stops_at_its_declared_length() {
         let bomb = frames(&vec![0; 64 << 20], 64 << 20);
         assert!(bomb.len() < 16 << 10);
-        assert!(matches!(decode(&bomb, 1 << 20), Err(DecodeError::Zstd(_))));
+        assert!(matches!(decode(&bomb, 1 << 20), Err(ZstdError::Library(_))));
     }
 
     #[test]
@@ -72,6 +48,6 @@ pub(crate) mod tests {
     #[test]
     fn garbage_is_an_error() {
         assert!(decode(b"not zstd at all", 10).is_err());
-        assert_eq!(decode(b"", 1), Err(DecodeError::Length { expected: 1, actual: 0 }));
+        assert_eq!(decode(b"", 1), Err(ZstdError::Length { expected: 1, actual: 0 }));
     }
 }

@@ -6,9 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use jaunt_formats::compression::ZstdError;
 use jaunt_formats::{Digest, DigestScope, Span, TarOffset};
 
-use crate::decode::{DecodeError, decode};
+use crate::decode::decode;
 
 /// Verified bytes of a layer's tar, and where they belong.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub enum VerifyError {
     Digest(DigestScope),
     /// The digest matched but the bytes do not decode: the index itself is wrong.
     #[error("the span does not decode: {0}")]
-    Decode(#[from] DecodeError),
+    Decode(#[from] ZstdError),
 }
 
 /// Verifies and decodes one span.
