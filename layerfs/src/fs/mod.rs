@@ -1,32 +1,29 @@
 //! The file system itself, without FUSE: inodes, names and bytes of a chain of layers.
 //!
-//! Inode numbers are those of the index, so another process that opens the same index answers for them. The
-//! numbers below [`FIRST_INODE`] are the mount's own: its root directory, whose one child `fs` is the chain's
-//! root directory (containerd idmaps the parent of a lower directory, so there must be one).
+//! Inode numbers are those of the index, so another process that opens the same index answers for them
+//! ([`Ino`], [`RootPlace`]).
 
-use std::ops::Range;
+mod error;
+mod numbers;
+mod path;
+mod stretch;
+
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
-use jaunt_formats::{SparseExtent, Timestamp, Xattr};
+use jaunt_formats::{Timestamp, Xattr};
+
+pub use error::FsError;
+pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
 use crate::index_file::MappedIndex;
 use crate::layer::{Counters, Layer, ReadErrors};
 use crate::prefetch::Prefetcher;
 use crate::source::Source;
-use crate::store::{Store, StoreError};
-
-/// Name of the chain's root directory within its mount.
-pub const ROOT_NAME: &str = "fs";
-/// The mount's root directory, by the rules of FUSE.
-pub const MOUNT_ROOT: Ino = Ino(1);
-/// Inode `n` of the index has this number plus `n`.
-const FIRST_INODE: u64 = 16;
-
-/// An inode number as the kernel knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ino(pub u64);
+use crate::store::Store;
+use numbers::Numbers;
+use stretch::{Stretch, stretches};
 
 /// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +42,7 @@ pub struct DirEntry<'f> {
 pub struct LayerFs {
     index: MappedIndex,
     prefix: u16,
-    root: InodeId,
+    numbers: Numbers,
     name: String,
     layers: Vec<OnceLock<Layer>>,
     store: Arc<Store>,
@@ -53,36 +50,6 @@ pub struct LayerFs {
     prefetcher: Prefetcher,
     counters: Arc<Counters>,
     has_xattrs: bool,
-}
-
-/// Why the file system cannot answer. `fuse::errno` says which error number each becomes.
-#[derive(Debug, thiserror::Error)]
-pub enum FsError {
-    /// There is no such name or inode.
-    #[error("no such file")]
-    NotFound,
-    /// The inode is no directory.
-    #[error("not a directory")]
-    NotADirectory,
-    /// The inode is no regular file, or no symbolic link, as the call needs it.
-    #[error("wrong type of file")]
-    WrongType,
-    /// The index contradicts itself.
-    #[error("the launch index is damaged")]
-    Index(#[from] LaunchError),
-    /// The local store failed.
-    #[error("the local store failed")]
-    Store(#[from] StoreError),
-    /// The bytes cannot be read.
-    #[error("the content cannot be read")]
-    Read(#[from] ReadErrors),
-}
-
-/// A stretch of a read: bytes of the layer's tar, or zeros of a sparse file.
-#[derive(Debug, PartialEq, Eq)]
-enum Stretch {
-    Tar(Range<u64>),
-    Zeros(u64),
 }
 
 impl LayerFs {
@@ -98,11 +65,17 @@ impl LayerFs {
         source: Arc<dyn Source>,
     ) -> Result<Self, FsError> {
         let view = index.view(prefix).ok_or(LaunchError::Malformed("fewer layers than asked for"))?;
-        let root = view.root()?;
+        let numbers = Numbers { root: view.root()?, place: RootPlace::Below };
         let layers = (0..prefix).map(|_| OnceLock::new()).collect();
         let has_xattrs = index.has_xattrs();
         let (prefetcher, counters) = (Prefetcher::new(true), Arc::default());
-        Ok(Self { index, prefix, root, name, layers, store, source, prefetcher, counters, has_xattrs })
+        Ok(Self { index, prefix, numbers, name, layers, store, source, prefetcher, counters, has_xattrs })
+    }
+
+    /// The same, with its root directory in another place.
+    #[must_use]
+    pub fn with_root(self, place: RootPlace) -> Self {
+        Self { numbers: Numbers { place, ..self.numbers }, ..self }
     }
 
     /// What it is called in messages.
@@ -130,11 +103,11 @@ impl LayerFs {
     /// # Errors
     /// `parent` is no directory.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
-        if parent == MOUNT_ROOT {
-            return Ok((name == ROOT_NAME.as_bytes()).then(|| ino(self.root)));
+        if self.numbers.is_holder(parent) {
+            return Ok((name == ROOT_NAME.as_bytes()).then(|| self.ino(self.numbers.root)));
         }
         let dir = self.directory(parent)?;
-        Ok(self.view()?.lookup(dir, name)?.map(ino))
+        Ok(self.view()?.lookup(dir, name)?.map(|inode| self.ino(inode)))
     }
 
     /// What `stat` tells of an inode.
@@ -142,7 +115,7 @@ impl LayerFs {
     /// # Errors
     /// There is no such inode.
     pub fn attributes(&self, inode: Ino) -> Result<Attributes, FsError> {
-        if inode == MOUNT_ROOT {
+        if self.numbers.is_holder(inode) {
             let kind = InodeType::Directory;
             let mtime = Timestamp::default();
             return Ok(Attributes { kind, mode: 0o755, uid: 0, gid: 0, size: 0, mtime, nlink: 1 });
@@ -159,25 +132,22 @@ impl LayerFs {
         dir: Ino,
         from: u64,
     ) -> Result<impl Iterator<Item = Result<DirEntry<'_>, FsError>> + '_, FsError> {
-        let parent = if dir == MOUNT_ROOT { dir } else { self.parent(dir)? };
+        let is_holder = self.numbers.is_holder(dir);
+        let parent = if is_holder { dir } else { self.parent(dir)? };
         let dots = [(&b"."[..], dir), (b"..", parent)].into_iter().zip(1..);
         let dots =
             dots.map(|((name, ino), next)| Ok(DirEntry { name, ino, kind: InodeType::Directory, next }));
-        let fs = (dir == MOUNT_ROOT).then(|| {
-            Ok(DirEntry {
-                name: ROOT_NAME.as_bytes(),
-                ino: ino(self.root),
-                kind: InodeType::Directory,
-                next: 3,
-            })
+        let fs = is_holder.then(|| {
+            let ino = self.ino(self.numbers.root);
+            Ok(DirEntry { name: ROOT_NAME.as_bytes(), ino, kind: InodeType::Directory, next: 3 })
         });
-        let children = if dir == MOUNT_ROOT {
+        let children = if is_holder {
             None
         } else {
             Some(self.view()?.children(self.directory(dir)?, from.saturating_sub(2))?.map(|child| {
                 let child = child?;
                 let kind = self.index.attributes(child.inode)?.kind;
-                Ok(DirEntry { name: child.name, ino: ino(child.inode), kind, next: child.next + 2 })
+                Ok(DirEntry { name: child.name, ino: self.ino(child.inode), kind, next: child.next + 2 })
             }))
         };
         let own = dots.chain(fs).skip(usize::try_from(from).unwrap_or(usize::MAX));
@@ -201,7 +171,7 @@ impl LayerFs {
     /// # Errors
     /// There is no such inode.
     pub fn xattrs(&self, inode: Ino) -> Result<Vec<Xattr>, FsError> {
-        if inode == MOUNT_ROOT {
+        if self.numbers.is_holder(inode) {
             return Ok(Vec::new());
         }
         Ok(self.index.xattrs(self.inode(inode)?)?)
@@ -243,24 +213,6 @@ impl LayerFs {
         Ok(bytes)
     }
 
-    /// A path of the inode, for messages: the first of its names that is visible. Looks at every name.
-    pub fn path_of(&self, inode: Ino) -> Option<String> {
-        let (view, wanted) = (self.view().ok()?, self.inode(inode).ok()?);
-        let mut pending = vec![(String::new(), self.root)];
-        while let Some((path, dir)) = pending.pop() {
-            for child in view.children(dir, 0).ok()?.flatten() {
-                let path = format!("{path}/{}", String::from_utf8_lossy(child.name));
-                if child.inode == wanted {
-                    return Some(path);
-                }
-                if self.index.attributes(child.inode).is_ok_and(|child| child.kind == InodeType::Directory) {
-                    pending.push((path, child.inode));
-                }
-            }
-        }
-        None
-    }
-
     fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>), FsError> {
         let inode = self.inode(inode)?;
         if self.index.attributes(inode)?.kind != InodeType::Regular {
@@ -290,7 +242,8 @@ impl LayerFs {
 
     fn parent(&self, dir: Ino) -> Result<Ino, FsError> {
         let dir = self.directory(dir)?;
-        Ok(if dir == self.root { MOUNT_ROOT } else { ino(self.view()?.parent(dir)?) })
+        // The mount's root is its own parent; the kernel shows what lies above the mount.
+        Ok(if dir == self.numbers.root { MOUNT_ROOT } else { self.ino(self.view()?.parent(dir)?) })
     }
 
     fn directory(&self, dir: Ino) -> Result<InodeId, FsError> {
@@ -301,65 +254,16 @@ impl LayerFs {
         }
     }
 
-    fn inode(&self, inode: Ino) -> Result<InodeId, FsError> {
-        let number = inode.0.checked_sub(FIRST_INODE).and_then(|number| u32::try_from(number).ok());
-        number
-            .filter(|&number| (number as usize) < self.index.inode_count())
-            .map(InodeId)
-            .ok_or(FsError::NotFound)
+    fn inode(&self, ino: Ino) -> Result<InodeId, FsError> {
+        self.numbers.inode(ino, self.index.inode_count()).ok_or(FsError::NotFound)
     }
-}
 
-fn ino(inode: InodeId) -> Ino {
-    Ino(FIRST_INODE + u64::from(inode.0))
-}
-
-/// Cuts a range of a file into what the tar holds of it and the holes between.
-fn stretches(extents: &[SparseExtent], range: Range<u64>) -> Vec<Stretch> {
-    let mut cut = Vec::new();
-    let mut at = range.start;
-    for extent in extents {
-        let (start, end) = (extent.file_offset.max(at), (extent.file_offset + extent.len).min(range.end));
-        if start >= end {
-            continue;
-        }
-        if start > at {
-            cut.push(Stretch::Zeros(start - at));
-        }
-        let tar = extent.tar_offset.0 + (start - extent.file_offset);
-        cut.push(Stretch::Tar(tar..tar + (end - start)));
-        at = end;
+    fn ino(&self, inode: InodeId) -> Ino {
+        self.numbers.ino(inode)
     }
-    if at < range.end {
-        cut.push(Stretch::Zeros(range.end - at));
-    }
-    cut
 }
 
 /// Lengths here are at most the `u32` that a read asks for.
 fn usize_of(len: u64) -> usize {
     usize::try_from(len).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use jaunt_formats::TarOffset;
-
-    use super::*;
-
-    #[test]
-    fn holes_read_as_zeros() {
-        let extent = |file_offset, tar, len| SparseExtent { file_offset, tar_offset: TarOffset(tar), len };
-        let file = [extent(0, 1000, 10), extent(20, 1010, 10)];
-        let cases: [(Range<u64>, &[Stretch]); 5] = [
-            (0..5, &[Stretch::Tar(1000..1005)]),
-            (5..25, &[Stretch::Tar(1005..1010), Stretch::Zeros(10), Stretch::Tar(1010..1015)]),
-            (12..18, &[Stretch::Zeros(6)]),
-            (25..40, &[Stretch::Tar(1015..1020), Stretch::Zeros(10)]),
-            (40..40, &[]),
-        ];
-        for (range, want) in cases {
-            assert_eq!(stretches(&file, range.clone()), want, "{range:?}");
-        }
-    }
 }
