@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use jaunt_distribution::{Client, Repository, referrers_tag};
+use jaunt_distribution::referrers_tag;
 use jaunt_formats::Digest;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::image::{Image, Layer};
 use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
 use crate::pipeline::Processed;
+use crate::place::Place;
 
 /// Indexes of ten million entries have less.
 const INDEX_LIMIT: u64 = 512 << 20;
@@ -39,7 +40,7 @@ pub fn tag(subject: &Digest) -> String {
     format!("sha256-{}.jaunt", subject.hex())
 }
 
-/// An artifact in a registry.
+/// An artifact in a place.
 #[derive(Clone, Debug)]
 pub struct Artifact {
     pub digest: Digest,
@@ -53,20 +54,13 @@ pub struct Artifact {
 
 impl Artifact {
     /// The artifact of an image: by our own tag, else by the referrers API or its fallback tag.
-    pub async fn find(
-        client: &Client,
-        repository: &Repository,
-        subject: &Digest,
-    ) -> Result<Option<Self>, Error> {
-        if let Some(found) = client.manifest_if_exists(repository, &tag(subject), &[OCI_MANIFEST]).await? {
+    pub async fn find(place: &Place, subject: &Digest) -> Result<Option<Self>, Error> {
+        if let Some(found) = place.manifest_if_exists(&tag(subject), &[OCI_MANIFEST]).await? {
             return Self::read(found.digest, &found.bytes, subject).map(Some);
         }
-        let referrers = client.referrers(repository, subject, Some(LAUNCH_ARTIFACT)).await?;
-        let Some(digest) = referrers.last().and_then(|last| last.digest().to_string().parse::<Digest>().ok())
-        else {
-            return Ok(None);
-        };
-        let found = client.manifest(repository, &digest.to_string(), &[OCI_MANIFEST]).await?;
+        let referrers = place.referrers(subject, Some(LAUNCH_ARTIFACT)).await?;
+        let Some(Descriptor { digest, .. }) = referrers.last() else { return Ok(None) };
+        let found = place.manifest(&digest.to_string(), &[OCI_MANIFEST]).await?;
         let artifact = Self::read(found.digest, &found.bytes, subject)?;
         Ok(Some(Self { untagged: Some(found.bytes), ..artifact }))
     }
@@ -98,25 +92,15 @@ impl Artifact {
     }
 
     /// The launch index, verified against its digest and opened.
-    pub async fn launch_index(
-        &self,
-        client: &Client,
-        repository: &Repository,
-    ) -> Result<LaunchIndex<Vec<u8>>, Error> {
-        let packed = client.blob(repository, &self.index.digest, INDEX_LIMIT).await?;
+    pub async fn launch_index(&self, place: &Place) -> Result<LaunchIndex<Vec<u8>>, Error> {
+        let packed = place.blob(&self.index.digest, INDEX_LIMIT).await?;
         let opened =
             tokio::task::spawn_blocking(move || LaunchIndex::open(jaunt_formats::launch::unpack(&packed)?));
         Ok(opened.await??)
     }
 
     /// Whether it is what converting `image` by `recipe` would give, with every blob in place.
-    pub async fn is_complete(
-        &self,
-        client: &Client,
-        repository: &Repository,
-        image: &Image,
-        recipe: &str,
-    ) -> Result<bool, Error> {
+    pub async fn is_complete(&self, place: &Place, image: &Image, recipe: &str) -> Result<bool, Error> {
         let converted: Option<Vec<_>> = image.layers.iter().map(|layer| self.converted(layer)).collect();
         let Some(converted) = converted else { return Ok(false) };
         // An image that was replaced has its layers, however they were made.
@@ -124,40 +108,34 @@ impl Artifact {
             return Ok(false);
         }
         let blobs = stream::iter(self.layers.iter().map(|blob| async move {
-            let found = client.blob_exists(repository, &blob.digest).await?;
+            let found = place.blob_exists(&blob.digest).await?;
             Ok::<_, Error>(found == Some(blob.size))
         }));
         let present: Vec<bool> = blobs.buffer_unordered(PARALLEL).try_collect().await?;
-        if present.contains(&false) || client.blob_exists(repository, &self.index.digest).await?.is_none() {
+        if present.contains(&false) || place.blob_exists(&self.index.digest).await?.is_none() {
             return Ok(false);
         }
         // An index that this version cannot read is made again.
-        let Ok(index) = self.launch_index(client, repository).await else { return Ok(false) };
+        let Ok(index) = self.launch_index(place).await else { return Ok(false) };
         Ok(index.diff_ids().into_iter().eq(image.layers.iter().map(|layer| layer.diff_id)))
     }
 
     /// Does what is left to do when an earlier run was interrupted just before its end.
-    pub async fn complete(
-        &self,
-        client: &Client,
-        repository: &Repository,
-        subject: &Digest,
-    ) -> Result<(), Error> {
+    pub async fn complete(&self, place: &Place, subject: &Digest) -> Result<(), Error> {
         if let Some(bytes) = self.untagged.clone() {
-            client.push_manifest(repository, &tag(subject), OCI_MANIFEST, bytes).await?;
+            place.push_manifest(&tag(subject), OCI_MANIFEST, bytes).await?;
         }
         Ok(())
     }
 
-    /// Publishes the artifact of a manifest, all of whose blobs are in the registry already.
+    /// Publishes the artifact of a manifest, all of whose blobs are in the place already.
     pub async fn publish(
-        client: &Client,
-        repository: &Repository,
+        place: &Place,
         subject: &Descriptor,
         index: Descriptor,
         layers: Vec<Descriptor>,
     ) -> Result<Self, Error> {
-        client.push_blob(repository, &Digest::of(EMPTY), EMPTY.into()).await?;
+        place.push_blob(&Digest::of(EMPTY), EMPTY.into()).await?;
         let artifact = ImageManifest {
             schema_version: 2,
             media_type: Some(OCI_MANIFEST.to_owned()),
@@ -169,26 +147,21 @@ impl Artifact {
         };
         let (digest, bytes) = manifest::encode(&artifact)?;
         let size = bytes.len() as u64;
-        let pushed =
-            client.push_manifest(repository, &digest.to_string(), OCI_MANIFEST, bytes.clone()).await?;
+        let pushed = place.push_manifest(&digest.to_string(), OCI_MANIFEST, bytes.clone()).await?;
         if pushed.subject.is_none() {
             let artifact_type = Some(LAUNCH_ARTIFACT.to_owned());
             let descriptor = Descriptor { artifact_type, ..Descriptor::new(OCI_MANIFEST, digest, size) };
-            list_referrer(client, repository, &subject.digest, &descriptor).await?;
+            list_referrer(place, &subject.digest, &descriptor).await?;
         }
-        client.push_manifest(repository, &tag(&subject.digest), OCI_MANIFEST, bytes).await?;
+        place.push_manifest(&tag(&subject.digest), OCI_MANIFEST, bytes).await?;
         Ok(Self { digest, index, layers, untagged: None })
     }
 }
 
 /// Pushes a launch index.
-pub async fn push_index(
-    client: &Client,
-    repository: &Repository,
-    index: Vec<u8>,
-) -> Result<Descriptor, Error> {
+pub async fn push_index(place: &Place, index: Vec<u8>) -> Result<Descriptor, Error> {
     let descriptor = Descriptor::new(LAUNCH_INDEX, Digest::of(&index), index.len() as u64);
-    client.push_blob(repository, &descriptor.digest, index.into()).await?;
+    place.push_blob(&descriptor.digest, index.into()).await?;
     Ok(descriptor)
 }
 
@@ -214,14 +187,9 @@ pub fn describe(converted: &[&Processed], recipe: &str) -> Vec<Descriptor> {
 }
 
 /// Adds an artifact to the fallback tag's list. What others have listed stays as it is.
-async fn list_referrer(
-    client: &Client,
-    repository: &Repository,
-    subject: &Digest,
-    artifact: &Descriptor,
-) -> Result<(), Error> {
+async fn list_referrer(place: &Place, subject: &Digest, artifact: &Descriptor) -> Result<(), Error> {
     let tag = referrers_tag(subject);
-    let mut list = match client.manifest_if_exists(repository, &tag, &[OCI_INDEX]).await? {
+    let mut list = match place.manifest_if_exists(&tag, &[OCI_INDEX]).await? {
         Some(list) => manifest::parse("list of referrers", list.digest, &list.bytes)?,
         None => json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] }),
     };
@@ -234,6 +202,6 @@ async fn list_referrer(
     }
     manifests.push(serde_json::to_value(artifact).map_err(std::io::Error::from)?);
     let (_, bytes) = manifest::encode(&list)?;
-    client.push_manifest(repository, &tag, OCI_INDEX, bytes).await?;
+    place.push_manifest(&tag, OCI_INDEX, bytes).await?;
     Ok(())
 }

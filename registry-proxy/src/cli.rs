@@ -1,9 +1,9 @@
 //! The command line.
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use jaunt_formats::Reference;
 
 use crate::image::Platform;
+use crate::place::ImageName;
 
 /// Makes container images start before they have arrived: the registry's side.
 #[derive(Debug, Parser)]
@@ -47,7 +47,7 @@ pub struct ConvertArgs {
     pub mode: Mode,
     /// Copy the image here first, and convert the copy; with `replace`, the tag to write
     #[arg(long, value_name = "REF")]
-    pub to: Option<Reference>,
+    pub to: Option<ImageName>,
     /// Replace a signed image, too: the new manifest has no signature
     #[arg(long)]
     pub force: bool,
@@ -77,7 +77,7 @@ pub struct ReadArgs {
 pub struct Common {
     /// The image: host/name:tag or host/name@digest
     #[arg(value_name = "REF")]
-    pub reference: Reference,
+    pub reference: ImageName,
     /// Only these platforms of a multi-platform image: os/arch or os/arch/variant (repeatable)
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Vec<Platform>,

@@ -1,10 +1,11 @@
 //! Why a command failed: one line that names the image, the layer and the cause.
 
-use jaunt_distribution::Error as RegistryError;
 use jaunt_formats::launch::LaunchError;
 use jaunt_formats::tree::TreeError;
-use jaunt_formats::{Digest, DigestError, Reference};
+use jaunt_formats::{Digest, DigestError};
 
+use crate::manifest::DocumentError;
+use crate::place::{ImageName, PlaceError};
 use crate::stream::StreamError;
 
 #[derive(Debug, thiserror::Error)]
@@ -12,11 +13,11 @@ pub enum Error {
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Place(#[from] PlaceError),
     #[error("{0}: {1} is of media type {2:?}, which is no image")]
     NotAnImage(String, Digest, String),
-    #[error("{what} {digest} is malformed: {source}")]
-    Json { what: &'static str, digest: Digest, source: serde_json::Error },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// What is wrong with one image, and which.
     #[error("{reference}: image {image}: {source}")]
     Image { reference: String, image: Digest, source: Box<Error> },
@@ -74,9 +75,9 @@ pub enum Error {
 
 impl Error {
     /// Names the image at fault, unless the error names the place itself.
-    pub fn of_image(self, reference: &Reference, image: Digest) -> Self {
+    pub fn of_image(self, reference: &ImageName, image: Digest) -> Self {
         match self {
-            Self::Registry(_) | Self::Image { .. } => self,
+            Self::Place(_) | Self::Image { .. } => self,
             source => Self::Image { reference: reference.to_string(), image, source: Box::new(source) },
         }
     }

@@ -6,15 +6,16 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use jaunt_distribution::{Client, Manifest, Repository};
+use jaunt_distribution::Manifest;
 use jaunt_formats::media_type::{
     DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER,
     OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_MANIFEST,
 };
-use jaunt_formats::{DiffId, Digest, Reference};
+use jaunt_formats::{DiffId, Digest};
 
 use crate::error::Error;
 use crate::manifest::{self, Descriptor, ImageConfig, ImageIndex, ImageManifest, PlatformJson};
+use crate::place::{ImageName, Place};
 
 /// Every manifest of an image, or of an index of images.
 pub const ACCEPT: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
@@ -104,9 +105,8 @@ pub struct Resolved {
 }
 
 /// Fetches the manifests and configs behind a reference. An empty `wanted` means all platforms.
-pub async fn resolve(client: &Client, reference: &Reference, wanted: &[Platform]) -> Result<Resolved, Error> {
-    let repository = Repository::from(reference);
-    let top = client.manifest(&repository, &reference.manifest_name(), &ACCEPT).await?;
+pub async fn resolve(place: &Place, reference: &ImageName, wanted: &[Platform]) -> Result<Resolved, Error> {
+    let top = place.manifest(&reference.manifest_name(), &ACCEPT).await?;
     let is_index = manifest::is_index(&top);
     let children = if is_index {
         manifest::parse::<ImageIndex>("index", top.digest, &top.bytes)?.manifests
@@ -116,8 +116,7 @@ pub async fn resolve(client: &Client, reference: &Reference, wanted: &[Platform]
     let mut resolved = Resolved { top, images: Vec::new(), skipped: Vec::new(), failed: Vec::new() };
     for child in children {
         let digest = child.digest;
-        match load(client, reference, child, wanted).await.map_err(|error| error.of_image(reference, digest))
-        {
+        match load(place, reference, child, wanted).await.map_err(|error| error.of_image(reference, digest)) {
             Ok(Ok(image)) => resolved.images.push(image),
             Ok(Err(reason)) => resolved.skipped.push(Skipped { digest, reason }),
             Err(error) if is_index => resolved.failed.push(error),
@@ -129,16 +128,15 @@ pub async fn resolve(client: &Client, reference: &Reference, wanted: &[Platform]
 
 /// Loads one image, or says why it is skipped.
 async fn load(
-    client: &Client,
-    reference: &Reference,
+    place: &Place,
+    reference: &ImageName,
     child: Descriptor,
     wanted: &[Platform],
 ) -> Result<Result<Image, String>, Error> {
     if let Some(reason) = skip_by_descriptor(&child, wanted) {
         return Ok(Err(reason));
     }
-    let repository = Repository::from(reference);
-    let found = client.manifest(&repository, &child.digest.to_string(), &ACCEPT).await?;
+    let found = place.manifest(&child.digest.to_string(), &ACCEPT).await?;
     if ![OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str()) {
         return Err(Error::NotAnImage(reference.to_string(), child.digest, found.media_type));
     }
@@ -148,7 +146,7 @@ async fn load(
         let kind = image.artifact_type.as_ref().unwrap_or(config_type);
         return Ok(Err(format!("an artifact of type {kind}, not an image")));
     }
-    let config = client.blob(&repository, &image.config.digest, CONFIG_LIMIT).await?;
+    let config = place.blob(&image.config.digest, CONFIG_LIMIT).await?;
     let config: ImageConfig = manifest::parse("config", image.config.digest, &config)?;
     let platform = Platform::of(&config.platform);
     if platform.os != "linux" {

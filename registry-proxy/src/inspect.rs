@@ -1,6 +1,6 @@
 //! `inspect`: what a converted image consists of.
 
-use jaunt_distribution::{Client, Repository};
+use jaunt_distribution::Client;
 use jaunt_formats::launch::{LaunchIndex, LaunchLayer};
 use jaunt_formats::media_type::{CHUNKED_MANIFEST_CHECKSUM, RECIPE};
 use serde_json::{Value, json};
@@ -10,13 +10,14 @@ use crate::cli::ReadArgs;
 use crate::console::{Console, bytes, ratio};
 use crate::error::Error;
 use crate::image::{self, Image};
+use crate::place::Place;
 
 /// Runs the command.
 pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
     let reference = &args.common.reference;
-    let repository = Repository::from(reference);
-    let resolved = image::resolve(&client, reference, &args.common.platform).await?;
+    let place = Place::of(&client, reference);
+    let resolved = image::resolve(&place, reference, &args.common.platform).await?;
     if resolved.images.is_empty() && resolved.failed.is_empty() {
         return Err(Error::NoImage(reference.to_string()));
     }
@@ -24,14 +25,14 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let mut images = Vec::new();
     for image in &resolved.images {
         let subject = image.descriptor.digest;
-        let Some(artifact) = Artifact::find(&client, &repository, &subject).await? else {
+        let Some(artifact) = Artifact::find(&place, &subject).await? else {
             console.line(&format!("{} {subject}: not converted", image.platform));
             images.push(
                 json!({ "platform": image.platform.to_string(), "manifest": subject, "artifact": null }),
             );
             continue;
         };
-        let index = artifact.launch_index(&client, &repository).await?;
+        let index = artifact.launch_index(&place).await?;
         show(&console, image, &artifact, &index);
         images.push(document(image, &artifact, &index));
     }

@@ -15,6 +15,7 @@ mod image;
 mod inspect;
 mod manifest;
 mod pipeline;
+mod place;
 mod replace;
 mod signed;
 mod stream;
@@ -28,6 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 use crate::error::Error;
+use crate::place::PlaceError;
 
 fn main() -> ExitCode {
     let cli = Cli::parse().checked().unwrap_or_else(|error| error.exit());
@@ -48,7 +50,8 @@ fn run(cli: Cli) -> Result<(), Error> {
         let client = |plain_http: Vec<String>| {
             let user_agent = concat!("jaunt-proxy/", env!("CARGO_PKG_VERSION")).to_owned();
             let plain_http = plain_http.into_iter().collect();
-            Client::new(ClientConfig { plain_http, user_agent, ..ClientConfig::default() })
+            let config = ClientConfig { plain_http, user_agent, ..ClientConfig::default() };
+            Client::new(config).map_err(PlaceError::from)
         };
         match cli.command {
             Command::Convert(args) => convert::run(client(args.common.plain_http.clone())?, &args).await,

@@ -11,7 +11,14 @@ use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+/// A document that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {digest} is malformed: {source}")]
+pub struct DocumentError {
+    what: &'static str,
+    digest: Digest,
+    source: serde_json::Error,
+}
 
 pub type Annotations = BTreeMap<String, String>;
 
@@ -91,13 +98,17 @@ pub struct RootFs {
 }
 
 /// Reads a document; an error names which.
-pub fn parse<T: DeserializeOwned>(what: &'static str, digest: Digest, bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Json { what, digest, source })
+pub fn parse<T: DeserializeOwned>(
+    what: &'static str,
+    digest: Digest,
+    bytes: &[u8],
+) -> Result<T, DocumentError> {
+    serde_json::from_slice(bytes).map_err(|source| DocumentError { what, digest, source })
 }
 
 /// Writes a document, and computes its digest.
-pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), Error> {
-    let bytes = serde_json::to_vec(document).map_err(std::io::Error::from)?;
+pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), std::io::Error> {
+    let bytes = serde_json::to_vec(document)?;
     Ok((Digest::of(&bytes), bytes.into()))
 }
 

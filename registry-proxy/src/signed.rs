@@ -3,11 +3,11 @@
 //! Only that there is a signature counts here, not whether it is good: what replaces the manifest would
 //! have none.
 
-use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
 
 use crate::error::Error;
 use crate::image::ACCEPT;
+use crate::place::Place;
 
 /// Artifact types of signatures; versions follow.
 const SIGNATURES: [&str; 3] = [
@@ -17,13 +17,13 @@ const SIGNATURES: [&str; 3] = [
 ];
 
 /// An error if a signature is found.
-pub async fn refuse(client: &Client, repository: &Repository, image: Digest) -> Result<(), Error> {
+pub async fn refuse(place: &Place, image: Digest) -> Result<(), Error> {
     let tag = format!("sha256-{}.sig", image.hex());
-    if client.manifest_if_exists(repository, &tag, &ACCEPT).await?.is_some() {
+    if place.manifest_if_exists(&tag, &ACCEPT).await?.is_some() {
         return Err(Error::Signed { image, by: format!("tag {tag}") });
     }
-    let referrers = client.referrers(repository, &image, None).await?;
-    let types = referrers.iter().filter_map(|found| found.artifact_type().as_ref().map(ToString::to_string));
+    let referrers = place.referrers(&image, None).await?;
+    let types = referrers.into_iter().filter_map(|found| found.artifact_type);
     match types.into_iter().find(|found| SIGNATURES.iter().any(|prefix| found.starts_with(prefix))) {
         Some(found) => Err(Error::Signed { image, by: format!("referrer of type {found}") }),
         None => Ok(()),

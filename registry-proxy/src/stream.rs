@@ -6,13 +6,14 @@ use std::pin::pin;
 use bytes::{Buf as _, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use futures_util::{Stream, StreamExt as _};
-use jaunt_distribution::Error as RegistryError;
 use jaunt_formats::Digest;
 use jaunt_formats::compression::{self, Compression, MAGIC_LEN, ZstdError};
 use jaunt_formats::tar::ScanError;
 use jaunt_formats::zstd_chunked::PlanError;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+
+use crate::place::PlaceError;
 
 /// Pieces under way between the network and the thread; each has up to 64 KiB or so.
 const QUEUE: usize = 32;
@@ -21,7 +22,7 @@ const QUEUE: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Place(#[from] PlaceError),
     #[error("cannot decompress {kind}: {source}")]
     Decompress { kind: &'static str, source: io::Error },
     /// The same, with what the blob turned out to be.
@@ -40,7 +41,7 @@ pub enum StreamError {
 }
 
 /// The sending half: what the network delivers.
-pub type Sender = mpsc::Sender<Result<Bytes, RegistryError>>;
+pub type Sender = mpsc::Sender<Result<Bytes, PlaceError>>;
 
 /// A channel's two halves.
 pub fn channel() -> (Sender, BlobReader) {
@@ -50,7 +51,7 @@ pub fn channel() -> (Sender, BlobReader) {
 
 /// Passes a blob on until it ends, nobody reads it any more, or it is longer than it should be: what
 /// follows then makes it no better.
-pub async fn pump(blob: impl Stream<Item = Result<Bytes, RegistryError>>, expected_len: u64, sender: Sender) {
+pub async fn pump(blob: impl Stream<Item = Result<Bytes, PlaceError>>, expected_len: u64, sender: Sender) {
     let (mut blob, mut len) = (pin!(blob), 0);
     while let Some(piece) = blob.next().await {
         len += piece.as_ref().map_or(0, |piece| piece.len() as u64);
@@ -62,7 +63,7 @@ pub async fn pump(blob: impl Stream<Item = Result<Bytes, RegistryError>>, expect
 
 /// The reading half; for threads only.
 pub struct BlobReader {
-    pieces: mpsc::Receiver<Result<Bytes, RegistryError>>,
+    pieces: mpsc::Receiver<Result<Bytes, PlaceError>>,
     piece: Bytes,
     digest: Sha256,
     len: u64,
@@ -122,11 +123,11 @@ impl Read for BlobReader {
     }
 }
 
-/// The registry's own error if that is what stopped a decompressor, else the decompressor's.
+/// The place's own error if that is what stopped a decompressor, else the decompressor's.
 pub fn explain(kind: &'static str, error: io::Error) -> StreamError {
     error
-        .downcast::<RegistryError>()
-        .map_or_else(|source| StreamError::Decompress { kind, source }, StreamError::Registry)
+        .downcast::<PlaceError>()
+        .map_or_else(|source| StreamError::Decompress { kind, source }, StreamError::Place)
 }
 
 type Peeked = io::Chain<io::Cursor<Vec<u8>>, BlobReader>;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry::Vacant;
 use std::io::Read as _;
 
-use jaunt_distribution::{Client, Repository};
+use jaunt_distribution::Client;
 use jaunt_formats::compression::FrameDecoder;
 use jaunt_formats::launch::{self, LaunchIndex, LaunchLayer};
 use jaunt_formats::tar::{Event, Scanner};
@@ -24,20 +24,21 @@ use crate::convert::tree_of;
 use crate::error::Error;
 use crate::image::{self, Image};
 use crate::manifest::Descriptor;
+use crate::place::Place;
 use crate::stream::{self, BlobRead, BlobReader, StreamError, explain};
 
 /// Runs the command.
 pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
     let reference = &args.common.reference;
-    let repository = Repository::from(reference);
-    let resolved = image::resolve(&client, reference, &args.common.platform).await?;
+    let place = Place::of(&client, reference);
+    let resolved = image::resolve(&place, reference, &args.common.platform).await?;
     if resolved.images.is_empty() && resolved.failed.is_empty() {
         return Err(Error::NoImage(reference.to_string()));
     }
     let mut verified = Vec::new();
     for image in &resolved.images {
-        let artifact = verify(&client, &repository, image, &console).await;
+        let artifact = verify(&place, image, &console).await;
         let artifact = artifact.map_err(|error| error.of_image(reference, image.descriptor.digest))?;
         verified.push(json!({ "manifest": image.descriptor.digest, "artifact": artifact, "verified": true }));
     }
@@ -47,16 +48,11 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     console.result(&json!({ "reference": reference.to_string(), "images": verified }))
 }
 
-async fn verify(
-    client: &Client,
-    repository: &Repository,
-    image: &Image,
-    console: &Console,
-) -> Result<Digest, Error> {
+async fn verify(place: &Place, image: &Image, console: &Console) -> Result<Digest, Error> {
     let subject = image.descriptor.digest;
-    let found = Artifact::find(client, repository, &subject).await?;
+    let found = Artifact::find(place, &subject).await?;
     let artifact = found.ok_or(Error::NotConverted(subject))?;
-    let index = artifact.launch_index(client, repository).await?;
+    let index = artifact.launch_index(place).await?;
     launch::check(&index)?;
     check_layers(&artifact, image, &index)?;
     let mut entries: HashMap<Digest, Vec<Entry>> = HashMap::new();
@@ -66,7 +62,7 @@ async fn verify(
         let descriptor =
             descriptor.ok_or_else(|| wrong(&artifact, "it does not list a layer of its launch index"))?;
         if let Vacant(slot) = entries.entry(digest) {
-            slot.insert(verify_layer(client, repository, layer, descriptor).await?);
+            slot.insert(verify_layer(place, layer, descriptor).await?);
             let (spans, tar) = (layer.spans.len(), bytes(layer.tar_len));
             console.line(&format!("  layer {digest}: {spans} spans, {tar} of tar"));
         }
@@ -100,13 +96,12 @@ fn check_layers(artifact: &Artifact, image: &Image, index: &LaunchIndex<Vec<u8>>
 }
 
 async fn verify_layer(
-    client: &Client,
-    repository: &Repository,
+    place: &Place,
     layer: &LaunchLayer,
     descriptor: &Descriptor,
 ) -> Result<Vec<Entry>, Error> {
     let digest = layer.converted.digest;
-    let blob = client.blob_stream(repository, &digest).await?;
+    let blob = place.blob_stream(&digest).await?;
     let (sender, reader) = stream::channel();
     let (owned, annotations) = (layer.clone(), descriptor.annotations.clone().unwrap_or_default());
     let reading = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! One layer from the registry and back: download, conversion and upload at the same time.
+//! One layer from its place and back: download, conversion and upload at the same time.
 //!
 //! Nothing is committed before the original blob matched its digest and the tar its diffID.
 
@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use jaunt_distribution::{BlobUpload, Client, Error as RegistryError, Repository};
 use tokio::sync::mpsc;
 
 use super::progress::LayerProgress;
@@ -14,6 +13,7 @@ use crate::error::Error;
 use crate::image::Layer;
 use crate::manifest::Descriptor;
 use crate::pipeline::{Processed, Workshop};
+use crate::place::{Place, PlaceError, Upload};
 use crate::stream::{self, BlobRead, StreamError};
 
 /// Pieces of the converted blob that wait for the network; a span has some 200 KiB.
@@ -21,16 +21,15 @@ const QUEUE: usize = 8;
 
 /// Converts one layer and pushes its blob.
 pub async fn convert(
-    client: &Client,
-    repository: &Repository,
+    place: &Place,
     layer: &Layer,
     workshop: Arc<Workshop>,
     progress: Arc<LayerProgress>,
 ) -> Result<Processed, Error> {
     let digest = layer.descriptor.digest;
     let failed = |source: StreamError| Error::Layer { layer: digest, source };
-    let blob = client.blob_stream(repository, &digest).await?;
-    let upload = client.start_upload(repository).await?;
+    let blob = place.blob_stream(&digest).await?;
+    let upload = place.start_upload().await?;
 
     let (sender, reader) = stream::channel();
     let download = blob.inspect_ok(move |piece| progress.add_original(piece.len() as u64));
@@ -64,10 +63,7 @@ pub async fn convert(
 }
 
 /// Uploads pieces as they come. After a failure the rest is not asked for.
-async fn write(
-    mut upload: BlobUpload,
-    mut pieces: mpsc::Receiver<Bytes>,
-) -> (BlobUpload, Result<(), RegistryError>) {
+async fn write(mut upload: Upload, mut pieces: mpsc::Receiver<Bytes>) -> (Upload, Result<(), PlaceError>) {
     while let Some(piece) = pieces.recv().await {
         if let Err(error) = upload.write(piece).await {
             return (upload, Err(error));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use jaunt_distribution::{Client, Repository};
+use jaunt_distribution::Client;
 use jaunt_formats::{DiffId, Digest};
 
 pub use launch::tree_of;
@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::image::{self, Image, Layer, Resolved};
 use crate::manifest;
 use crate::pipeline::{Processed, Workshop};
+use crate::place::Place;
 use progress::LayerProgress;
 
 /// Runs the command.
@@ -38,8 +39,7 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     let reference = args.to.as_ref().unwrap_or(&args.common.reference);
     let resolved = prepare(&client, args, &console).await?;
     let mut converter = Converter {
-        client: client.clone(),
-        repository: Repository::from(reference),
+        place: Place::of(&client, reference),
         workshop: Arc::new(Workshop::new(args.level)?),
         recipe: artifact::recipe(args.level),
         jobs: args.jobs.into(),
@@ -81,7 +81,7 @@ async fn prepare(client: &Client, args: &ConvertArgs, console: &Console) -> Resu
         copy::copy(client, reference, to, console).await?;
         reference = to;
     }
-    let resolved = image::resolve(client, reference, &args.common.platform).await?;
+    let resolved = image::resolve(&Place::of(client, reference), reference, &args.common.platform).await?;
     for skipped in &resolved.skipped {
         console.line(&format!("skipped {}: {}", skipped.digest, skipped.reason));
     }
@@ -115,8 +115,7 @@ pub struct Outcome<'i> {
 }
 
 struct Converter<'c> {
-    client: Client,
-    repository: Repository,
+    place: Place,
     workshop: Arc<Workshop>,
     recipe: String,
     jobs: usize,
@@ -129,7 +128,7 @@ impl Converter<'_> {
     async fn convert<'i>(&mut self, image: &'i Image) -> Result<Outcome<'i>, Error> {
         let subject = image.descriptor.digest;
         if let Some(artifact) = self.existing(image).await? {
-            artifact.complete(&self.client, &self.repository, &subject).await?;
+            artifact.complete(&self.place, &subject).await?;
             self.console.line(&format!(
                 "already converted: {} {subject}, artifact {}",
                 image.platform, artifact.digest
@@ -144,24 +143,23 @@ impl Converter<'_> {
             launch::build(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
         });
         let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
-        let (client, repository) = (&self.client, &self.repository);
-        let index = artifact::push_index(client, repository, index.await??).await?;
+        let index = artifact::push_index(&self.place, index.await??).await?;
         let described = artifact::describe(&converted, &self.recipe);
-        let artifact = Artifact::publish(client, repository, &image.descriptor, index, described).await?;
+        let artifact = Artifact::publish(&self.place, &image.descriptor, index, described).await?;
         Ok(Outcome { image, artifact, layers: Some(layers), fresh })
     }
 
     /// The image's artifact, if it is what this run would make.
     async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
-        let found = match Artifact::find(&self.client, &self.repository, &image.descriptor.digest).await {
-            Err(error @ (Error::Artifact { .. } | Error::Json { .. })) => {
+        let found = match Artifact::find(&self.place, &image.descriptor.digest).await {
+            Err(error @ (Error::Artifact { .. } | Error::Document(_))) => {
                 tracing::warn!(%error, "the launch artifact there is will be replaced");
                 None
             }
             found => found?,
         };
         let Some(artifact) = found else { return Ok(None) };
-        let complete = artifact.is_complete(&self.client, &self.repository, image, &self.recipe).await?;
+        let complete = artifact.is_complete(&self.place, image, &self.recipe).await?;
         Ok(complete.then_some(artifact))
     }
 
@@ -187,7 +185,7 @@ impl Converter<'_> {
         let name = report::short(&layer.descriptor.digest);
         let progress = Arc::new(LayerProgress::start(self.console, name, layer.descriptor.size));
         let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(&progress));
-        let converted = layer::convert(&self.client, &self.repository, layer, workshop, shared).await;
+        let converted = layer::convert(&self.place, layer, workshop, shared).await;
         progress.finish();
         let converted = converted?;
         let took = progress.elapsed();

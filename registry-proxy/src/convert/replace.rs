@@ -1,13 +1,13 @@
-//! Publishing in replace mode: what `crate::replace` writes goes to the registry, the tag last.
+//! Publishing in replace mode: what `crate::replace` writes goes to its place, the tag last.
 //!
 //! Everything before the tag is found again by a repeated run: a run that was interrupted has replaced
 //! nothing.
 
 use std::collections::HashMap;
 
-use jaunt_distribution::{Client, Repository};
+use jaunt_distribution::Client;
+use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_MANIFEST;
-use jaunt_formats::{Digest, Reference};
 
 use super::Outcome;
 use crate::artifact::Artifact;
@@ -16,6 +16,7 @@ use crate::console::Console;
 use crate::error::Error;
 use crate::image::{ACCEPT, Resolved};
 use crate::manifest::{self, Descriptor};
+use crate::place::{ImageName, Place};
 use crate::replace::{self, original_tag};
 use crate::{copy, signed};
 
@@ -42,7 +43,7 @@ pub async fn prepare(
     if !args.force && !originals.is_empty() {
         let tagged = [resolved.top.digest];
         for image in originals.iter().chain(tagged.iter().filter(|top| !originals.contains(top))) {
-            signed::refuse(client, &Repository::from(from), *image).await?;
+            signed::refuse(&Place::of(client, from), *image).await?;
         }
     }
     let Some(to) = &args.to else { return Ok(()) };
@@ -57,19 +58,19 @@ pub async fn prepare(
 pub async fn finish(
     client: &Client,
     args: &ConvertArgs,
-    reference: &Reference,
+    reference: &ImageName,
     resolved: &Resolved,
     outcomes: &[Outcome<'_>],
     console: &Console,
 ) -> Result<Option<Replaced>, Error> {
-    let repository = Repository::from(reference);
+    let place = Place::of(client, reference);
     let (top, mut images, mut replacement) = (&resolved.top, HashMap::new(), None);
     for outcome in outcomes.iter().filter(|outcome| outcome.image.original.is_none()) {
         let new = replace::manifest(outcome.image, &outcome.artifact)?;
         let name = new.descriptor.digest.to_string();
-        client.push_manifest(&repository, &name, OCI_MANIFEST, new.bytes.clone()).await?;
+        place.push_manifest(&name, OCI_MANIFEST, new.bytes.clone()).await?;
         let (index, layers) = (outcome.artifact.index.clone(), outcome.artifact.layers.clone());
-        let artifact = Artifact::publish(client, &repository, &new.descriptor, index, layers).await?;
+        let artifact = Artifact::publish(&place, &new.descriptor, index, layers).await?;
         let (image, old) = (outcome.image, outcome.image.descriptor.digest);
         console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
         images.insert(old, new.descriptor.clone());
@@ -83,20 +84,19 @@ pub async fn finish(
         return Ok(None);
     };
     let kept = original_tag(&top.digest);
-    client.push_manifest(&repository, &kept, &top.media_type, top.bytes.clone()).await?;
+    place.push_manifest(&kept, &top.media_type, top.bytes.clone()).await?;
     if args.to.is_none() {
-        refuse_if_moved(client, reference, top.digest).await?;
+        refuse_if_moved(&place, reference, top.digest).await?;
     }
     let (media_type, digest) = (&new.descriptor.media_type, new.descriptor.digest);
-    client.push_manifest(&repository, &reference.manifest_name(), media_type, new.bytes).await?;
+    place.push_manifest(&reference.manifest_name(), media_type, new.bytes).await?;
     console.line(&format!("{reference} is {digest} now; tag {kept} keeps the original"));
     Ok(Some(Replaced { top: digest, original: top.digest, images }))
 }
 
 /// Registries cannot move a tag on condition; this leaves a moment instead of a conversion's time.
-async fn refuse_if_moved(client: &Client, reference: &Reference, then: Digest) -> Result<(), Error> {
-    let repository = Repository::from(reference);
-    let now = client.manifest_digest(&repository, &reference.manifest_name(), &ACCEPT).await?;
+async fn refuse_if_moved(place: &Place, reference: &ImageName, then: Digest) -> Result<(), Error> {
+    let now = place.manifest_digest(&reference.manifest_name(), &ACCEPT).await?;
     if now == then {
         return Ok(());
     }

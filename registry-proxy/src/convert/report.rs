@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jaunt_formats::{Digest, Reference};
+use jaunt_formats::Digest;
 use serde_json::{Value, json};
 
 use super::replace::Replaced;
@@ -12,6 +12,7 @@ use crate::console::{Console, bytes, rate, ratio};
 use crate::error::Error;
 use crate::image::Skipped;
 use crate::pipeline::Processed;
+use crate::place::ImageName;
 use crate::replace::original_tag;
 
 /// The first digits of a digest: enough for a person.
@@ -37,7 +38,7 @@ pub fn layer(console: &Console, converted: &Processed, took: Duration) {
 /// The whole run.
 pub fn summary(
     console: &Console,
-    reference: &Reference,
+    reference: &ImageName,
     outcomes: &[Outcome<'_>],
     skipped: &[Skipped],
     replaced: Option<&Replaced>,

@@ -1,0 +1,19 @@
+//! Why a place could not do what it was asked for.
+
+use jaunt_distribution::Error as RegistryError;
+
+/// The place's own error, which names the place and the object.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl PlaceError {
+    /// Whether the place says that it does not have the object.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_not_found(),
+        }
+    }
+}

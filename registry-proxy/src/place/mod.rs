@@ -1,0 +1,141 @@
+//! Where images are kept: every command works on places, whatever they are.
+//!
+//! A place holds blobs by digest, manifests by digest and by tag, and knows which manifests name another
+//! as their subject. Whole blobs and manifests are verified; streams and ranges are not, and say so: their
+//! consumers hash what they read in any case.
+
+mod error;
+mod name;
+mod registry;
+mod upload;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use jaunt_distribution::{Client, Manifest, PushedManifest};
+use jaunt_formats::Digest;
+
+pub use error::PlaceError;
+pub use name::ImageName;
+use registry::RegistryPlace;
+pub use upload::Upload;
+
+use crate::manifest::Descriptor;
+
+/// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
+pub type BlobStream = BoxStream<'static, Result<Bytes, PlaceError>>;
+
+/// One repository of images.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// A repository of a registry.
+    Registry(RegistryPlace),
+}
+
+impl Place {
+    /// The place that a name is in. Nothing is read yet.
+    pub fn of(client: &Client, name: &ImageName) -> Self {
+        match name {
+            ImageName::Registry(reference) => Self::Registry(RegistryPlace::new(client, reference)),
+        }
+    }
+
+    /// Whether both are the same place, so that nothing has to be brought from one to the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Registry(one), Self::Registry(other)) => one.is_same(other),
+        }
+    }
+
+    /// A manifest by tag or digest, verified.
+    pub async fn manifest(&self, name: &str, accept: &[&str]) -> Result<Manifest, PlaceError> {
+        match self {
+            Self::Registry(place) => place.manifest(name, accept).await,
+        }
+    }
+
+    /// The same, with `None` when there is no such manifest.
+    pub async fn manifest_if_exists(
+        &self,
+        name: &str,
+        accept: &[&str],
+    ) -> Result<Option<Manifest>, PlaceError> {
+        match self.manifest(name, accept).await {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The digest of a manifest, at the least cost: a registry's word is taken for it.
+    pub async fn manifest_digest(&self, name: &str, accept: &[&str]) -> Result<Digest, PlaceError> {
+        match self {
+            Self::Registry(place) => place.manifest_digest(name, accept).await,
+        }
+    }
+
+    /// Stores a manifest under a tag or its digest. What comes back says whether its subject lists it.
+    pub async fn push_manifest(
+        &self,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<PushedManifest, PlaceError> {
+        match self {
+            Self::Registry(place) => place.push_manifest(name, media_type, bytes).await,
+        }
+    }
+
+    /// The manifests whose subject is `subject`, of one artifact type or of all.
+    pub async fn referrers(
+        &self,
+        subject: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, PlaceError> {
+        match self {
+            Self::Registry(place) => place.referrers(subject, artifact_type).await,
+        }
+    }
+
+    /// A whole blob of at most `limit` bytes, verified.
+    pub async fn blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, PlaceError> {
+        match self {
+            Self::Registry(place) => place.blob(digest, limit).await,
+        }
+    }
+
+    /// A blob's bytes as they arrive. **Unverified**: the caller checks their digest.
+    pub async fn blob_stream(&self, digest: &Digest) -> Result<BlobStream, PlaceError> {
+        match self {
+            Self::Registry(place) => place.blob_stream(digest).await,
+        }
+    }
+
+    /// A blob's length, or `None` when it is not there.
+    pub async fn blob_exists(&self, digest: &Digest) -> Result<Option<u64>, PlaceError> {
+        match self {
+            Self::Registry(place) => place.blob_exists(digest).await,
+        }
+    }
+
+    /// Stores a blob held in memory.
+    pub async fn push_blob(&self, digest: &Digest, bytes: Bytes) -> Result<(), PlaceError> {
+        match self {
+            Self::Registry(place) => place.push_blob(digest, bytes).await,
+        }
+    }
+
+    /// Begins to store a blob whose digest is known at its end.
+    pub async fn start_upload(&self) -> Result<Upload, PlaceError> {
+        match self {
+            Self::Registry(place) => place.start_upload().await,
+        }
+    }
+
+    /// Makes a blob of another place known in this one without moving its bytes; `false` when that
+    /// cannot be done: then store it.
+    pub async fn mount_from(&self, from: &Self, digest: &Digest) -> Result<bool, PlaceError> {
+        match (self, from) {
+            (Self::Registry(to), Self::Registry(from)) => to.mount_from(from, digest).await,
+        }
+    }
+}
