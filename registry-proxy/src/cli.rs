@@ -1,8 +1,8 @@
 //! The command line.
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use jaunt_formats::Platform;
 
-use crate::image::Platform;
 use crate::place::ImageName;
 
 /// Makes container images start before they have arrived: the registry's side.

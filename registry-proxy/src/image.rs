@@ -2,68 +2,22 @@
 //!
 //! What is no Linux image, such as an attestation or a Windows image, is skipped with a reason.
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
 use jaunt_formats::media_type::{
     DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER,
     OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_MANIFEST,
 };
-use jaunt_formats::{DiffId, Digest};
+use jaunt_formats::{DiffId, Digest, Platform};
 
 use crate::error::Error;
-use crate::manifest::{self, Descriptor, ImageConfig, ImageIndex, ImageManifest, PlatformJson};
+use crate::manifest::{self, Descriptor, ImageConfig, ImageIndex, ImageManifest};
 use crate::place::{ImageName, Place};
 
 /// Every manifest of an image, or of an index of images.
 pub const ACCEPT: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 /// Configs hold a history, and no more.
 const CONFIG_LIMIT: u64 = 8 << 20;
-
-/// `os/architecture[/variant]`, as asked for or as an image states it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Platform {
-    fn of(json: &PlatformJson) -> Self {
-        let variant = json.variant.clone().filter(|variant| !variant.is_empty());
-        Self { os: json.os.clone(), architecture: json.architecture.clone(), variant }
-    }
-
-    /// Without a variant, any variant will do.
-    fn includes(&self, other: &Self) -> bool {
-        self.os == other.os
-            && self.architecture == other.architecture
-            && (self.variant.is_none() || self.variant == other.variant)
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
-    }
-}
-
-impl FromStr for Platform {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts: Vec<_> = text.split('/').collect();
-        let (os, architecture, variant) = match parts[..] {
-            [os, architecture] => (os, architecture, None),
-            [os, architecture, variant] => (os, architecture, Some(variant.to_owned())),
-            _ => return Err("not of the form os/arch or os/arch/variant".to_owned()),
-        };
-        Ok(Self { os: os.to_owned(), architecture: architecture.to_owned(), variant })
-    }
-}
 
 /// One image: a manifest with its config.
 #[derive(Clone, Debug)]
@@ -148,9 +102,9 @@ async fn load(
     }
     let config = place.blob(&image.config.digest, CONFIG_LIMIT).await?;
     let config: ImageConfig = manifest::parse("config", image.config.digest, &config)?;
-    let platform = Platform::of(&config.platform);
-    if platform.os != "linux" {
-        return Ok(Err(format!("a {} image: only Linux images can be started lazily", platform.os)));
+    let platform = config.platform.platform();
+    if platform.os() != "linux" {
+        return Ok(Err(format!("a {} image: only Linux images can be started lazily", platform.os())));
     }
     if child.platform.is_none() && !wanted.is_empty() && !wanted.iter().any(|one| one.includes(&platform)) {
         return Ok(Err(format!("platform {platform} is not wanted")));
@@ -172,12 +126,12 @@ fn skip_by_descriptor(child: &Descriptor, wanted: &[Platform]) -> Option<String>
     if [OCI_INDEX, DOCKER_LIST].contains(&child.media_type.as_str()) {
         return Some("an index within an index".to_owned());
     }
-    let platform = Platform::of(child.platform.as_ref()?);
-    if platform.os == "unknown" {
+    let platform = child.platform.as_ref()?.platform();
+    if platform.os() == "unknown" {
         return Some("an attestation or another manifest without a platform".to_owned());
     }
-    if platform.os != "linux" {
-        return Some(format!("a {} image: only Linux images can be started lazily", platform.os));
+    if platform.os() != "linux" {
+        return Some(format!("a {} image: only Linux images can be started lazily", platform.os()));
     }
     let unwanted = !wanted.is_empty() && !wanted.iter().any(|one| one.includes(&platform));
     unwanted.then(|| format!("platform {platform} is not wanted"))
@@ -213,15 +167,6 @@ fn check_type(layer: &Descriptor) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn platforms_match_with_and_without_variant() {
-        let platform = |text: &str| text.parse::<Platform>().unwrap();
-        assert!(platform("linux/arm").includes(&platform("linux/arm/v7")));
-        assert!(!platform("linux/arm/v6").includes(&platform("linux/arm/v7")));
-        assert!(!platform("linux/amd64").includes(&platform("linux/arm64")));
-        assert!("linux".parse::<Platform>().is_err());
-    }
 
     #[test]
     fn layers_that_cannot_be_converted_are_named() {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
-use jaunt_formats::Digest;
 use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX};
+use jaunt_formats::{Digest, Platform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,12 @@ pub struct PlatformJson {
     pub architecture: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
+}
+
+impl PlatformJson {
+    pub fn platform(&self) -> Platform {
+        Platform::new(&self.os, &self.architecture, self.variant.as_deref())
+    }
 }
 
 /// The manifest of an image or of an artifact.

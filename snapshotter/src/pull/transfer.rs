@@ -76,16 +76,9 @@ fn destination(request: &Request) -> ImageStore {
     }
 }
 
-/// This machine, in Go's words.
 fn platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        "x86" => "386",
-        other => other,
-    };
-    Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), ..Platform::default() }
+    let host = jaunt_formats::Platform::host();
+    Platform { os: host.os().to_owned(), architecture: host.architecture().to_owned(), ..Platform::default() }
 }
 
 fn any(name: &str, message: &impl Message) -> Any {
