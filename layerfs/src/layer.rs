@@ -5,8 +5,8 @@
 //! fetched once more by itself, then it is an error to those who wait for it, and to nobody else.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,8 +16,8 @@ use jaunt_formats::{Digest, Span};
 use crate::prefetch::{Misses, Prefetcher};
 use crate::recent_failures::RecentFailures;
 use crate::single_flight::{Follower, Joined, SingleFlight, Ticket};
-use crate::source::{Source, SourceError};
-use crate::store::LayerFile;
+use crate::source::{Source, SourceError, SourceSet};
+use crate::store::{LayerFile, Store};
 use crate::verify::{TarBytes, VerifyError, verify};
 
 /// Compressed bytes fetched with one request at most: beyond it, two requests share the line as well.
@@ -32,12 +32,14 @@ const REFETCHES: u32 = 1;
 
 /// A layer of an image. Cheap to clone.
 #[derive(Clone)]
-pub struct Layer(Arc<Inner>);
+pub struct Layer(pub(crate) Arc<Inner>);
 
-struct Inner {
+/// What all holders of a layer share.
+pub(crate) struct Inner {
     layer: LaunchLayer,
-    file: Arc<LayerFile>,
-    source: Arc<dyn Source>,
+    store: Arc<Store>,
+    file: OnceLock<Arc<LayerFile>>,
+    sources: SourceSet,
     flights: SingleFlight<usize, Outcome>,
     failures: RecentFailures<usize, Arc<ReadError>>,
     misses: Misses,
@@ -103,21 +105,39 @@ pub enum ReadError {
 }
 
 impl Layer {
-    /// A layer over its local file and a source of its converted blob.
-    pub fn new(
+    /// A layer that no source is known of yet. `Layers` makes them.
+    pub(crate) fn new(
         layer: LaunchLayer,
-        file: Arc<LayerFile>,
-        source: Arc<dyn Source>,
+        store: Arc<Store>,
         prefetcher: Prefetcher,
         counters: Arc<Counters>,
     ) -> Self {
-        let (flights, failures, misses) = (SingleFlight::new(), RecentFailures::default(), Misses::default());
-        Self(Arc::new(Inner { layer, file, source, flights, failures, misses, prefetcher, counters }))
+        Self(Arc::new(Inner {
+            layer,
+            store,
+            file: OnceLock::new(),
+            sources: SourceSet::default(),
+            flights: SingleFlight::new(),
+            failures: RecentFailures::default(),
+            misses: Misses::default(),
+            prefetcher,
+            counters,
+        }))
+    }
+
+    /// What the index says of it.
+    pub fn launch(&self) -> &LaunchLayer {
+        &self.0.layer
+    }
+
+    /// Adds places that it may be fetched from.
+    pub fn learn(&self, sources: &[Arc<dyn Source>]) {
+        sources.iter().for_each(|source| self.0.sources.learn(source));
     }
 
     /// Its local file.
     pub fn file(&self) -> &LayerFile {
-        &self.0.file
+        self.0.file()
     }
 
     /// The range's bytes if all of them are local. Blocks on the disk at most.
@@ -125,10 +145,10 @@ impl Layer {
     /// # Errors
     /// The disk failed.
     pub fn read_local(&self, range: &Range<u64>) -> Result<Option<Vec<u8>>, ReadError> {
-        if !self.0.file.has(range) {
+        if !self.0.file().has(range) {
             return Ok(None);
         }
-        self.0.file.read(range).map(Some).map_err(|source| self.0.store_error(source))
+        self.0.file().read(range).map(Some).map_err(|source| self.0.store_error(source))
     }
 
     /// The range's bytes, fetched if need be. Cancel-safe: fetches under way go on for others and for the store.
@@ -148,7 +168,7 @@ impl Layer {
             let part = range.start.max(own.start)..range.end.min(own.end);
             match fetched {
                 Some(fetched) => bytes.extend_from_slice(fetched.slice(&part)),
-                None => bytes.extend(inner.file.read(&part).map_err(|source| inner.store_error(source))?),
+                None => bytes.extend(inner.file().read(&part).map_err(|source| inner.store_error(source))?),
             }
         }
         Ok(bytes)
@@ -244,6 +264,11 @@ impl From<Arc<ReadError>> for ReadErrors {
 }
 
 impl Inner {
+    /// The local file, opened by the first read: a mount has more layers than its container reads.
+    fn file(&self) -> &LayerFile {
+        self.file.get_or_init(|| self.store.layer(&self.layer))
+    }
+
     /// The spans that cover a range of the tar.
     fn spans_of(&self, range: &Range<u64>) -> Result<Range<usize>, ReadError> {
         if range.start > range.end || range.end > self.layer.tar_len {
@@ -275,7 +300,7 @@ impl Inner {
     }
 
     fn is_local(&self, span: usize) -> bool {
-        self.file.has(&self.layer.spans[span].tar_range())
+        self.file().has(&self.layer.spans[span].tar_range())
     }
 
     /// Whether span `at` can ride with the request for `run`.
@@ -341,7 +366,7 @@ impl Inner {
 
     fn open_span(&self, at: usize, bytes: &[u8]) -> Result<TarBytes, VerifyError> {
         let verified = verify(&self.layer.spans[at], self.layer.scope, bytes)?;
-        if let Err(error) = self.file.keep(&verified) {
+        if let Err(error) = self.file().keep(&verified) {
             // A full disk costs a fetch the next time; it must not cost the reader who waits now.
             tracing::warn!(diff_id = %self.layer.diff_id, %error, "a span cannot be kept; it is served from memory");
         }
@@ -351,7 +376,7 @@ impl Inner {
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, SourceError> {
         self.counters.fetches.fetch_add(1, Ordering::Relaxed);
         let (start, begun) = (range.start, Instant::now());
-        let bytes = self.source.fetch(self.layer.converted.digest, range).await?;
+        let bytes = self.sources.fetch(self.layer.converted.digest, range).await?;
         self.counters.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(blob = %self.layer.converted.digest, start, len = bytes.len(), milliseconds, "fetched");

@@ -5,12 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use jaunt_formats::launch::{Blob, Compression};
 use jaunt_formats::{BlobOffset, DiffId, DigestScope, SpanDigest, TarOffset};
 
 use super::*;
-use crate::source::MemorySource;
+use crate::layers::Layers;
+use crate::source::{ByteStream, MemorySource, Trouble, whole};
 use crate::store::Store;
 
 const SPAN: usize = 64 << 10;
@@ -19,7 +21,7 @@ struct Fixture {
     tar: Vec<u8>,
     blob: Bytes,
     layer: LaunchLayer,
-    store: Store,
+    store: Arc<Store>,
     _directory: tempfile::TempDir,
 }
 
@@ -50,7 +52,7 @@ impl Fixture {
             spans: cut,
         };
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Arc::new(Store::open(directory.path()).unwrap());
         Self { tar, blob: blob.into(), layer, store, _directory: directory }
     }
 
@@ -63,8 +65,7 @@ impl Fixture {
     }
 
     fn layer_with(&self, source: Arc<dyn Source>, prefetcher: Prefetcher) -> Layer {
-        let file = self.store.layer(&self.layer);
-        Layer::new(self.layer.clone(), file, source, prefetcher, Arc::default())
+        Layers::with_prefetcher(self.store.clone(), prefetcher).open(&self.layer, &[source])
     }
 }
 
@@ -81,12 +82,21 @@ enum Fault {
     Fail,
 }
 
-impl Source for Spoiler {
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
-        async move {
+impl Source for Arc<Spoiler> {
+    fn name(&self) -> &str {
+        "spoiler"
+    }
+
+    fn host(&self) -> &str {
+        "spoiler"
+    }
+
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
+        let this = self.clone();
+        stream::once(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            let mut bytes = self.inner.fetch(blob, range.clone()).await?.to_vec();
-            let mut faults = self.faults.lock().unwrap();
+            let mut bytes = whole(&*this.inner, blob, range.clone()).await?.to_vec();
+            let mut faults = this.faults.lock().unwrap();
             for (at, (times, fault)) in faults.iter_mut().filter(|(at, _)| range.contains(at)) {
                 if *times == 0 {
                     continue;
@@ -95,13 +105,17 @@ impl Source for Spoiler {
                 match fault {
                     Fault::Flip => bytes[(at - range.start) as usize] ^= 1,
                     Fault::Truncate => bytes.truncate((at - range.start) as usize),
-                    Fault::Fail => return Err(SourceError { blob, range, cause: "broken".into() }),
+                    Fault::Fail => return Err(failure(blob, range, Trouble::Broken)),
                 }
             }
             Ok(bytes.into())
-        }
+        })
         .boxed()
     }
+}
+
+fn failure(blob: Digest, range: Range<u64>, trouble: Trouble) -> SourceError {
+    SourceError { place: "test".to_owned(), blob, range, trouble, cause: "as told".into() }
 }
 
 #[tokio::test]
@@ -134,20 +148,41 @@ async fn neighbours_ride_together_and_nothing_is_fetched_twice() {
     assert!(again.read_local(&(0..fixture.tar.len() as u64)).unwrap().is_some());
 }
 
+/// doc/SEMANTICS.md B3: over the mounts of several images, each of which knows another repository.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_readers_of_one_span_cause_one_fetch() {
     let fixture = Fixture::new(2);
     let memory = fixture.memory();
     let source = Arc::new(Spoiler { inner: memory.clone(), faults: Mutex::default() });
-    let layer = fixture.layer(source);
+    let layers = Layers::with_prefetcher(fixture.store.clone(), Prefetcher::new(false));
+    let own: [Arc<dyn Source>; 1] = [Arc::new(source)];
     let reads = (0..64u64).map(|at| {
-        let layer = layer.clone();
+        let other: Arc<dyn Source> = Arc::new(MemorySource::named(&format!("r{}", at % 4), []));
+        let layer =
+            layers.open(&fixture.layer, if at % 2 == 0 { &own } else { std::slice::from_ref(&other) });
         tokio::spawn(async move { layer.read(at * 100..at * 100 + 5000).await.unwrap() })
     });
     for (at, bytes) in join_all(reads).await.into_iter().enumerate() {
         assert_eq!(bytes.unwrap(), fixture.tar[at * 100..at * 100 + 5000]);
     }
     assert_eq!(memory.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_second_image_with_the_layer_brings_its_repository_to_those_who_have_it_open() {
+    let fixture = Fixture::new(2);
+    let layers = Layers::with_prefetcher(fixture.store.clone(), Prefetcher::new(false));
+    let emptied: Arc<dyn Source> = Arc::new(MemorySource::named("emptied", []));
+    let first = layers.open(&fixture.layer, std::slice::from_ref(&emptied));
+    assert!(
+        matches!(&*first.read(0..10).await.unwrap_err().0, ReadError::Source(error) if error.trouble == Trouble::Gone)
+    );
+    let second = layers.open(&fixture.layer, &[fixture.memory()]);
+    assert_eq!(first.read(0..10).await.unwrap(), fixture.tar[..10]);
+    assert!(second.read_local(&(0..10)).unwrap().is_some());
+    // The last to go takes the layer with it, and what it knew.
+    drop((first, second));
+    assert!(layers.open(&fixture.layer, &[emptied]).read(SPAN as u64..SPAN as u64 + 1).await.is_err());
 }
 
 #[tokio::test]
@@ -176,7 +211,15 @@ struct Largest {
 }
 
 impl Source for Largest {
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+    fn name(&self) -> &str {
+        "largest"
+    }
+
+    fn host(&self) -> &str {
+        "largest"
+    }
+
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
         let covered = self.spans.iter().filter(|span| range.contains(&span.blob_offset.0));
         self.largest.fetch_max(covered.map(|span| u64::from(span.tar_len)).sum(), Ordering::Relaxed);
         self.inner.fetch(blob, range)
@@ -215,7 +258,7 @@ async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
         (at(5), (1, Fault::Fail)),
     ];
     let source = Arc::new(Spoiler { inner: fixture.memory(), faults: Mutex::new(faults.into()) });
-    let layer = fixture.layer(source.clone());
+    let layer = fixture.layer(Arc::new(source.clone()));
     let span = |at: usize| (at * SPAN) as u64..((at + 1) * SPAN).min(fixture.tar.len()) as u64;
     let whole = |at: usize| fixture.tar[span(at).start as usize..span(at).end as usize].to_vec();
 
@@ -238,15 +281,23 @@ struct Silent {
     silent: AtomicBool,
 }
 
-impl Source for Silent {
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
-        async move {
-            if !self.silent.load(Ordering::Relaxed) {
-                return self.inner.fetch(blob, range).await;
-            }
-            tokio::time::sleep(Duration::from_millis(2100)).await;
-            Err(SourceError { blob, range, cause: "silent".into() })
+impl Source for Arc<Silent> {
+    fn name(&self) -> &str {
+        "silent"
+    }
+
+    fn host(&self) -> &str {
+        "silent"
+    }
+
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
+        if !self.silent.load(Ordering::Relaxed) {
+            return self.inner.fetch(blob, range);
         }
+        stream::once(async move {
+            tokio::time::sleep(Duration::from_millis(2100)).await;
+            Err(failure(blob, range, Trouble::Silent))
+        })
         .boxed()
     }
 }
@@ -256,7 +307,7 @@ impl Source for Silent {
 async fn an_outage_is_waited_for_once_and_not_for_ever() {
     let fixture = Fixture::new(3);
     let source = Arc::new(Silent { inner: fixture.memory(), silent: true.into() });
-    let layer = fixture.layer(source.clone());
+    let layer = fixture.layer(Arc::new(source.clone()));
     layer.read(0..2 * SPAN as u64).await.unwrap_err();
     let begun = Instant::now();
     layer.read(0..4096).await.unwrap_err();
@@ -313,6 +364,7 @@ async fn presence_outlives_the_daemon_but_only_what_was_synced_outlives_the_boot
 async fn a_layer_is_removed_only_when_nobody_holds_it() {
     let fixture = Fixture::new(1);
     let layer = fixture.layer(fixture.memory());
+    layer.file();
     let directory = fixture.store.root().join(fixture.layer.diff_id.0.hex());
     fixture.store.retain(|_| false).unwrap();
     assert!(directory.exists());
@@ -336,10 +388,10 @@ async fn bytes_are_shared_only_where_the_digests_agree() {
     claimed.spans[0].compressed_len = forged.len().try_into().unwrap();
     claimed.spans[0].digest = SpanDigest(*blake3::hash(&forged).as_bytes());
     let source = Arc::new(MemorySource::new([(claimed.converted.digest, forged.into())]));
-    let file = fixture.store.layer(&claimed);
-    let liar = Layer::new(claimed, file, source, Prefetcher::new(false), Arc::default());
+    let layers = Layers::with_prefetcher(fixture.store.clone(), Prefetcher::new(false));
+    let liar = layers.open(&claimed, &[source]);
+    let honest = layers.open(&fixture.layer, &[fixture.memory()]);
     assert_eq!(liar.read(0..10).await.unwrap(), b"!!!!!!!!!!");
-    let honest = fixture.layer(fixture.memory());
     assert_eq!(honest.read_local(&(0..10)).unwrap().unwrap(), fixture.tar[..10]);
 }
 

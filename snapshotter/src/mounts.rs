@@ -15,7 +15,8 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
-use jaunt_layerfs::source::RegistrySource;
+use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::{Store, StoreError};
 use tokio::sync::OnceCell;
 
@@ -42,6 +43,7 @@ pub trait Catalog: Send + Sync + 'static {
 pub struct Mounts {
     supervisor: Handle,
     store: Arc<Store>,
+    layers: Layers,
     index_dir: PathBuf,
     client: Client,
     catalog: Arc<dyn Catalog>,
@@ -52,6 +54,7 @@ pub struct Mounts {
 }
 
 struct Served {
+    fs: Arc<LayerFs>,
     session: SessionHandle,
     root: PathBuf,
 }
@@ -69,8 +72,19 @@ impl Mounts {
         layers_dir: &Path,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(layers_dir)?);
+        let layers = Layers::new(store.clone());
         let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { supervisor, store, index_dir, client, catalog, served, failing, diff_ids }))
+        Ok(Arc::new(Self {
+            supervisor,
+            store,
+            layers,
+            index_dir,
+            client,
+            catalog,
+            served,
+            failing,
+            diff_ids,
+        }))
     }
 
     /// Keeps writing down what is present, until the runtime ends.
@@ -114,9 +128,9 @@ impl Mounts {
         let fs = self.open_chain(chain)?;
         let held = self.mount(chain.snapshot_id).map_err(|source| mount_error(chain, source.into()))?;
         let (key, root) = (held.key, held.path.join(ROOT_NAME));
-        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
-            Ok(session) => Ok(Served { session, root }),
+            Ok(session) => Ok(Served { fs, session, root }),
             Err(error) => {
                 // Nobody would ever answer on that mount.
                 let _ = self.supervisor.unmount(&key);
@@ -126,15 +140,21 @@ impl Mounts {
     }
 
     fn open_chain(&self, chain: &LazyChain) -> Result<Arc<LayerFs>, LazyError> {
-        let repositories = self.catalog.sources(&chain.index);
-        let name = match repositories.first() {
-            Some(repository) => format!("{repository} (chain {})", chain.chain_id),
+        let sources = self.sources(chain);
+        let name = match sources.first() {
+            Some(source) => format!("{} (chain {})", source.name(), chain.chain_id),
             None => format!("chain {}", chain.chain_id),
         };
-        let source = Arc::new(RegistrySource::new(self.client.clone(), repositories));
         let index = self.open_index(chain.index)?;
-        let fs = LayerFs::new(index, chain.prefix, name, self.store.clone(), source);
+        let fs = LayerFs::new(index, chain.prefix, name, &self.layers, &sources);
         Ok(Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?))
+    }
+
+    /// The repositories that are known to have what the chain's index names.
+    fn sources(&self, chain: &LazyChain) -> Vec<Arc<dyn Source>> {
+        let repositories = self.catalog.sources(&chain.index).into_iter();
+        let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
+        repositories.map(source).collect()
     }
 
     /// A new mount, or the one that is held already because an earlier attempt to serve it failed.
@@ -158,11 +178,11 @@ impl Mounts {
                 return self.fail_readers(held);
             }
         };
-        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
-                let served = Served { session, root: held.path.join(ROOT_NAME) };
+                let served = Served { fs, session, root: held.path.join(ROOT_NAME) };
                 let cell = Arc::new(OnceCell::new_with(Some(served)));
                 lock(&self.served).insert(chain.snapshot_id, cell);
             }
@@ -227,6 +247,11 @@ impl Mounts {
 impl LazyMounts for Arc<Mounts> {
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
         let cell = self.cell(chain.snapshot_id);
+        if let Some(served) = cell.get() {
+            // Another repository with the same image may have come to be known since it was mounted.
+            served.fs.learn(&self.sources(chain));
+            return Ok(served.root.clone());
+        }
         let served = cell.get_or_try_init(|| async {
             let (this, chain) = (self.clone(), *chain);
             blocking(chain.snapshot_id, move || this.serve(&chain)).await?

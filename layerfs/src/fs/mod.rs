@@ -9,7 +9,7 @@ mod path;
 mod stretch;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
 use jaunt_formats::{Timestamp, Xattr};
@@ -18,8 +18,8 @@ pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
 use crate::index_file::MappedIndex;
-use crate::layer::{Counters, Layer, ReadErrors};
-use crate::prefetch::Prefetcher;
+use crate::layer::{Layer, ReadErrors};
+use crate::layers::Layers;
 use crate::source::Source;
 use crate::store::Store;
 use numbers::Numbers;
@@ -44,16 +44,14 @@ pub struct LayerFs {
     prefix: u16,
     numbers: Numbers,
     name: String,
-    layers: Vec<OnceLock<Layer>>,
+    layers: Vec<Layer>,
     store: Arc<Store>,
-    source: Arc<dyn Source>,
-    prefetcher: Prefetcher,
-    counters: Arc<Counters>,
     has_xattrs: bool,
 }
 
 impl LayerFs {
-    /// The first `prefix` layers of `index`, named `name` in messages.
+    /// The first `prefix` layers of `index`, named `name` in messages, shared with all mounts of `layers`; their
+    /// content may come from any of `sources`.
     ///
     /// # Errors
     /// The index has fewer layers or no root directory.
@@ -61,15 +59,16 @@ impl LayerFs {
         index: MappedIndex,
         prefix: u16,
         name: String,
-        store: Arc<Store>,
-        source: Arc<dyn Source>,
+        layers: &Layers,
+        sources: &[Arc<dyn Source>],
     ) -> Result<Self, FsError> {
         let view = index.view(prefix).ok_or(LaunchError::Malformed("fewer layers than asked for"))?;
         let numbers = Numbers { root: view.root()?, place: RootPlace::Below };
-        let layers = (0..prefix).map(|_| OnceLock::new()).collect();
+        let store = layers.store().clone();
+        let mounted = &index.layers()[..usize::from(prefix)];
+        let layers = mounted.iter().map(|layer| layers.open(layer, sources)).collect();
         let has_xattrs = index.has_xattrs();
-        let (prefetcher, counters) = (Prefetcher::new(true), Arc::default());
-        Ok(Self { index, prefix, numbers, name, layers, store, source, prefetcher, counters, has_xattrs })
+        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs })
     }
 
     /// The same, with its root directory in another place.
@@ -83,9 +82,14 @@ impl LayerFs {
         &self.name
     }
 
-    /// What reading has cost so far.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// Adds places that its content may be fetched from.
+    pub fn learn(&self, sources: &[Arc<dyn Source>]) {
+        self.layers.iter().for_each(|layer| layer.learn(sources));
+    }
+
+    /// Its layers, the lowest first.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
     }
 
     /// Whether any file has an extended attribute; where none has, none needs to be asked for.
@@ -223,17 +227,9 @@ impl LayerFs {
         Ok((self.layer(content.layer)?, stretches(&content.extents, offset..end)))
     }
 
-    fn layer(&self, number: u16) -> Result<&Layer, FsError> {
-        let place = self.layers.get(usize::from(number));
-        let place = place.ok_or(LaunchError::Malformed("content of a layer above the mounted ones"))?;
-        if let Some(layer) = place.get() {
-            return Ok(layer);
-        }
-        let layer = self.index.layers()[usize::from(number)].clone();
-        let file = self.store.layer(&layer);
-        let (source, prefetcher, counters) =
-            (self.source.clone(), self.prefetcher.clone(), self.counters.clone());
-        Ok(place.get_or_init(|| Layer::new(layer, file, source, prefetcher, counters)))
+    fn layer(&self, number: u16) -> Result<&Layer, LaunchError> {
+        let layer = self.layers.get(usize::from(number));
+        layer.ok_or(LaunchError::Malformed("content of a layer above the mounted ones"))
     }
 
     fn view(&self) -> Result<View<'_, memmap2::Mmap>, LaunchError> {

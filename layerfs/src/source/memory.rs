@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use jaunt_formats::Digest;
 
-use super::{Source, SourceError};
+use super::{ByteStream, Source, SourceError, Trouble};
 
 /// Blobs by digest, and a count of what was asked of them.
-#[derive(Default)]
 pub struct MemorySource {
+    name: String,
     blobs: HashMap<Digest, Bytes>,
     fetches: AtomicU64,
 }
@@ -20,23 +20,47 @@ pub struct MemorySource {
 impl MemorySource {
     /// A source of these blobs, named as the caller says: their digests are not checked.
     pub fn new(blobs: impl IntoIterator<Item = (Digest, Bytes)>) -> Self {
-        Self { blobs: blobs.into_iter().collect(), fetches: AtomicU64::new(0) }
+        Self::named("memory", blobs)
+    }
+
+    /// The same under a name of its own: sources of one name count as one.
+    pub fn named(name: &str, blobs: impl IntoIterator<Item = (Digest, Bytes)>) -> Self {
+        let name = name.to_owned();
+        Self { name, blobs: blobs.into_iter().collect(), fetches: AtomicU64::new(0) }
     }
 
     /// How many ranges were asked for.
     pub fn fetches(&self) -> u64 {
         self.fetches.load(Ordering::Relaxed)
     }
+
+    fn slice(&self, blob: Digest, range: Range<u64>) -> Result<Bytes, SourceError> {
+        let failed = |trouble, cause: &str| SourceError {
+            place: self.name.clone(),
+            blob,
+            range: range.clone(),
+            trouble,
+            cause: cause.into(),
+        };
+        let bytes = self.blobs.get(&blob).ok_or_else(|| failed(Trouble::Gone, "not in memory"))?;
+        let within = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let within = within.filter(|(start, end)| start <= end && *end <= bytes.len());
+        let (start, end) = within.ok_or_else(|| failed(Trouble::Wrong, "outside the blob"))?;
+        Ok(bytes.slice(start..end))
+    }
 }
 
 impl Source for MemorySource {
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn host(&self) -> &str {
+        &self.name
+    }
+
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
         self.fetches.fetch_add(1, Ordering::Relaxed);
-        let slice = self.blobs.get(&blob).and_then(|bytes| {
-            let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
-            (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
-        });
-        let result = slice.ok_or_else(|| SourceError { blob, range, cause: "not in memory".into() });
-        async move { result }.boxed()
+        stream::iter([self.slice(blob, range)]).boxed()
     }
 }

@@ -1,32 +1,54 @@
 //! Where compressed bytes come from. A source promises nothing about them: `verify` decides.
 
+mod error;
 mod memory;
 mod registry;
+mod set;
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{BoxStream, StreamExt as _};
 use jaunt_formats::Digest;
 
+pub use error::{SourceError, Trouble};
 pub use memory::MemorySource;
 pub use registry::RegistrySource;
+pub use set::SourceSet;
 
-/// Reads ranges of blobs.
+/// A blob's bytes as they arrive.
+pub type ByteStream = BoxStream<'static, Result<Bytes, SourceError>>;
+
+/// One place that blobs can be read from.
 pub trait Source: Send + Sync + 'static {
-    /// Exactly the bytes of `range`, unverified. Dropping the future abandons the fetch.
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>>;
+    /// Its name in messages. Two sources of one name are the same place.
+    fn name(&self) -> &str;
+
+    /// Who answers for it. Sources of one host share its troubles.
+    fn host(&self) -> &str;
+
+    /// The bytes of `range`, in order and unverified: all of them, or an error at the end. Nothing is asked of
+    /// the place before the stream is polled; dropping it abandons the rest.
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream;
 }
 
-/// Why a range could not be had.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot fetch bytes {}..{} of {blob}", range.start, range.end)]
-pub struct SourceError {
-    /// The blob.
-    pub blob: Digest,
-    /// The range, in bytes of the blob.
-    pub range: Range<u64>,
-    /// What stood in the way.
-    #[source]
-    pub cause: Box<dyn std::error::Error + Send + Sync>,
+/// What a source gives of a range, all at once. Too little of it is no error here: a span that is not whole fails its
+/// verification.
+///
+/// # Errors
+/// The source failed.
+pub async fn whole(source: &dyn Source, blob: Digest, range: Range<u64>) -> Result<Bytes, SourceError> {
+    let expected = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+    let mut stream = source.fetch(blob, range);
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = stream.next().await.transpose()? {
+        if bytes.is_empty() && piece.len() >= expected {
+            return Ok(piece);
+        }
+        bytes.extend_from_slice(&piece);
+        if bytes.len() >= expected {
+            break;
+        }
+    }
+    Ok(bytes.freeze())
 }

@@ -1,80 +1,59 @@
-//! Blobs in registries: a set of repositories, any of which may hold a blob.
-//!
-//! A layer is shared by images of several repositories, and only some of them may still be there. They are
-//! tried in the order in which they were learnt; the first that answers is tried first from then on.
+//! Blobs in one repository of a registry.
 
-use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{PoisonError, RwLock};
 
-use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt as _};
-use jaunt_distribution::{Client, Repository};
+use futures_util::stream::{self, StreamExt as _};
+use jaunt_distribution::{Client, Error, Repository};
 use jaunt_formats::Digest;
 
-use super::{Source, SourceError};
+use super::{ByteStream, Source, SourceError, Trouble};
 
-/// Fetches from the first repository that has the blob.
+/// A repository, asked through the node's client.
 pub struct RegistrySource {
     client: Client,
-    repositories: RwLock<Vec<Repository>>,
+    repository: Repository,
+    name: String,
 }
 
 impl RegistrySource {
-    /// A source over these repositories.
-    pub fn new(client: Client, repositories: impl IntoIterator<Item = Repository>) -> Self {
-        Self { client, repositories: RwLock::new(repositories.into_iter().collect()) }
-    }
-
-    /// Adds a repository that has come to be known, unless it is known already.
-    pub fn learn(&self, repository: Repository) {
-        let mut known = self.repositories.write().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains(&repository) {
-            known.push(repository);
-        }
-    }
-
-    fn known(&self) -> Vec<Repository> {
-        self.repositories.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn prefer(&self, repository: &Repository) {
-        let mut known = self.repositories.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = known.iter().position(|have| have == repository) {
-            known[..=at].rotate_right(1);
-        }
-    }
-
-    async fn fetch_from_any(&self, blob: Digest, range: Range<u64>) -> Result<Bytes, SourceError> {
-        let mut cause: Box<dyn std::error::Error + Send + Sync> = "no repository is known to hold it".into();
-        // A registry in trouble is not asked for its other repositories: each would cost the full wait.
-        let mut in_trouble = HashSet::new();
-        for (at, repository) in self.known().iter().enumerate() {
-            if in_trouble.contains(repository.host()) {
-                continue;
-            }
-            match self.client.blob_range(repository, &blob, range.clone()).await {
-                Ok(bytes) => {
-                    if at > 0 {
-                        self.prefer(repository);
-                    }
-                    return Ok(bytes);
-                }
-                Err(error) => {
-                    tracing::debug!(%repository, %blob, %error, "this repository did not give the range");
-                    if error.is_transient() {
-                        in_trouble.insert(repository.host().to_owned());
-                    }
-                    cause = error.into();
-                }
-            }
-        }
-        Err(SourceError { blob, range, cause })
+    /// A source of what `repository` holds.
+    pub fn new(client: Client, repository: Repository) -> Self {
+        let name = repository.to_string();
+        Self { client, repository, name }
     }
 }
 
 impl Source for RegistrySource {
-    fn fetch(&self, blob: Digest, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, SourceError>> {
-        self.fetch_from_any(blob, range).boxed()
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn host(&self) -> &str {
+        self.repository.host()
+    }
+
+    fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
+        let (client, repository, place) = (self.client.clone(), self.repository.clone(), self.name.clone());
+        stream::once(async move {
+            client.blob_range(&repository, &blob, range.clone()).await.map_err(|error| SourceError {
+                place,
+                blob,
+                range,
+                trouble: trouble(&error),
+                cause: error.into(),
+            })
+        })
+        .boxed()
+    }
+}
+
+/// What kind of trouble the client met.
+fn trouble(error: &Error) -> Trouble {
+    match error {
+        Error::NotFound { .. } => Trouble::Gone,
+        Error::TimedOut { .. } => Trouble::Silent,
+        error if error.is_transient() => Trouble::Broken,
+        Error::Unauthorized { .. } | Error::Auth { .. } => Trouble::Refused,
+        _ => Trouble::Wrong,
     }
 }

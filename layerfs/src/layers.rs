@@ -1,0 +1,95 @@
+//! The node's registry of open layers.
+//!
+//! However many mounts have a layer, there is one of it: one fetch for all who want a span, one memory of what
+//! failed, one set of sources. Layers are held weakly: the last mount to go takes its layers with it.
+//!
+//! Two layers are one only if everything that decides what is read is the same: diffID, blob, and every span with
+//! its place and digest. An index only claims its diffIDs, so that alone would let one repository decide what
+//! another's images read. Where a layer may come from besides is no part of it: every image adds what it knows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use jaunt_formats::DigestScope;
+use jaunt_formats::launch::LaunchLayer;
+
+use crate::layer::{Counters, Inner, Layer};
+use crate::prefetch::Prefetcher;
+use crate::source::Source;
+use crate::store::Store;
+
+/// All layers of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Layers(Arc<Shared>);
+
+struct Shared {
+    store: Arc<Store>,
+    open: Mutex<HashMap<LayerId, Weak<Inner>>>,
+    prefetcher: Prefetcher,
+    counters: Arc<Counters>,
+}
+
+/// What makes two layers one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct LayerId([u8; 32]);
+
+impl LayerId {
+    fn of(layer: &LaunchLayer) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(layer.diff_id.0.as_bytes());
+        hasher.update(layer.converted.digest.as_bytes());
+        for number in [layer.converted.len, layer.tar_len] {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.update(&[u8::from(layer.scope == DigestScope::Compressed)]);
+        for span in &layer.spans {
+            hasher.update(&span.blob_offset.0.to_le_bytes());
+            hasher.update(&span.compressed_len.to_le_bytes());
+            hasher.update(&span.tar_offset.0.to_le_bytes());
+            hasher.update(&span.tar_len.to_le_bytes());
+            hasher.update(&span.digest.0);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+impl Layers {
+    /// Layers kept in `store`.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self::with_prefetcher(store, Prefetcher::new(true))
+    }
+
+    /// The same, fetching ahead or not.
+    pub(crate) fn with_prefetcher(store: Arc<Store>, prefetcher: Prefetcher) -> Self {
+        Self(Arc::new(Shared { store, open: Mutex::default(), prefetcher, counters: Arc::default() }))
+    }
+
+    /// The layer, which may come from `sources` as well. Cheap: no file is opened before the first read.
+    pub fn open(&self, layer: &LaunchLayer, sources: &[Arc<dyn Source>]) -> Layer {
+        let id = LayerId::of(layer);
+        let opened = {
+            let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = open.get(&id).and_then(Weak::upgrade);
+            found.map(Layer).unwrap_or_else(|| {
+                let shared = &self.0;
+                let (store, prefetcher) = (shared.store.clone(), shared.prefetcher.clone());
+                let new = Layer::new(layer.clone(), store, prefetcher, shared.counters.clone());
+                open.retain(|_, layer| layer.strong_count() > 0);
+                open.insert(id, Arc::downgrade(&new.0));
+                new
+            })
+        };
+        opened.learn(sources);
+        opened
+    }
+
+    /// Where they are kept.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.0.store
+    }
+
+    /// What reading has cost so far.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+}
