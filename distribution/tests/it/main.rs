@@ -4,6 +4,7 @@
 mod auth;
 mod errors;
 mod manifests;
+mod network;
 mod ranges;
 mod redirects;
 mod referrers;

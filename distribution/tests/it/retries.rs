@@ -29,6 +29,17 @@ async fn a_retry_after_is_honoured() {
 }
 
 #[tokio::test]
+async fn a_retry_after_may_be_a_date_and_come_with_a_503() {
+    // Dates have whole seconds: at least one lies between now and this one.
+    let date = jiff::Timestamp::now() + Duration::from_secs(2);
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date).unwrap();
+    let server = recovering(ResponseTemplate::new(503).insert_header("retry-after", date.as_str())).await;
+    let started = Instant::now();
+    assert_eq!(client().blob(&repository(&server), &Digest::of(b"x"), 9).await.unwrap(), "x");
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn a_retry_after_beyond_all_patience_is_reported_at_once() {
     let server = recovering(ResponseTemplate::new(429).insert_header("retry-after", "3600")).await;
     let error = client().blob(&repository(&server), &Digest::of(b"x"), 9).await.unwrap_err();
