@@ -53,6 +53,11 @@ impl Client {
     /// A whole blob of at most `limit` bytes, verified against its digest.
     pub async fn blob(&self, repository: &Repository, digest: &Digest, limit: u64) -> Result<Bytes, Error> {
         let target = Target::blob(repository, digest);
+        self.bounded(&target, self.whole_blob(repository, digest, limit)).await
+    }
+
+    async fn whole_blob(&self, repository: &Repository, digest: &Digest, limit: u64) -> Result<Bytes, Error> {
+        let target = Target::blob(repository, digest);
         let mut reader = Reader::whole(self.clone(), repository, digest);
         let too_large = || Error::TooLarge { target: Box::new(target.clone()), limit };
         let length = reader.open().await?;
@@ -73,7 +78,7 @@ impl Client {
     /// A blob's bytes as they arrive. **Unverified**: the caller checks their digest.
     pub async fn blob_stream(&self, repository: &Repository, digest: &Digest) -> Result<BlobStream, Error> {
         let mut reader = Reader::whole(self.clone(), repository, digest);
-        let content_length = reader.open().await?;
+        let content_length = self.bounded(&Target::blob(repository, digest), reader.open()).await?;
         let pieces = stream::try_unfold(reader, async |mut reader| {
             Ok(reader.next().await?.map(|piece| (piece, reader)))
         });
@@ -93,9 +98,13 @@ impl Client {
         }
         let mut bytes = reserved(range.end - range.start);
         let mut reader = Reader::range(self.clone(), repository, digest, range);
-        while let Some(piece) = reader.next().await? {
-            bytes.extend_from_slice(&piece);
-        }
+        let read = async {
+            while let Some(piece) = reader.next().await? {
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(())
+        };
+        self.bounded(&Target::blob(repository, digest), read).await?;
         Ok(bytes.freeze())
     }
 
@@ -106,7 +115,7 @@ impl Client {
         let call = self.call(Method::HEAD, url, target.clone(), Access::pull(repository))?;
         // Without it, a compressing proxy may leave out the length.
         let call = call.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        match self.succeed(call).await {
+        match self.bounded(&target, self.succeed(call)).await {
             Ok(answer) => {
                 let length = stated_length(answer.response.headers());
                 drain(answer.response).await;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Method, Url};
 
@@ -22,6 +23,8 @@ use crate::target::Target;
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
+    /// The time each call may take.
+    limit: Option<Duration>,
 }
 
 struct Shared {
@@ -40,7 +43,29 @@ impl Client {
         let attempts = config.attempts.max(1);
         Ok(Self {
             shared: Arc::new(Shared { transport, endpoints, signed_urls: SignedUrls::new(), attempts }),
+            limit: None,
         })
+    }
+
+    /// The same client for calls that must be done within `limit`, tokens, retries, redirects and body
+    /// included; else they end in [`Error::Deadline`]. Of a stream or an upload, it limits the opening.
+    ///
+    /// Without it a call ends as well, but only the silences in it are limited, and its slowness: see
+    /// [`ClientConfig::read_timeout`] and [`limits::SLOWEST_DOWNLOAD`](crate::limits::SLOWEST_DOWNLOAD).
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        Self { shared: Arc::clone(&self.shared), limit: Some(limit) }
+    }
+
+    /// Runs a call within the time it may take.
+    pub(crate) async fn bounded<T>(
+        &self,
+        target: &Target,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let Some(after) = self.limit else { return call.await };
+        let late = |_| Err(Error::Deadline { target: Box::new(target.clone()), after });
+        tokio::time::timeout(after, call).await.unwrap_or_else(late)
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -14,7 +14,9 @@ pub struct ClientConfig {
     pub docker_config: Option<PathBuf>,
     /// Longest wait for a TCP and TLS connection.
     pub connect_timeout: Duration,
-    /// Longest silence: from a request to its answer, and between two pieces of a body.
+    /// Longest silence: from a request to its answer, and between two pieces of a body; also the longest
+    /// that a body may come in slower than [`SLOWEST_DOWNLOAD`](crate::limits::SLOWEST_DOWNLOAD). What a
+    /// whole call may take is for [`Client::within`](crate::Client::within).
     pub read_timeout: Duration,
     /// The `User-Agent` header.
     pub user_agent: String,

@@ -12,6 +12,7 @@ use reqwest::StatusCode;
 
 use crate::auth::AuthError;
 use crate::http::{BodyError, Failure};
+use crate::limits;
 use crate::target::Target;
 
 /// Why a call to a registry failed.
@@ -52,6 +53,22 @@ pub enum Error {
         /// The silent host.
         host: String,
         /// How long it was waited for.
+        after: Duration,
+    },
+    /// The server sends, but so slowly that it would hold its reader for ever.
+    #[error("{target}: {host} sends less than {} bytes a second", limits::SLOWEST_DOWNLOAD)]
+    TooSlow {
+        /// What was asked for.
+        target: Box<Target>,
+        /// The slow host.
+        host: String,
+    },
+    /// The call took longer than its caller allows. See [`Client::within`](crate::Client::within).
+    #[error("{target}: not done within {after:?}")]
+    Deadline {
+        /// What was asked for.
+        target: Box<Target>,
+        /// The time allowed.
         after: Duration,
     },
     /// The connection broke in the middle.
@@ -186,6 +203,8 @@ impl Error {
         match self {
             Self::Unreachable { .. }
             | Self::TimedOut { .. }
+            | Self::TooSlow { .. }
+            | Self::Deadline { .. }
             | Self::Interrupted { .. }
             | Self::Truncated { .. } => true,
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 429),
@@ -201,6 +220,7 @@ impl Error {
                 Self::Unreachable { target, host, reason, source }
             }
             Failure::Silent { host, after } => Self::TimedOut { target, host, after },
+            Failure::Trickling { host } => Self::TooSlow { target, host },
             Failure::Broken { host, reason, source } => Self::Interrupted { target, host, reason, source },
             Failure::Redirect(reason) => Self::Redirect { target, reason },
         }

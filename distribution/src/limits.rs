@@ -31,6 +31,9 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Bytes that a buffer reserves at most before any have arrived.
 pub(crate) const RESERVED_BYTES: u64 = 8 << 20;
+/// Bytes a second below which a download counts as stuck: a fifth of what 10 Mbit/s give each of 64
+/// ranges in flight.
+pub const SLOWEST_DOWNLOAD: u64 = 4 << 10;
 /// Bytes a second below which an upload counts as stuck.
 pub(crate) const SLOWEST_UPLOAD: u64 = 64 << 10;
 /// Bytes a second at which a registry is assumed to digest and store an upload it has received.

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::http::{drain, read_whole};
 use crate::limits;
 use crate::repository::Repository;
+use crate::request::Call;
 use crate::target::Target;
 
 /// A manifest as the registry holds it, bit for bit.
@@ -36,15 +37,25 @@ impl Client {
     ) -> Result<Manifest, Error> {
         let target = Target::manifest(repository, name);
         let asked = ManifestName::parse(name, &target)?;
-        let answer = self.succeed(self.manifest_call(Method::GET, repository, name, accept)?).await?;
-        let stated = stated_digest(answer.response.headers(), &target)?;
+        let call = self.manifest_call(Method::GET, repository, name, accept)?;
+        self.bounded(&target, self.verified_manifest(&target, &asked, call)).await
+    }
+
+    async fn verified_manifest(
+        &self,
+        target: &Target,
+        asked: &ManifestName,
+        call: Call,
+    ) -> Result<Manifest, Error> {
+        let answer = self.succeed(call).await?;
+        let stated = stated_digest(answer.response.headers(), target)?;
         let content_type = content_type(&answer.response);
         let bytes = read_whole(answer.response, limits::MANIFEST_BYTES, self.transport().http.patience)
             .await
-            .map_err(|error| Error::from_body(&target, error))?;
+            .map_err(|error| Error::from_body(target, error))?;
         let digest = Digest::of(&bytes);
         for expected in [asked.digest(), stated].into_iter().flatten() {
-            verify(&target, expected, digest)?;
+            verify(target, expected, digest)?;
         }
         Ok(Manifest { media_type: media_type(&bytes).unwrap_or(content_type), digest, bytes })
     }
@@ -73,7 +84,8 @@ impl Client {
     ) -> Result<Digest, Error> {
         let target = Target::manifest(repository, name);
         ManifestName::parse(name, &target)?;
-        let answer = self.succeed(self.manifest_call(Method::HEAD, repository, name, accept)?).await?;
+        let call = self.manifest_call(Method::HEAD, repository, name, accept)?;
+        let answer = self.bounded(&target, self.succeed(call)).await?;
         match stated_digest(answer.response.headers(), &target)? {
             Some(digest) => {
                 drain(answer.response).await;
@@ -89,7 +101,7 @@ impl Client {
         repository: &Repository,
         name: &str,
         accept: &[&str],
-    ) -> Result<crate::request::Call, Error> {
+    ) -> Result<Call, Error> {
         let target = Target::manifest(repository, name);
         let url = self.endpoints().manifest(repository, name);
         let accept = HeaderValue::try_from(accept.join(", "))

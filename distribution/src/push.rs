@@ -46,7 +46,17 @@ impl Client {
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<(), Error> {
-        verify(&Target::blob(repository, digest), *digest, Digest::of(&bytes))?;
+        let target = Target::blob(repository, digest);
+        verify(&target, *digest, Digest::of(&bytes))?;
+        self.bounded(&target, self.push_blob_until_done(repository, digest, bytes)).await
+    }
+
+    async fn push_blob_until_done(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
         let mut backoff = Backoff::new(self.attempts());
         loop {
             let error = match self.try_push_blob(repository, digest, bytes.clone()).await {
@@ -87,7 +97,8 @@ impl Client {
             url
         });
         let call = self.call(Method::POST, url, target.clone(), Access::mount(to, from))?;
-        let answer = match self.succeed(call.header(CONTENT_LENGTH, HeaderValue::from(0))).await {
+        let call = call.header(CONTENT_LENGTH, HeaderValue::from(0));
+        let answer = match self.bounded(&target, self.succeed(call)).await {
             Ok(answer) => answer,
             // Whether the blob may be pushed at all is for the upload to find out.
             Err(Error::Unauthorized { .. } | Error::NotFound { .. }) => return Ok(false),
@@ -125,7 +136,7 @@ impl Client {
         let url = self.endpoints().manifest(repository, name);
         let call = self.call(Method::PUT, url, target.clone(), Access::push(repository))?;
         let call = call.header(CONTENT_TYPE, media_type).body(bytes).commits(0);
-        let answer = self.succeed(call).await?;
+        let answer = self.bounded(&target, self.succeed(call)).await?;
         if let Some(stated) = stated_digest(answer.response.headers(), &target)? {
             verify(&target, digest, stated)?;
         }
@@ -140,8 +151,8 @@ impl Client {
         let name = digest.to_string();
         let url = self.endpoints().manifest(repository, &name);
         let target = Target::manifest(repository, &name);
-        let answer =
-            self.succeed(self.call(Method::DELETE, url, target, Access::delete(repository))?).await?;
+        let call = self.call(Method::DELETE, url, target.clone(), Access::delete(repository))?;
+        let answer = self.bounded(&target, self.succeed(call)).await?;
         drain(answer.response).await;
         Ok(())
     }

@@ -1,14 +1,16 @@
-//! Where blobs really are: the signed URLs that registries redirect to, kept until refused.
+//! Where blobs really are: the signed URLs that registries redirect to, kept until they expire or are refused.
 //!
 //! They are secrets for as long as they are valid: never printed, never sent an `Authorization`.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use jaunt_formats::Digest;
 use lru::LruCache;
 use reqwest::{StatusCode, Url};
 
+use crate::http::Elsewhere;
 use crate::limits;
 use crate::repository::Repository;
 
@@ -16,7 +18,7 @@ use crate::repository::Repository;
 pub(crate) type BlobKey = (Repository, Digest);
 
 /// The signed URLs in use, the least recently used forgotten first.
-pub(crate) struct SignedUrls(Mutex<LruCache<BlobKey, Url>>);
+pub(crate) struct SignedUrls(Mutex<LruCache<BlobKey, Elsewhere>>);
 
 impl SignedUrls {
     pub(crate) fn new() -> Self {
@@ -24,23 +26,30 @@ impl SignedUrls {
         Self(Mutex::new(LruCache::new(capacity)))
     }
 
+    /// Where the blob was last found, if that is still good.
     pub(crate) fn of(&self, blob: &BlobKey) -> Option<Url> {
-        self.lock().get(blob).cloned()
+        let mut urls = self.lock();
+        let found = urls.get(blob)?;
+        if found.expires.is_some_and(|expires| expires <= Instant::now()) {
+            urls.pop(blob);
+            return None;
+        }
+        Some(found.url.clone())
     }
 
-    pub(crate) fn remember(&self, blob: BlobKey, url: Url) {
-        self.lock().put(blob, url);
+    pub(crate) fn remember(&self, blob: BlobKey, found: Elsewhere) {
+        self.lock().put(blob, found);
     }
 
     /// Forgets a URL that was refused, unless another request has already replaced it.
     pub(crate) fn forget(&self, blob: &BlobKey, refused: &Url) {
         let mut urls = self.lock();
-        if urls.peek(blob) == Some(refused) {
+        if urls.peek(blob).is_some_and(|found| found.url == *refused) {
             urls.pop(blob);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, LruCache<BlobKey, Url>> {
+    fn lock(&self) -> MutexGuard<'_, LruCache<BlobKey, Elsewhere>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -55,15 +64,32 @@ pub(crate) fn is_spent(status: StatusCode) -> bool {
 mod tests {
     use super::*;
 
+    fn found(url: &str, expires: Option<Instant>) -> Elsewhere {
+        Elsewhere { url: url.parse().unwrap(), expires }
+    }
+
     #[test]
     fn forgets_only_the_url_that_was_refused() {
         let urls = SignedUrls::new();
         let blob = ("r.example/a".parse().unwrap(), Digest::of(b"a"));
-        let (old, new) = ("https://s.example/?1".parse().unwrap(), "https://s.example/?2".parse().unwrap());
-        urls.remember(blob.clone(), new);
-        urls.forget(&blob, &old);
+        urls.remember(blob.clone(), found("https://s.example/?2", None));
+        urls.forget(&blob, &"https://s.example/?1".parse().unwrap());
         let kept: Url = urls.of(&blob).unwrap();
         urls.forget(&blob, &kept);
+        assert_eq!(urls.of(&blob), None);
+    }
+
+    #[test]
+    fn offers_no_url_that_has_expired() {
+        let urls = SignedUrls::new();
+        let blob = ("r.example/a".parse().unwrap(), Digest::of(b"a"));
+        let now = Instant::now();
+        urls.remember(
+            blob.clone(),
+            found("https://s.example/", now.checked_add(std::time::Duration::from_secs(60))),
+        );
+        assert!(urls.of(&blob).is_some());
+        urls.remember(blob.clone(), found("https://s.example/", Some(now)));
         assert_eq!(urls.of(&blob), None);
     }
 }

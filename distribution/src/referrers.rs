@@ -33,10 +33,13 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, Error> {
-        match self.referrers_by_api(repository, subject, artifact_type).await? {
-            Some(referrers) => Ok(referrers),
-            None => self.referrers_by_tag(repository, subject, artifact_type).await,
-        }
+        let listing = async {
+            match self.referrers_by_api(repository, subject, artifact_type).await? {
+                Some(referrers) => Ok(referrers),
+                None => self.referrers_by_tag(repository, subject, artifact_type).await,
+            }
+        };
+        self.bounded(&Target::referrers(repository, subject), listing).await
     }
 
     /// `None` when the registry does not know the API.

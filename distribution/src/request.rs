@@ -46,6 +46,7 @@ impl Call {
             authorization: None,
             repeatable: true,
             patience: transport.http.patience,
+            attempts: transport.http.attempts,
         };
         Self { target, access: Some(access), request }
     }
@@ -78,6 +79,12 @@ impl Call {
     pub(crate) fn commits(mut self, len: u64) -> Self {
         self.request.patience *= 3;
         self.request.patience += std::time::Duration::from_secs(len / limits::SLOWEST_COMMIT);
+        self
+    }
+
+    /// Reports its first failure, because there is another way to get the same.
+    pub(crate) fn tried_once(mut self) -> Self {
+        self.request.attempts = 1;
         self
     }
 

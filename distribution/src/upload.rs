@@ -55,7 +55,8 @@ struct Streaming {
 impl Client {
     /// Opens an upload.
     pub async fn start_upload(&self, repository: &Repository) -> Result<BlobUpload, Error> {
-        let session = Some(self.open_session(repository).await?);
+        let session = self.bounded(&Target::upload(repository), self.open_session(repository)).await?;
+        let session = Some(session);
         let (client, repository) = (self.clone(), repository.clone());
         Ok(BlobUpload { client, repository, session, stream: None, written: 0, largest: 0 })
     }

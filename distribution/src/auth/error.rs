@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 
 use crate::credentials::CredentialsError;
 use crate::http::{BodyError, Failure};
+use crate::limits;
 
 /// Why a registry's demand for authentication could not be met.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,12 @@ pub enum AuthError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The token service sends, but so slowly that it would hold its reader for ever.
+    #[error("token service {host} sends less than {} bytes a second", limits::SLOWEST_DOWNLOAD)]
+    TooSlow {
+        /// The token service.
+        host: String,
+    },
     /// The connection to the token service broke.
     #[error("token service {host}: the connection broke: {reason}")]
     Interrupted {
@@ -82,7 +89,10 @@ impl AuthError {
     /// Whether another try may succeed without anything being changed.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Interrupted { .. } => true,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::TooSlow { .. }
+            | Self::Interrupted { .. } => true,
             Self::Refused { passes, .. } => *passes,
             _ => false,
         }
@@ -92,6 +102,7 @@ impl AuthError {
         match failure {
             Failure::Connect { host, reason, source, .. } => Self::Unreachable { host, reason, source },
             Failure::Silent { host, after } => Self::TimedOut { host, after },
+            Failure::Trickling { host } => Self::TooSlow { host },
             Failure::Broken { host, reason, source } => Self::Interrupted { host, reason, source },
             Failure::Redirect(reason) => {
                 Self::Answer { reason: format!("from {host} is a redirect: {reason}") }

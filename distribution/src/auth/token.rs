@@ -69,18 +69,18 @@ impl TokenService {
         scopes: &[String],
     ) -> Result<Token, AuthError> {
         let request = match credential {
-            None => self.get(scopes, None, http.patience),
+            None => self.get(scopes, None, http),
             Some(Credential::Password { username, password }) => {
-                self.get(scopes, Some(basic(username, password)?), http.patience)
+                self.get(scopes, Some(basic(username, password)?), http)
             }
-            Some(Credential::IdentityToken(token)) => self.post(scopes, token, http.patience),
+            Some(Credential::IdentityToken(token)) => self.post(scopes, token, http),
         };
         let host = host_of(&self.realm);
         let answer = http.send(&request).await.map_err(|failure| AuthError::from_failure(&host, failure))?;
         read_token(&host, answer, http.patience).await
     }
 
-    fn get(&self, scopes: &[String], authorization: Option<HeaderValue>, patience: Duration) -> Request {
+    fn get(&self, scopes: &[String], authorization: Option<HeaderValue>, http: &Http) -> Request {
         let mut url = self.realm.clone();
         if self.service.is_some() || !scopes.is_empty() {
             let mut query = url.query_pairs_mut();
@@ -94,11 +94,12 @@ impl TokenService {
             body: Bytes::new(),
             authorization,
             repeatable: true,
-            patience,
+            patience: http.patience,
+            attempts: http.attempts,
         }
     }
 
-    fn post(&self, scopes: &[String], identity: &Secret, patience: Duration) -> Request {
+    fn post(&self, scopes: &[String], identity: &Secret, http: &Http) -> Request {
         // A URL's query and a form are encoded alike.
         let mut form = self.realm.clone();
         form.set_query(None);
@@ -116,7 +117,8 @@ impl TokenService {
             body: Bytes::from(form.query().unwrap_or_default().to_owned()),
             authorization: None,
             repeatable: true,
-            patience,
+            patience: http.patience,
+            attempts: http.attempts,
         }
     }
 }
@@ -175,10 +177,11 @@ mod tests {
     fn asks_for_every_scope_and_keeps_the_realms_own_query() {
         let service = service(r#"Bearer realm="https://a.example/t?x=1",service="s e""#, true).unwrap();
         let scopes = ["repository:a:pull,push".to_owned(), "aws".to_owned()];
-        let request = service.get(&scopes, None, DEFAULT_LIFE);
+        let http = Http::new(&crate::ClientConfig::default()).unwrap();
+        let request = service.get(&scopes, None, &http);
         let want = "https://a.example/t?x=1&service=s+e&scope=repository%3Aa%3Apull%2Cpush&scope=aws";
         assert_eq!(request.url.as_str(), want);
-        let request = service.post(&scopes, &Secret::new("a&b".to_owned()), DEFAULT_LIFE);
+        let request = service.post(&scopes, &Secret::new("a&b".to_owned()), &http);
         assert_eq!(request.url.as_str(), "https://a.example/t?x=1");
         assert!(request.body.ends_with(b"&scope=repository%3Aa%3Apull%2Cpush+aws&refresh_token=a%26b"));
     }

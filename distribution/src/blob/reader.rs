@@ -9,13 +9,13 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes};
 use jaunt_formats::Digest;
 use reqwest::header::{ACCEPT_ENCODING, HeaderValue, RANGE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 
 use crate::auth::Access;
 use crate::blob::content_range::{ContentRange, header};
 use crate::client::Client;
 use crate::error::Error;
-use crate::http::{Answer, Backoff, drain, next_piece};
+use crate::http::{Answer, Backoff, Body, drain};
 use crate::redirect::{BlobKey, is_spent};
 use crate::repository::Repository;
 use crate::request::Call;
@@ -31,13 +31,13 @@ pub(crate) struct Reader {
     end: Option<u64>,
     /// Whether the caller asked for a range.
     ranged: bool,
-    body: Option<Body>,
+    body: Option<Incoming>,
     /// The tries left to reopen a body that broke.
     backoff: Backoff,
 }
 
-struct Body {
-    response: Response,
+struct Incoming {
+    body: Body,
     /// Bytes in front of the wanted ones, when the server ignores ranges.
     skip: u64,
 }
@@ -71,9 +71,8 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         while self.end != Some(self.next) {
             self.open().await?;
-            let Some(body) = &mut self.body else { continue };
-            let patience = self.client.transport().http.patience;
-            match next_piece(&mut body.response, patience).await {
+            let Some(incoming) = &mut self.body else { continue };
+            match incoming.body.next().await {
                 Ok(Some(piece)) => {
                     if let Some(piece) = self.wanted_part(piece) {
                         return Ok(Some(piece));
@@ -96,10 +95,10 @@ impl Reader {
 
     /// Cuts off what lies in front of the wanted bytes, and behind them.
     fn wanted_part(&mut self, mut piece: Bytes) -> Option<Bytes> {
-        let body = self.body.as_mut()?;
-        let skipped = usize::try_from(body.skip).unwrap_or(usize::MAX).min(piece.len());
+        let incoming = self.body.as_mut()?;
+        let skipped = usize::try_from(incoming.skip).unwrap_or(usize::MAX).min(piece.len());
         piece.advance(skipped);
-        body.skip -= skipped as u64;
+        incoming.skip -= skipped as u64;
         if let Some(end) = self.end {
             piece.truncate(usize::try_from(end - self.next).unwrap_or(usize::MAX));
         }
@@ -116,7 +115,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn request(&mut self) -> Result<Body, Error> {
+    async fn request(&mut self) -> Result<Incoming, Error> {
         let answer = self.fetch().await?;
         let asked = self.asks_range();
         match answer.status() {
@@ -137,7 +136,7 @@ impl Reader {
     }
 
     /// Checks a 206: it starts where it must and ends where the wanted bytes do.
-    fn accept_part(&mut self, answer: Answer) -> Result<Body, Error> {
+    fn accept_part(&mut self, answer: Answer) -> Result<Incoming, Error> {
         let text = header(answer.response.headers());
         let wrong = || Error::WrongRange {
             target: Box::new(self.target.clone()),
@@ -160,17 +159,21 @@ impl Reader {
             Some(_) => return Err(wrong()),
             None => self.end = Some(answered.range.end),
         }
-        Ok(Body { response: answer.response, skip: 0 })
+        Ok(self.incoming(answer, 0))
     }
 
     /// A 200: the whole blob, whether or not a range was asked for.
-    fn accept_whole(&mut self, answer: Answer) -> Result<Body, Error> {
+    fn accept_whole(&mut self, answer: Answer) -> Result<Incoming, Error> {
         match (self.end, answer.response.content_length()) {
             (Some(end), Some(length)) if length < end => return Err(self.outside()),
             (None, length) => self.end = length,
             _ => {}
         }
-        Ok(Body { response: answer.response, skip: self.next })
+        Ok(self.incoming(answer, self.next))
+    }
+
+    fn incoming(&self, answer: Answer, skip: u64) -> Incoming {
+        Incoming { body: Body::new(answer.response, self.client.transport().http.patience), skip }
     }
 
     fn outside(&self) -> Error {
@@ -187,7 +190,7 @@ impl Reader {
     async fn fetch(&self) -> Result<Answer, Error> {
         let urls = self.client.signed_urls();
         if let Some(url) = urls.of(&self.blob) {
-            match self.client.transport().send(self.call()?.elsewhere(url.clone())).await {
+            match self.client.transport().send(self.call()?.elsewhere(url.clone()).tried_once()).await {
                 Ok(answer) if !is_spent(answer.status()) => return Ok(answer),
                 Ok(answer) => {
                     tracing::debug!(target = %self.target, status = %answer.status(), "signed URL spent");

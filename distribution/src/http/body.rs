@@ -1,6 +1,10 @@
 //! Reading bodies: piece by piece, whole under a limit, or only to keep the connection.
+//!
+//! A server that falls silent is given up, and so is one that trickles: the time spent waiting is
+//! bought with bytes, at [`limits::SLOWEST_DOWNLOAD`] the second. Only waiting counts, so a reader that
+//! is slow itself takes nothing from its server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
@@ -11,20 +15,45 @@ use crate::limits;
 /// How long the rest of a body nobody wants may take before its connection is given up instead.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// The next piece of a body, `None` at its end. Cancel safe: no piece is lost.
-pub(crate) async fn next_piece(
-    response: &mut Response,
+/// A body on its way.
+pub(crate) struct Body {
+    response: Response,
     patience: Duration,
-) -> Result<Option<Bytes>, Failure> {
-    match tokio::time::timeout(patience, response.chunk()).await {
-        Ok(outcome) => outcome.map_err(|error| Failure::receiving(response.url(), error)),
-        Err(_) => Err(Failure::silent(response.url(), patience)),
+    /// What is left of the patience: waiting takes from it, bytes give back.
+    left: Duration,
+}
+
+impl Body {
+    pub(crate) fn new(response: Response, patience: Duration) -> Self {
+        Self { response, patience, left: patience }
+    }
+
+    /// The next piece, `None` at the end. Cancel safe: no piece is lost.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let began = Instant::now();
+        let outcome = tokio::time::timeout(self.left, self.response.chunk()).await;
+        let piece = match outcome {
+            Ok(outcome) => outcome.map_err(|error| Failure::receiving(self.response.url(), error))?,
+            Err(_) => return Err(self.ran_out()),
+        };
+        let bought = piece.as_ref().map_or(0, Bytes::len) as f64 / limits::SLOWEST_DOWNLOAD as f64;
+        let left = self.left.saturating_sub(began.elapsed());
+        self.left = left.saturating_add(Duration::from_secs_f64(bought)).min(self.patience);
+        Ok(piece)
+    }
+
+    fn ran_out(&self) -> Failure {
+        if self.left == self.patience {
+            Failure::silent(self.response.url(), self.patience)
+        } else {
+            Failure::trickling(self.response.url())
+        }
     }
 }
 
 /// A whole body of at most `limit` bytes.
 pub(crate) async fn read_whole(
-    mut response: Response,
+    response: Response,
     limit: u64,
     patience: Duration,
 ) -> Result<Bytes, BodyError> {
@@ -32,13 +61,14 @@ pub(crate) async fn read_whole(
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(too_long);
     }
-    let Some(first) = next_piece(&mut response, patience).await? else { return Ok(Bytes::new()) };
+    let mut body = Body::new(response, patience);
+    let Some(first) = body.next().await? else { return Ok(Bytes::new()) };
     let mut rest = BytesMut::new();
     let fits = |len: usize| u64::try_from(len).is_ok_and(|len| len <= limit);
     if !fits(first.len()) {
         return Err(too_long);
     }
-    while let Some(piece) = next_piece(&mut response, patience).await? {
+    while let Some(piece) = body.next().await? {
         if rest.is_empty() {
             rest.extend_from_slice(&first);
         }

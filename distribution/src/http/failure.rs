@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::limits;
+
 /// No answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -17,6 +19,9 @@ pub(crate) enum Failure {
     /// The server took the request and kept silent.
     #[error("no answer from {host} within {after:?}")]
     Silent { host: String, after: Duration },
+    /// The server sends, but so little that it might as well be silent.
+    #[error("{host} sends less than {} bytes a second", limits::SLOWEST_DOWNLOAD)]
+    Trickling { host: String },
     /// The connection broke before the answer was complete.
     #[error("the connection to {host} broke: {reason}")]
     Broken { host: String, reason: String, source: reqwest::Error },
@@ -65,11 +70,15 @@ impl Failure {
         Self::Silent { host: host_of(url), after }
     }
 
+    pub(crate) fn trickling(url: &Url) -> Self {
+        Self::Trickling { host: host_of(url) }
+    }
+
     /// Whether another try makes sense; what was never sent can always be sent again.
     pub(crate) fn may_repeat(&self, repeatable: bool) -> bool {
         match self {
             Self::Connect { hopeless, .. } => !hopeless,
-            Self::Silent { .. } | Self::Broken { .. } => repeatable,
+            Self::Silent { .. } | Self::Trickling { .. } | Self::Broken { .. } => repeatable,
             Self::Redirect(_) => false,
         }
     }

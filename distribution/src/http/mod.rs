@@ -5,10 +5,11 @@
 //! redirect leads back.
 
 mod body;
+mod expiry;
 mod failure;
 mod retry;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -18,7 +19,8 @@ use crate::config::ClientConfig;
 use crate::endpoint::is_loopback;
 use crate::limits;
 
-pub(crate) use body::{drain, next_piece, read_whole};
+pub(crate) use body::{Body, drain, read_whole};
+use expiry::expiry;
 pub(crate) use failure::{BodyError, Failure, host_of};
 pub(crate) use retry::{Backoff, passes};
 
@@ -33,7 +35,7 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(crate) struct Http {
     proxied: Client,
     direct: Client,
-    attempts: u32,
+    pub(crate) attempts: u32,
     /// Longest silence tolerated from a server that owes us an answer.
     pub(crate) patience: Duration,
 }
@@ -49,13 +51,23 @@ pub(crate) struct Request {
     pub(crate) repeatable: bool,
     /// Longest wait for the answer's headers.
     pub(crate) patience: Duration,
+    /// How often it is tried.
+    pub(crate) attempts: u32,
 }
 
 /// An answer of any status but a redirect.
 pub(crate) struct Answer {
     pub(crate) response: Response,
     /// Where it came from, when a redirect led to another origin.
-    pub(crate) elsewhere: Option<Url>,
+    pub(crate) elsewhere: Option<Elsewhere>,
+}
+
+/// A URL of another origin that a redirect led to.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    pub(crate) url: Url,
+    /// When it stops being good, where it says so.
+    pub(crate) expires: Option<Instant>,
 }
 
 impl Answer {
@@ -76,22 +88,21 @@ impl Http {
         Ok(Self { proxied, direct, attempts: config.attempts.max(1), patience: config.read_timeout })
     }
 
-    pub(crate) fn backoff(&self) -> Backoff {
-        Backoff::new(self.attempts)
-    }
-
     /// Sends until answered, following redirects of GET and HEAD.
     pub(crate) async fn send(&self, request: &Request) -> Result<Answer, Failure> {
         let mut url = request.url.clone();
-        let mut elsewhere = false;
+        let mut elsewhere: Option<Elsewhere> = None;
         for _ in 0..=limits::REDIRECTS {
-            let authorization = request.authorization.as_ref().filter(|_| !elsewhere);
+            let authorization = request.authorization.as_ref().filter(|_| elsewhere.is_none());
             let response = self.send_until_answered(request, &url, authorization).await?;
             let Some(target) = redirect_target(&request.method, &response)? else {
-                return Ok(Answer { response, elsewhere: elsewhere.then_some(url) });
+                return Ok(Answer { response, elsewhere });
             };
+            if elsewhere.is_some() || target.origin() != request.url.origin() {
+                let expires = expiry(&target, response.headers());
+                elsewhere = Some(Elsewhere { url: target.clone(), expires });
+            }
             drain(response).await;
-            elsewhere |= target.origin() != request.url.origin();
             url = target;
         }
         Err(Failure::Redirect(format!("more than {} redirects", limits::REDIRECTS)))
@@ -114,7 +125,7 @@ impl Http {
         url: &Url,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, Failure> {
-        let mut backoff = self.backoff();
+        let mut backoff = Backoff::new(request.attempts);
         loop {
             let outcome = self.send_once(request, url, authorization).await;
             let pause = match &outcome {

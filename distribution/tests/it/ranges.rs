@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 use jaunt_distribution::{Client, ClientConfig, Error};
 use jaunt_formats::Digest;
+use tokio::io::AsyncWriteExt as _;
 use wiremock::matchers::{header, method};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -169,28 +170,64 @@ async fn a_body_that_keeps_breaking_off_is_an_error() {
     assert!(error.is_transient());
 }
 
-#[tokio::test]
-async fn slow_bodies_are_waited_for_and_silent_ones_are_not() {
-    let server = RawServer::start(|number, mut stream| async move {
-        read_head(&mut stream).await;
-        let start =
-            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-9/10\r\ncontent-length: 10\r\n\r\n";
-        send(&mut stream, start, b"").await;
-        for byte in 0..10 {
-            // The first connection is slow, the others fall silent in the middle.
-            let pause = if number > 0 && byte == 5 { 60_000 } else { 100 };
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            send(&mut stream, "", &[byte]).await;
+/// A server that sends ten pieces of this many bytes, a tenth of a second apart, or as many of them as
+/// its connection's number allows.
+async fn dripping(piece: usize, pieces_of: impl Fn(usize) -> usize + Send + 'static) -> RawServer {
+    RawServer::start(move |number, mut stream| {
+        let pieces = pieces_of(number);
+        async move {
+            read_head(&mut stream).await;
+            let (length, last) = (piece * 10, piece * 10 - 1);
+            let start = format!(
+                "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-{last}/{length}\r\ncontent-length: {length}\r\n\r\n"
+            );
+            send(&mut stream, &start, b"").await;
+            for piece in content(length).chunks(piece).take(pieces) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if stream.write_all(piece).await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
         }
     })
-    .await;
-    let client =
-        Client::new(ClientConfig { read_timeout: Duration::from_millis(500), attempts: 1, ..config() });
-    let (client, repository, digest) = (client.unwrap(), repository_at(&server.address), Digest::of(b""));
-    let bytes = client.blob_range(&repository, &digest, 0..10).await.unwrap();
-    assert_eq!(bytes, (0..10).collect::<Vec<u8>>());
-    let error = client.blob_range(&repository, &digest, 0..10).await.unwrap_err();
+    .await
+}
+
+/// A client that gives a server half a second, and no second chance.
+fn impatient() -> Client {
+    Client::new(ClientConfig { read_timeout: Duration::from_millis(500), attempts: 1, ..config() }).unwrap()
+}
+
+#[tokio::test]
+async fn slow_bodies_are_waited_for_and_silent_ones_are_not() {
+    let server = dripping(2000, |number| if number == 0 { 10 } else { 5 }).await;
+    let (client, repository, digest) = (impatient(), repository_at(&server.address), Digest::of(b""));
+    assert_eq!(client.blob_range(&repository, &digest, 0..20_000).await.unwrap(), content(20_000));
+    let error = client.blob_range(&repository, &digest, 0..20_000).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_holds_nobody() {
+    let server = dripping(1, |_| 10).await;
+    let (client, repository, digest) = (impatient(), repository_at(&server.address), Digest::of(b""));
+    let error = client.blob_range(&repository, &digest, 0..10).await.unwrap_err();
+    assert!(matches!(error, Error::TooSlow { .. }) && error.is_transient(), "{error}");
+    let want = format!("{} sends less than 4096 bytes a second", server.address);
+    assert!(error.to_string().ends_with(&want), "{error}");
+}
+
+#[tokio::test]
+async fn a_call_ends_within_the_time_its_caller_allows() {
+    // Fast enough for the client, too slow for the caller; and one that never answers at all.
+    for pieces in [10, 0] {
+        let server = dripping(2000, move |_| pieces).await;
+        let client = client().within(Duration::from_millis(300));
+        let repository = repository_at(&server.address);
+        let error = client.blob_range(&repository, &Digest::of(b""), 0..20_000).await.unwrap_err();
+        assert!(error.to_string().ends_with("not done within 300ms") && error.is_transient(), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -72,6 +72,25 @@ async fn a_redirect_is_followed_without_authorization_and_remembered() {
 }
 
 #[tokio::test]
+async fn a_signed_url_is_used_until_it_says_it_expires() {
+    // By the registry's clock, which is not ours.
+    let issued = "X-Amz-Date=20200102T030405Z&X-Amz-Expires=600";
+    for (date, resolutions) in [("Thu, 02 Jan 2020 03:04:05 GMT", 1), ("Thu, 02 Jan 2020 03:14:00 GMT", 3)] {
+        let (storage, registry, bytes) = (MockServer::start().await, MockServer::start().await, content(100));
+        let digest = Digest::of(&bytes);
+        Mock::given(path("/x")).respond_with(store(bytes.clone())).mount(&storage).await;
+        let away = redirect(&format!("{}/x?{issued}", storage.uri())).insert_header("date", date);
+        Mock::given(path(blob_path(&digest))).respond_with(away).mount(&registry).await;
+        let (client, repository) = (client(), repository(&registry));
+        for _ in 0..3 {
+            assert_eq!(client.blob_range(&repository, &digest, 1..9).await.unwrap(), bytes[1..9]);
+        }
+        assert_eq!(count(&registry).await, resolutions, "{date}");
+        assert_eq!(count(&storage).await, 3);
+    }
+}
+
+#[tokio::test]
 async fn a_refused_signed_url_is_resolved_again_once() {
     for refusal in [400, 401, 403, 404, 410] {
         let (storage, bytes) = (MockServer::start().await, content(100));
