@@ -87,14 +87,11 @@ pub enum ReadError {
         /// The range.
         range: Range<u64>,
     },
-    /// The disk failed.
-    #[error("cannot read layer {diff_id} from the store")]
+    /// The store lost it as fast as it was fetched.
+    #[error("layer {diff_id} does not stay in the store")]
     Store {
         /// The layer's diffID.
         diff_id: Digest,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
     },
     /// A fetch ended without an outcome, again and again: the daemon is stopping.
     #[error("the fetch of layer {diff_id} was abandoned")]
@@ -141,14 +138,9 @@ impl Layer {
     }
 
     /// The range's bytes if all of them are local. Blocks on the disk at most.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn read_local(&self, range: &Range<u64>) -> Result<Option<Vec<u8>>, ReadError> {
-        if !self.0.file().has(range) {
-            return Ok(None);
-        }
-        self.0.file().read(range).map(Some).map_err(|source| self.0.store_error(source))
+    pub fn read_local(&self, range: &Range<u64>) -> Option<Bytes> {
+        let file = self.0.file();
+        file.has(range).then(|| file.read(range)).flatten()
     }
 
     /// The range's bytes, fetched if need be. Cancel-safe: fetches under way go on for others and for the store.
@@ -158,20 +150,16 @@ impl Layer {
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ReadErrors> {
         let inner = &self.0;
         let spans = inner.spans_of(&range)?;
-        let waiting = inner.prefetcher.stand_back();
+        let _waiting = inner.prefetcher.stand_back();
         self.suggest_neighbours(&spans);
-        let fetched = self.fetch_missing(spans.clone()).await?;
-        drop(waiting);
-        let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
-        for (span, fetched) in inner.layer.spans[spans].iter().zip(fetched) {
-            let own = span.tar_range();
-            let part = range.start.max(own.start)..range.end.min(own.end);
-            match fetched {
-                Some(fetched) => bytes.extend_from_slice(fetched.slice(&part)),
-                None => bytes.extend(inner.file().read(&part).map_err(|source| inner.store_error(source))?),
+        // What the store turns out not to have any more when it is read is missing in the next round.
+        for _ in 0..3 {
+            let fetched = self.fetch_missing(spans.clone()).await?;
+            if let Some(bytes) = inner.assemble(&range, spans.clone(), &fetched) {
+                return Ok(bytes);
             }
         }
-        Ok(bytes)
+        Err(ReadErrors::from(ReadError::Store { diff_id: inner.layer.diff_id.0 }))
     }
 
     /// Fetches what is missing of a run of spans into the store, for nobody in particular. Failures are left to
@@ -280,6 +268,30 @@ impl Inner {
         Ok(first..last.max(first))
     }
 
+    /// A range, out of what was fetched of its spans and what the store has of the others. Reads all of them,
+    /// so that whatever the store has lost is known after one round.
+    fn assemble(
+        &self,
+        range: &Range<u64>,
+        spans: Range<usize>,
+        fetched: &[Option<TarBytes>],
+    ) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
+        let mut whole = true;
+        for (span, fetched) in self.layer.spans[spans].iter().zip(fetched) {
+            let own = span.tar_range();
+            let part = range.start.max(own.start)..range.end.min(own.end);
+            match fetched {
+                Some(fetched) => bytes.extend_from_slice(fetched.slice(&part)),
+                None => match self.file().read(&part) {
+                    Some(local) => bytes.extend_from_slice(&local),
+                    None => whole = false,
+                },
+            }
+        }
+        whole.then_some(bytes)
+    }
+
     /// Where a run of spans lies in the blob; `None` for an empty run.
     fn blob_range(&self, spans: &Range<usize>) -> Option<Range<u64>> {
         let run = self.layer.spans.get(spans.clone())?;
@@ -381,10 +393,6 @@ impl Inner {
         let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
         tracing::debug!(blob = %self.layer.converted.digest, start, len = bytes.len(), milliseconds, "fetched");
         Ok(bytes)
-    }
-
-    fn store_error(&self, source: std::io::Error) -> ReadError {
-        ReadError::Store { diff_id: self.layer.diff_id.0, source }
     }
 }
 

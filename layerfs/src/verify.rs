@@ -76,10 +76,15 @@ impl TarBytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use jaunt_formats::{BlobOffset, SpanDigest};
 
     use super::*;
+
+    /// Bytes that need no verifying, for tests of what comes behind it.
+    pub(crate) fn trusted(offset: u64, bytes: &[u8]) -> TarBytes {
+        TarBytes { offset: TarOffset(offset), bytes: Bytes::copy_from_slice(bytes) }
+    }
 
     fn span(compressed: &[u8], tar_len: usize, digest: [u8; 32]) -> Span {
         Span {

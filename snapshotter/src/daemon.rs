@@ -87,9 +87,8 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
-    let (snapshotter, mounts) = assemble(config, supervisor)?;
+    let snapshotter = assemble(config, supervisor)?;
     snapshotter.restore().await.map_err(state(config))?;
-    tokio::spawn(Arc::clone(&mounts).maintain());
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
@@ -107,11 +106,10 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
             tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
         }
     };
-    mounts.persist().await;
     Ok(served?)
 }
 
-fn assemble(config: &Config, supervisor: Handle) -> Result<(Arc<Snapshotter>, Arc<Mounts>), DaemonError> {
+fn assemble(config: &Config, supervisor: Handle) -> Result<Arc<Snapshotter>, DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
@@ -132,9 +130,9 @@ fn assemble(config: &Config, supervisor: Handle) -> Result<(Arc<Snapshotter>, Ar
         ..ResolveLimits::default()
     };
     let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits));
-    let snapshotter = Snapshotter::new(root, &run_dir, store, Arc::new(Arc::clone(&mounts)), resolver)
-        .map_err(state(config))?;
-    Ok((Arc::new(snapshotter), mounts))
+    let snapshotter =
+        Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
+    Ok(Arc::new(snapshotter))
 }
 
 fn client_config(config: &Config) -> ClientConfig {

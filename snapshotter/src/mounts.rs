@@ -26,8 +26,6 @@ use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 const THREADS: usize = 2;
-/// How often what is present is made to survive a power cut.
-const PERSIST_EVERY: Duration = Duration::from_secs(5);
 /// How long an unmounted file system's session may take to notice: microseconds, on a busy machine more.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -85,23 +83,6 @@ impl Mounts {
             failing,
             diff_ids,
         }))
-    }
-
-    /// Keeps writing down what is present, until the runtime ends.
-    pub async fn maintain(self: Arc<Self>) {
-        let mut ticks = tokio::time::interval(PERSIST_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.persist().await;
-        }
-    }
-
-    /// Writes down what is present, once.
-    pub async fn persist(&self) {
-        let store = self.store.clone();
-        // A panic there has been reported by its own thread.
-        let _ = tokio::task::spawn_blocking(move || store.persist()).await;
     }
 
     fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {

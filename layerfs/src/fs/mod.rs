@@ -18,7 +18,7 @@ pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
 use crate::index_file::MappedIndex;
-use crate::layer::{Layer, ReadErrors};
+use crate::layer::Layer;
 use crate::layers::Layers;
 use crate::source::Source;
 use crate::store::Store;
@@ -191,8 +191,8 @@ impl LayerFs {
         for stretch in stretches {
             match stretch {
                 Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
-                Stretch::Tar(range) => match layer.read_local(&range).map_err(ReadErrors::from)? {
-                    Some(part) if bytes.is_empty() => bytes = part,
+                Stretch::Tar(range) => match layer.read_local(&range) {
+                    Some(part) if bytes.is_empty() => bytes = part.into(),
                     Some(part) => bytes.extend_from_slice(&part),
                     None => return Ok(None),
                 },

@@ -1,96 +1,125 @@
 //! One layer's tar on disk, as far as it has been needed.
 //!
-//! A disk that cannot hold it (full, read-only, broken) is no error: nothing is present then, and every span that
-//! arrives tries the disk again.
+//! What is read back has been compared with the checksum that was noted when it was written, every time: a disk
+//! that lost or changed it is found out, and the bytes are fetched again. A disk that cannot hold it
+//! (full, read-only, broken) is no error: nothing is present then, and every span that arrives tries again.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use super::StoreError;
-use super::presence::Presence;
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+
+use super::cut::Cut;
+use super::record::{Record, Sum};
+use super::{StoreCounters, StoreError};
 use crate::verify::TarBytes;
 
-/// Bytes a presence bit stands for. Files start at multiples of it in a tar, and so do spans.
-const BLOCK: u64 = 512;
-
-/// A sparse file with the layer's tar, and which blocks of it are there.
+/// A sparse file with the layer's tar, and which units of it are there.
 pub struct LayerFile {
     directory: PathBuf,
-    tar_len: u64,
+    cut: Cut,
     disk: OnceLock<OnDisk>,
     /// One opens at a time.
     opening: Mutex<()>,
+    counters: Arc<StoreCounters>,
 }
 
 struct OnDisk {
     data: File,
-    presence: Presence,
+    record: Record,
+    /// Held by all who read or write units; exclusively by those who take units away.
+    gate: RwLock<()>,
 }
+
+/// Units that are claimed but are not what the disk gives.
+struct Damaged;
 
 impl LayerFile {
     /// The file of a layer that is kept in `directory`.
-    pub(super) fn open(directory: PathBuf, tar_len: u64) -> Self {
-        let file = Self { directory, tar_len, disk: OnceLock::new(), opening: Mutex::default() };
+    pub(super) fn open(directory: PathBuf, cut: Cut, counters: Arc<StoreCounters>) -> Self {
+        let file = Self { directory, cut, disk: OnceLock::new(), opening: Mutex::default(), counters };
         if let Err(error) = file.on_disk() {
             tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
         }
         file
     }
 
-    /// Whether every byte of a tar range is there.
+    /// Whether every byte of a tar range seems to be there. Costs no I/O; [`read`](Self::read) has the last word.
     pub fn has(&self, range: &Range<u64>) -> bool {
-        let present = |disk: &OnDisk| disk.presence.all(outer_blocks(range));
-        range.is_empty() || range.end <= self.tar_len && self.disk.get().is_some_and(present)
+        let present = |disk: &OnDisk| self.cut.units_of(range).is_some_and(|units| disk.record.all(units));
+        range.is_empty() || self.disk.get().is_some_and(present)
     }
 
-    /// Reads a range that [`has`](Self::has) said is there.
-    ///
-    /// # Errors
-    /// The disk fails, or the file was cut behind our back.
-    pub fn read(&self, range: &Range<u64>) -> io::Result<Vec<u8>> {
-        let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        if !range.is_empty() {
-            let disk = self.disk.get().ok_or(io::ErrorKind::NotFound)?;
-            disk.data.read_exact_at(&mut bytes, range.start)?;
+    /// The bytes of a range, if all of them are there and are what was written. What is not is no longer
+    /// present after this.
+    pub fn read(&self, range: &Range<u64>) -> Option<Bytes> {
+        if range.is_empty() {
+            return Some(Bytes::new());
         }
-        Ok(bytes)
+        let disk = self.disk.get()?;
+        let units = self.cut.units_of(range)?;
+        match disk.read(&self.cut, units.clone()) {
+            Ok(read) => read.map(|(start, bytes)| {
+                let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
+                bytes.slice(at(range.start)..at(range.end))
+            }),
+            Err(Damaged) => {
+                self.put_out_of_use(disk, units);
+                None
+            }
+        }
     }
 
-    /// Keeps verified bytes.
+    /// Keeps verified bytes: those of units that they cover wholly, as those of a span do.
     ///
     /// # Errors
     /// The disk is full or fails; nothing is marked as present then.
     pub fn keep(&self, bytes: &TarBytes) -> io::Result<()> {
         let range = bytes.range();
-        if range.end > self.tar_len {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "bytes beyond the end of the layer"));
-        }
+        let Some(units) = self.cut.units_of(&range) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "bytes that no span of the layer covers",
+            ));
+        };
+        let covered = |unit: &Range<u64>| range.start <= unit.start && unit.end <= range.end;
+        let whole: Vec<_> =
+            units.clone().zip(self.cut.ranges_of(units)).filter(|(_, r)| covered(r)).collect();
+        let (Some((first, start)), Some((_, end))) = (whole.first(), whole.last()) else { return Ok(()) };
         let disk = self.on_disk().map_err(|error| error.source)?;
-        disk.data.write_all_at(bytes.bytes(), range.start)?;
-        disk.presence.set(self.inner_blocks(&range));
-        Ok(())
+        let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
+        disk.data.write_all_at(bytes.slice(&(start.start..end.end)), start.start)?;
+        let sums: Vec<Sum> = whole.iter().map(|(_, range)| Sum::of(bytes.slice(range))).collect();
+        disk.record.claim(*first, &sums)
     }
 
-    /// Bytes present, rounded to blocks.
+    /// Bytes present.
     pub fn present_bytes(&self) -> u64 {
-        let blocks = self.disk.get().map_or(0, |disk| disk.presence.count());
-        (blocks as u64 * BLOCK).min(self.tar_len)
+        let Some(disk) = self.disk.get() else { return 0 };
+        let units = 0..self.cut.units();
+        let there = units.clone().zip(self.cut.ranges_of(units)).filter(|(unit, _)| disk.record.has(*unit));
+        there.map(|(_, range)| range.end - range.start).sum()
     }
 
-    /// Makes what is present survive a power cut.
-    ///
-    /// # Errors
-    /// The disk fails; what was written down before still holds.
-    pub fn persist(&self) -> Result<(), StoreError> {
-        let Some(disk) = self.disk.get() else { return Ok(()) };
-        let fail =
-            |source| StoreError { path: self.directory.clone(), what: "write down what is present", source };
-        disk.presence.persist(&self.directory, &disk.data).map_err(fail)
+    /// Takes away those of the units that are not what was written, so that they are fetched again.
+    fn put_out_of_use(&self, disk: &OnDisk, units: Range<usize>) {
+        let _gate = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+        for (unit, range) in units.clone().zip(self.cut.ranges_of(units)) {
+            if let Err(Damaged) = disk.read_held(&self.cut, unit..unit + 1) {
+                let forgotten = disk.record.disclaim(unit..unit + 1);
+                self.counters.damaged_units.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(
+                    layer = %self.directory.display(), start = range.start, len = range.end - range.start,
+                    ?forgotten, "bytes on disk are damaged, or were lost in a crash: they are fetched again"
+                );
+            }
+        }
     }
 
     /// The files, opened if they are not yet.
@@ -102,47 +131,73 @@ impl LayerFile {
         match self.disk.get() {
             Some(disk) => Ok(disk),
             None => {
-                let disk = OnDisk::open(&self.directory, self.tar_len)?;
+                let disk = OnDisk::open(&self.directory, &self.cut)?;
                 Ok(self.disk.get_or_init(|| disk))
             }
         }
     }
-
-    /// The blocks that lie wholly within a range; the layer's last block may be short.
-    fn inner_blocks(&self, range: &Range<u64>) -> Range<usize> {
-        let end = if range.end == self.tar_len { range.end.div_ceil(BLOCK) } else { range.end / BLOCK };
-        index(range.start.div_ceil(BLOCK))..index(end)
-    }
 }
 
 impl OnDisk {
-    fn open(directory: &Path, tar_len: u64) -> Result<Self, StoreError> {
+    fn open(directory: &Path, cut: &Cut) -> Result<Self, StoreError> {
         let fail = |what| move |source| StoreError { path: directory.to_owned(), what, source };
         std::fs::create_dir_all(directory).map_err(fail("create the layer's directory"))?;
-        let data =
-            File::options().create(true).truncate(false).read(true).write(true).open(directory.join("data"));
-        let data = data.map_err(fail("open the layer's data"))?;
-        if data.metadata().map_err(fail("look at the layer's data"))?.len() != tar_len {
-            // Also heals a `data` that was lost while `present` was not: what is gone reads as absent below.
-            std::fs::remove_file(directory.join("present")).or_else(ignore_missing).map_err(fail("reset"))?;
-            std::fs::remove_file(directory.join("live")).or_else(ignore_missing).map_err(fail("reset"))?;
-            data.set_len(tar_len).map_err(fail("size the layer's data"))?;
+        let mut options = File::options();
+        options.create(true).truncate(false).read(true).write(true);
+        let data = options.open(directory.join("data")).map_err(fail("open the layer's data"))?;
+        let record = Record::open(&directory.join("units"), cut.units());
+        Ok(Self {
+            data,
+            record: record.map_err(fail("open the record of what is present"))?,
+            gate: RwLock::default(),
+        })
+    }
+
+    /// Where a run of units starts, and their bytes; `None` if they are not all there.
+    fn read(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        self.read_held(cut, units)
+    }
+
+    /// As [`read`](Self::read), for who holds the gate.
+    fn read_held(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
+        if !self.record.all(units.clone()) {
+            return Ok(None);
         }
-        let blocks = usize::try_from(tar_len.div_ceil(BLOCK)).unwrap_or(usize::MAX);
-        let presence = Presence::open(directory, blocks).map_err(fail("read what is present"))?;
-        Ok(Self { data, presence })
+        let ranges: Vec<Range<u64>> = cut.ranges_of(units.clone()).collect();
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
+        let read = read_exact(&self.data, &(first.start..last.end));
+        let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
+        let (bytes, sums) = read.map_err(|error| {
+            tracing::warn!(%error, "the disk does not give what was written");
+            Damaged
+        })?;
+        let mut rest = &bytes[..];
+        for (range, sum) in ranges.iter().zip(sums) {
+            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            let (unit, behind) = rest.split_at_checked(len).ok_or(Damaged)?;
+            if sum != Some(Sum::of(unit)) {
+                return Err(Damaged);
+            }
+            rest = behind;
+        }
+        Ok(Some((first.start, bytes.into())))
     }
 }
 
-/// The blocks that a range touches.
-fn outer_blocks(range: &Range<u64>) -> Range<usize> {
-    index(range.start / BLOCK)..index(range.end.div_ceil(BLOCK))
-}
-
-fn index(block: u64) -> usize {
-    usize::try_from(block).unwrap_or(usize::MAX)
-}
-
-fn ignore_missing(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+/// Reads a range without zeroing the buffer first.
+fn read_exact(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = range.start + bytes.len() as u64;
+        // The allocator may have given more room than was asked for.
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }

@@ -1,9 +1,8 @@
 //! The local store: decoded layers on disk, shared by every image that has them.
 //!
 //! ```text
-//! <root>/layers/<diffID hex>/<cut>/data       the tar, sparse, at its own offsets
-//!                                 /present    which 512-byte blocks are there: as of the last sync
-//!                                 /live       the same, up to date, but to be believed only within one boot
+//! <root>/layers/<diffID hex>/<cut>/data     the tar, sparse, at its own offsets
+//!                                 /units    which units of it are there, and what they must hash to
 //! ```
 //!
 //! `cut` is a hash of the layer's spans and their digests. An index only claims its diffIDs: whoever may push to
@@ -11,51 +10,47 @@
 //! have verified against the same digests, and nothing else. Conversion is deterministic, so those that share a
 //! layer do share it.
 //!
-//! A block's bit is trusted only where its bytes must be on the disk as well: `present` is written after the data
-//! was synced, `live` counts only while the kernel that holds the page cache still runs. So neither a killed
-//! daemon nor a power cut makes a hole in a sparse file look like content. Only verified bytes get in.
+//! Only verified bytes get in, and what is read is compared with the checksum that was noted then. So neither a
+//! killed daemon, a power cut nor a failing disk makes something else look like content, and nothing waits for a
+//! disk to sync.
 
 mod bitmap;
+mod cut;
 mod layer_file;
-mod presence;
+mod record;
 
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use jaunt_formats::DiffId;
 use jaunt_formats::launch::LaunchLayer;
-use jaunt_formats::{DiffId, DigestScope};
 
 pub use layer_file::LayerFile;
+
+use self::cut::{Cut, CutName};
 
 /// All layers of a node.
 pub struct Store {
     root: PathBuf,
     open: Mutex<HashMap<LayerKey, Weak<LayerFile>>>,
+    counters: Arc<StoreCounters>,
+}
+
+/// What happened in the store since the process started.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Units whose bytes on disk were not what had been written.
+    pub damaged_units: AtomicU64,
 }
 
 /// What one set of files is for: a diffID, and the digests that its bytes were verified against.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct LayerKey {
     diff_id: DiffId,
-    cut: [u8; 16],
-}
-
-impl LayerKey {
-    fn of(layer: &LaunchLayer) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&layer.tar_len.to_le_bytes());
-        hasher.update(&[u8::from(layer.scope == DigestScope::Compressed)]);
-        for span in &layer.spans {
-            hasher.update(&span.tar_offset.0.to_le_bytes());
-            hasher.update(&span.tar_len.to_le_bytes());
-            hasher.update(&span.digest.0);
-        }
-        let mut cut = [0; 16];
-        hasher.finalize_xof().fill(&mut cut);
-        Self { diff_id: layer.diff_id, cut }
-    }
+    cut: CutName,
 }
 
 /// Why the store cannot be used.
@@ -83,38 +78,27 @@ impl Store {
         std::fs::write(&probe, b"")
             .and_then(|()| std::fs::remove_file(&probe))
             .map_err(fail("write to it"))?;
-        Ok(Self { root: root.to_owned(), open: Mutex::default() })
+        Ok(Self { root: root.to_owned(), open: Mutex::default(), counters: Arc::default() })
     }
 
     /// The layer's file; the same one for all who hold it at a time. Where the disk cannot hold it, it stays empty.
     pub fn layer(&self, layer: &LaunchLayer) -> Arc<LayerFile> {
-        let key = LayerKey::of(layer);
+        let cut = Cut::of(layer);
+        let key = LayerKey { diff_id: layer.diff_id, cut: cut.name() };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&key).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(LayerFile::open(self.files(&key), layer.tar_len));
+        let file = Arc::new(LayerFile::open(self.files(&key), cut, self.counters.clone()));
         open.insert(key, Arc::downgrade(&file));
         open.retain(|_, file| file.strong_count() > 0);
         file
     }
 
-    /// Writes down what is present, data first, for every open layer with news. Called now and then, and at the end.
-    pub fn persist(&self) {
-        let layers: Vec<Arc<LayerFile>> = {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.values().filter_map(Weak::upgrade).collect()
-        };
-        for layer in layers {
-            if let Err(error) = layer.persist() {
-                tracing::warn!(%error, cause = %error.source, "what is present could not be written down");
-            }
-        }
-    }
-
     /// Bytes of a layer that are present. A layer that was never needed costs nothing, not even a directory.
     pub fn present_bytes(&self, layer: &LaunchLayer) -> u64 {
-        if !self.files(&LayerKey::of(layer)).exists() {
+        let key = LayerKey { diff_id: layer.diff_id, cut: Cut::of(layer).name() };
+        if !self.files(&key).exists() {
             return 0;
         }
         self.layer(layer).present_bytes()
@@ -152,17 +136,24 @@ impl Store {
         }
     }
 
+    /// What happened in it.
+    pub fn counters(&self) -> &StoreCounters {
+        &self.counters
+    }
+
     /// The directory it lives in.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
     fn files(&self, key: &LayerKey) -> PathBuf {
-        let cut: String = key.cut.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.directory(key.diff_id).join(cut)
+        self.directory(key.diff_id).join(key.cut.to_string())
     }
 
     fn directory(&self, diff_id: DiffId) -> PathBuf {
         self.root.join(diff_id.0.hex())
     }
 }
+
+#[cfg(test)]
+mod tests;

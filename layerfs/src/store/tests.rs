@@ -1,0 +1,253 @@
+//! The store against a naive model, and against what a power cut leaves.
+
+use std::fs;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use jaunt_formats::launch::{Blob, Compression};
+use jaunt_formats::{BlobOffset, Digest, DigestScope, Span, SpanDigest, TarOffset};
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::cut::UNIT;
+use crate::verify::tests::trusted;
+
+/// A layer as podman's are seen: spans that start and end anywhere, with gaps between some.
+struct Fixture {
+    tar: Vec<u8>,
+    layer: LaunchLayer,
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(spans: &[(u64, u64)]) -> Self {
+        let (mut cut, mut at) = (Vec::new(), 0);
+        for &(gap, len) in spans {
+            at += gap;
+            cut.push(Span {
+                blob_offset: BlobOffset(at),
+                compressed_len: len as u32,
+                tar_offset: TarOffset(at),
+                tar_len: len as u32,
+                digest: SpanDigest([len as u8; 32]),
+            });
+            at += len;
+        }
+        let tar: Vec<u8> = (0..at).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+        let blob = Blob { digest: Digest::of(&tar), len: at, compression: Compression::Zstd };
+        let layer = LaunchLayer {
+            diff_id: DiffId(blob.digest),
+            original: blob,
+            converted: blob,
+            tar_len: at,
+            scope: DigestScope::Uncompressed,
+            spans: cut,
+        };
+        Self { tar, layer, directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> Arc<LayerFile> {
+        Store::open(self.directory.path()).unwrap().layer(&self.layer)
+    }
+
+    fn files(&self) -> PathBuf {
+        self.directory.path().join(self.layer.diff_id.0.hex()).join(Cut::of(&self.layer).name().to_string())
+    }
+
+    fn keep(&self, file: &LayerFile, span: usize) {
+        let range = self.layer.spans[span].tar_range();
+        file.keep(&trusted(range.start, self.slice(&range))).unwrap();
+    }
+
+    fn slice(&self, range: &Range<u64>) -> &[u8] {
+        &self.tar[range.start as usize..range.end as usize]
+    }
+
+    /// Every unit's range, found without the code under test.
+    fn units(&self) -> Vec<Range<u64>> {
+        let units_of = |span: &Span| {
+            let range = span.tar_range();
+            range.clone().step_by(UNIT as usize).map(move |start| start..range.end.min(start + UNIT))
+        };
+        self.layer.spans.iter().flat_map(units_of).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Keep(prop::sample::Index),
+    Read(prop::sample::Index, u64),
+    Flip(prop::sample::Index),
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let place = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => place().prop_map(Op::Keep),
+        4 => (place(), prop_oneof![0..600u64, 0..100_000u64]).prop_map(|(at, len)| Op::Read(at, len)),
+        1 => place().prop_map(Op::Flip),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+fn spans() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let gap = prop_oneof![3 => Just(0u64), 1 => 1..3000u64];
+    let len = prop_oneof![1..1500u64, 16_000..17_000u64, 1..70_000u64];
+    prop::collection::vec((gap, len), 1..8)
+}
+
+/// What is there, byte by byte, and which bytes were changed behind the store's back.
+struct Model {
+    there: Vec<bool>,
+    flipped: Vec<bool>,
+    units: Vec<Range<u64>>,
+}
+
+impl Model {
+    fn has(&self, range: &Range<u64>) -> bool {
+        self.there[range.start as usize..range.end as usize].iter().all(|there| *there)
+    }
+
+    /// Whether a range is given; units that are found damaged are there no longer.
+    fn read(&mut self, range: &Range<u64>) -> bool {
+        if !self.has(range) {
+            return false;
+        }
+        let mut sound = true;
+        for unit in self.units.iter().filter(|unit| unit.start < range.end && range.start < unit.end) {
+            let bytes = unit.start as usize..unit.end as usize;
+            if self.flipped[bytes.clone()].iter().any(|flipped| *flipped) {
+                self.there[bytes].fill(false);
+                sound = false;
+            }
+        }
+        sound
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn behaves_like_a_set_of_bytes(spans in spans(), ops in prop::collection::vec(op(), 1..40)) {
+        let fixture = Fixture::new(&spans);
+        let nothing = vec![false; fixture.tar.len()];
+        let mut model = Model { there: nothing.clone(), flipped: nothing, units: fixture.units() };
+        let mut file = fixture.open();
+        for op in ops {
+            match op {
+                Op::Keep(span) => {
+                    let span = span.index(spans.len());
+                    fixture.keep(&file, span);
+                    let range = fixture.layer.spans[span].tar_range();
+                    let bytes = range.start as usize..range.end as usize;
+                    model.there[bytes.clone()].fill(true);
+                    model.flipped[bytes].fill(false);
+                }
+                Op::Read(at, len) => {
+                    let start = at.index(fixture.tar.len()) as u64;
+                    let range = start..(start + len).min(fixture.tar.len() as u64);
+                    prop_assert_eq!(file.has(&range), model.has(&range), "{:?}", range);
+                    let read = file.read(&range);
+                    prop_assert_eq!(read.is_some(), model.read(&range), "{:?}", range);
+                    if let Some(bytes) = read {
+                        prop_assert!(bytes == fixture.slice(&range), "wrong bytes at {:?}", range);
+                    }
+                }
+                Op::Flip(at) => {
+                    let at = at.index(fixture.tar.len());
+                    let mut data = fs::read(fixture.files().join("data")).unwrap();
+                    if let Some(byte) = data.get_mut(at) {
+                        *byte ^= 1;
+                        model.flipped[at] = !model.flipped[at];
+                        fs::write(fixture.files().join("data"), data).unwrap();
+                    }
+                }
+                Op::Reopen => {
+                    drop(file);
+                    file = fixture.open();
+                }
+            }
+        }
+        let present = model.there.iter().filter(|there| **there).count() as u64;
+        prop_assert_eq!(file.present_bytes(), present);
+    }
+
+    /// Without a sync, each page of each file may be on the disk as it was at any time. doc/SEMANTICS.md B5.
+    #[test]
+    fn whatever_a_power_cut_leaves_is_right_or_absent(
+        spans in spans(),
+        kept in prop::collection::vec(any::<prop::sample::Index>(), 1..12),
+        pages in prop::collection::vec(any::<prop::sample::Index>(), 256),
+    ) {
+        let fixture = Fixture::new(&spans);
+        let file = fixture.open();
+        let names = ["data", "units"].map(|name| fixture.files().join(name));
+        let mut moments: Vec<[Vec<u8>; 2]> = vec![names.clone().map(|name| fs::read(name).unwrap())];
+        for span in kept {
+            fixture.keep(&file, span.index(spans.len()));
+            moments.push(names.clone().map(|name| fs::read(name).unwrap()));
+        }
+        drop(file);
+        let mut pages = pages.iter().cycle();
+        for (which, name) in names.iter().enumerate() {
+            let len = moments.last().map_or(0, |moment| moment[which].len());
+            let mut left = vec![0; len];
+            for (at, page) in left.chunks_mut(4096).enumerate() {
+                let moment = &pages.next().unwrap().get(&moments)[which];
+                let then = moment.get(at * 4096..moment.len().min(at * 4096 + page.len())).unwrap_or_default();
+                page[..then.len()].copy_from_slice(then);
+            }
+            fs::write(name, left).unwrap();
+        }
+        let file = fixture.open();
+        for range in fixture.units() {
+            if let Some(bytes) = file.read(&range) {
+                prop_assert!(bytes == fixture.slice(&range), "wrong bytes at {:?}", range);
+            }
+        }
+        // What was lost can be kept again.
+        for span in 0..spans.len() {
+            fixture.keep(&file, span);
+            let range = fixture.layer.spans[span].tar_range();
+            prop_assert!(file.read(&range).is_some_and(|bytes| bytes == fixture.slice(&range)));
+        }
+    }
+}
+
+/// Spans of two files that meet within a block, a page and a unit of the disk.
+#[test]
+fn neighbours_that_share_a_block_do_not_vouch_for_each_other() {
+    let fixture = Fixture::new(&[(0, 700), (0, 20_000), (36, 1)]);
+    let file = fixture.open();
+    fixture.keep(&file, 0);
+    assert!(file.has(&(0..700)) && !file.has(&(0..701)) && !file.has(&(700..701)));
+    fixture.keep(&file, 1);
+    assert_eq!(file.read(&(0..20_700)).unwrap(), fixture.tar[..20_700]);
+    fixture.keep(&file, 2);
+    let file = fixture.open();
+    assert_eq!(file.read(&(699..20_700)).unwrap(), fixture.tar[699..20_700]);
+    assert!(file.has(&(20_736..20_737)) && !file.has(&(20_699..20_737)), "nothing covers the gap");
+    assert!(!file.has(&(20_736..20_738)), "nor what lies beyond the end");
+}
+
+#[test]
+fn a_record_that_is_none_is_put_aside_and_the_layer_starts_anew() {
+    let fixture = Fixture::new(&[(0, 100_000)]);
+    fixture.keep(&fixture.open(), 0);
+    let record = fixture.files().join("units");
+    for damage in [|bytes: &mut Vec<u8>| bytes[8] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(70)] {
+        let mut bytes = fs::read(&record).unwrap();
+        damage(&mut bytes);
+        fs::write(&record, bytes).unwrap();
+        let file = fixture.open();
+        assert!(!file.has(&(0..1)));
+        assert!(record.with_extension("damaged").exists());
+        fixture.keep(&file, 0);
+        assert_eq!(fixture.open().read(&(0..100_000)).unwrap(), fixture.tar);
+    }
+    // A power cut may leave a record without its header.
+    fs::write(&record, vec![0; 80]).unwrap();
+    assert!(!fixture.open().has(&(0..1)));
+}
