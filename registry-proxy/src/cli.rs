@@ -75,7 +75,7 @@ pub struct ReadArgs {
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// The image: host/name:tag or host/name@digest
+    /// The image: host/name:tag, host/name@digest, or oci:DIR[:tag] for an OCI layout on disk
     #[arg(value_name = "REF")]
     pub reference: ImageName,
     /// Only these platforms of a multi-platform image: os/arch or os/arch/variant (repeatable)

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
-use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX};
+use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX, OCI_MANIFEST};
 use jaunt_formats::{Digest, Platform};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 /// A document that is not what it should be.
@@ -120,4 +120,22 @@ pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), std::io::Er
 
 pub fn is_index(manifest: &Manifest) -> bool {
     [OCI_INDEX, DOCKER_LIST].contains(&manifest.media_type.as_str())
+}
+
+/// What a manifest says it is, or what its fields show it to be.
+pub fn media_type(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        media_type: Option<String>,
+        manifests: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(bytes).ok()?;
+    let shown = || match shape {
+        Shape { manifests: Some(_), .. } => Some(OCI_INDEX.to_owned()),
+        Shape { layers: Some(_), .. } => Some(OCI_MANIFEST.to_owned()),
+        _ => None,
+    };
+    shape.media_type.or_else(shown)
 }

@@ -2,11 +2,15 @@
 
 use jaunt_distribution::Error as RegistryError;
 
+use super::layout::LayoutError;
+
 /// The place's own error, which names the place and the object.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
 }
 
 impl PlaceError {
@@ -14,6 +18,7 @@ impl PlaceError {
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::Registry(error) => error.is_not_found(),
+            Self::Layout(error) => matches!(error, LayoutError::NotFound { .. }),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A repository of a registry, through the distribution API.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Manifest, PushedManifest, Repository};
@@ -65,6 +67,10 @@ impl RegistryPlace {
     pub async fn blob_stream(&self, digest: &Digest) -> Result<BlobStream, PlaceError> {
         let stream = self.client.blob_stream(&self.repository, digest).await?;
         Ok(stream.map_err(PlaceError::from).boxed())
+    }
+
+    pub async fn blob_range(&self, digest: &Digest, range: Range<u64>) -> Result<Bytes, PlaceError> {
+        Ok(self.client.blob_range(&self.repository, digest, range).await?)
     }
 
     pub async fn blob_exists(&self, digest: &Digest) -> Result<Option<u64>, PlaceError> {

@@ -5,11 +5,13 @@ use jaunt_distribution::BlobUpload;
 use jaunt_formats::Digest;
 
 use super::PlaceError;
+use super::layout::LayoutUpload;
 
 /// An upload. Dropped unfinished, it leaves nothing.
 #[must_use = "an upload counts only once it is finished"]
 pub enum Upload {
     Registry(BlobUpload),
+    Layout(LayoutUpload),
 }
 
 impl Upload {
@@ -17,6 +19,7 @@ impl Upload {
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), PlaceError> {
         match self {
             Self::Registry(upload) => Ok(upload.write(bytes).await?),
+            Self::Layout(upload) => Ok(upload.write(bytes).await?),
         }
     }
 
@@ -25,6 +28,7 @@ impl Upload {
     pub async fn finish(self, digest: &Digest, len: u64) -> Result<(), PlaceError> {
         match self {
             Self::Registry(upload) => Ok(upload.finish(digest, len).await?),
+            Self::Layout(upload) => Ok(upload.finish(digest, len).await?),
         }
     }
 
@@ -32,6 +36,7 @@ impl Upload {
     pub async fn abort(self) {
         match self {
             Self::Registry(upload) => upload.abort().await,
+            Self::Layout(upload) => drop(upload),
         }
     }
 }

@@ -3,5 +3,6 @@
 
 mod attach;
 mod failures;
+mod layout;
 mod replace;
 mod support;
