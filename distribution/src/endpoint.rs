@@ -41,6 +41,10 @@ impl Endpoints {
         self.url(repository, &format!("referrers/{digest}"))
     }
 
+    pub(crate) fn tags(&self, repository: &Repository, count: &str) -> Result<Url, InvalidHost> {
+        self.url(repository, &format!("tags/list?n={count}"))
+    }
+
     pub(crate) fn uploads(&self, repository: &Repository) -> Result<Url, InvalidHost> {
         self.url(repository, "blobs/uploads/")
     }

@@ -22,11 +22,13 @@ mod error;
 mod http;
 pub mod limits;
 mod manifest;
+mod page;
 mod push;
 mod redirect;
 mod referrers;
 mod repository;
 mod request;
+mod tags;
 mod target;
 mod upload;
 

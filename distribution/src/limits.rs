@@ -11,6 +11,10 @@ pub const MANIFEST_BYTES: u64 = 4 << 20;
 pub const REFERRERS_PAGE_BYTES: u64 = MANIFEST_BYTES;
 /// Pages of referrers followed before the listing counts as endless.
 pub const REFERRERS_PAGES: usize = 64;
+/// Bytes of one page of tags.
+pub const TAGS_PAGE_BYTES: u64 = MANIFEST_BYTES;
+/// Pages of tags followed before the listing counts as endless.
+pub const TAGS_PAGES: usize = 256;
 /// Bytes of a token service's answer; the largest tokens seen are about 20 KiB.
 pub(crate) const TOKEN_ANSWER_BYTES: u64 = 256 << 10;
 /// Bytes of an error's body that are read: for its message, and so that the connection can be kept.

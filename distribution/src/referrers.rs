@@ -7,8 +7,8 @@
 use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_INDEX;
 use oci_spec::image::Descriptor;
-use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
-use reqwest::{Method, Url};
+use reqwest::Method;
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 
 use crate::auth::Access;
 use crate::client::Client;
@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::http::{Answer, drain, read_whole};
 use crate::limits;
 use crate::manifest::content_type;
+use crate::page::next_page;
 use crate::repository::Repository;
 use crate::target::Target;
 
@@ -123,28 +124,6 @@ fn is_type(found: &Descriptor, wanted: Option<&str>) -> bool {
     wanted.is_none_or(|wanted| found.artifact_type().as_ref().is_some_and(|found| found.as_ref() == wanted))
 }
 
-/// The `Link` to the next page, which must be the registry's: it will see our token.
-fn next_page(answer: &Answer, registry: &Url, target: &Target) -> Result<Option<Url>, Error> {
-    let links = answer.response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let Some(link) = links.flat_map(next_links).next() else { return Ok(None) };
-    match answer.response.url().join(link) {
-        Ok(next) if next.origin() == registry.origin() => Ok(Some(next)),
-        _ => Err(Error::malformed(target, "the link to the next page leads to another host")),
-    }
-}
-
-/// The targets in one `Link` header whose relation is `next`. Grammar: RFC 8288.
-fn next_links(header: &str) -> impl Iterator<Item = &str> {
-    header.split('<').filter_map(|link| {
-        let (url, parameters) = link.split_once('>')?;
-        let is_next = parameters.split([';', ',']).any(|parameter| {
-            let relation = parameter.trim().strip_prefix("rel=").unwrap_or_default();
-            relation.trim_matches('"').split_ascii_whitespace().any(|name| name.eq_ignore_ascii_case("next"))
-        });
-        is_next.then_some(url)
-    })
-}
-
 /// The descriptors of an index.
 fn descriptors(target: &Target, index: &[u8]) -> Result<Vec<Descriptor>, Error> {
     #[derive(serde::Deserialize)]
@@ -161,23 +140,4 @@ fn descriptors(target: &Target, index: &[u8]) -> Result<Vec<Descriptor>, Error> 
         }
     };
     Ok(index.manifests.unwrap_or_default().into_iter().filter_map(read).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_next_page() {
-        for (header, want) in [
-            (r#"</v2/a/referrers/d?last=1>; rel="next""#, Some("/v2/a/referrers/d?last=1")),
-            (r#"</p>; rel=next"#, Some("/p")),
-            (r#"</first>; rel="first", </n>; title="x"; rel="prev next""#, Some("/n")),
-            (r#"</p>; rel="prev""#, None),
-            ("<unclosed", None),
-            ("", None),
-        ] {
-            assert_eq!(next_links(header).next(), want, "{header}");
-        }
-    }
 }

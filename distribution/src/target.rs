@@ -24,6 +24,8 @@ pub enum Object {
     Blob(Digest),
     /// The list of a manifest's referrers.
     Referrers(Digest),
+    /// The list of a repository's tags.
+    Tags,
     /// A blob on its way to the registry.
     Upload,
 }
@@ -39,6 +41,10 @@ impl Target {
 
     pub(crate) fn referrers(repository: &Repository, digest: &Digest) -> Self {
         Self { repository: repository.clone(), object: Object::Referrers(*digest) }
+    }
+
+    pub(crate) fn tags(repository: &Repository) -> Self {
+        Self { repository: repository.clone(), object: Object::Tags }
     }
 
     pub(crate) fn upload(repository: &Repository) -> Self {
@@ -59,6 +65,7 @@ impl fmt::Display for Object {
             Self::Manifest(name) => write!(f, "manifest {name}"),
             Self::Blob(digest) => write!(f, "blob {digest}"),
             Self::Referrers(digest) => write!(f, "referrers of {digest}"),
+            Self::Tags => f.write_str("list of tags"),
             Self::Upload => write!(f, "blob upload"),
         }
     }

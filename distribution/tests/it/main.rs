@@ -11,5 +11,6 @@ mod referrers;
 mod registry;
 mod retries;
 mod support;
+mod tags;
 mod tls;
 mod uploads;

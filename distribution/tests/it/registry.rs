@@ -115,6 +115,9 @@ async fn manifests_are_pushed_tagged_read_and_deleted() {
         );
         assert_eq!(client.manifest_digest(&repository, name, accept).await.unwrap(), digest);
     }
+    assert_eq!(client.tags(&repository).await.unwrap(), ["t"]);
+    // It cannot delete a tag alone.
+    assert!(!client.delete_tag(&repository, "t").await.unwrap());
     // This registry has no referrers API: the list comes from the fallback tag.
     assert_eq!(client.referrers(&repository, &digest, None).await.unwrap(), []);
     client.delete_manifest(&repository, &digest).await.unwrap();
