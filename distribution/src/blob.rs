@@ -108,6 +108,26 @@ impl Client {
         Ok(bytes.freeze())
     }
 
+    /// The bytes of a range as they arrive: all of them, or an error at the end. **Unverified**: the caller checks
+    /// them, against the digest of a span. Nothing is asked for before the stream is polled, and nobody waits for
+    /// a stream that is not: the server is held back, as far as buffers allow.
+    pub fn blob_range_stream(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> BlobStream {
+        let content_length = Some(range.end.saturating_sub(range.start));
+        if range.is_empty() {
+            return BlobStream { content_length, pieces: Box::pin(stream::empty()) };
+        }
+        let reader = Reader::range(self.clone(), repository, digest, range);
+        let pieces = stream::try_unfold(reader, async |mut reader| {
+            Ok(reader.next().await?.map(|piece| (piece, reader)))
+        });
+        BlobStream { content_length, pieces: Box::pin(pieces) }
+    }
+
     /// A blob's length, or `None` when the repository does not have it.
     pub async fn blob_exists(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, Error> {
         let target = Target::blob(repository, digest);

@@ -37,6 +37,32 @@ async fn a_range_is_one_request_with_its_bounds() {
 }
 
 #[tokio::test]
+async fn the_bytes_of_a_range_can_be_had_as_they_arrive() {
+    let rest = Arc::new(tokio::sync::Notify::new());
+    let wanted = rest.clone();
+    let server = RawServer::start(move |_, mut stream| {
+        let wanted = wanted.clone();
+        async move {
+            read_head(&mut stream).await;
+            let head = "HTTP/1.1 206 Partial\r\ncontent-length: 10\r\ncontent-range: bytes 10-19/100\r\n\r\n";
+            send(&mut stream, head, &content(100)[10..14]).await;
+            wanted.notified().await;
+            stream.write_all(&content(100)[14..20]).await.unwrap();
+        }
+    })
+    .await;
+    let repository = repository_at(&server.address);
+    let mut pieces = client().blob_range_stream(&repository, &Digest::of(b""), 10..20);
+    let first = pieces.try_next().await.unwrap().unwrap();
+    assert_eq!(first, content(100)[10..14]);
+    rest.notify_one();
+    let second: Vec<_> = pieces.try_collect().await.unwrap();
+    assert_eq!(second.concat(), content(100)[14..20]);
+    let mut nothing = client().blob_range_stream(&repository, &Digest::of(b""), 10..10);
+    assert!(nothing.try_next().await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_server_without_ranges_still_serves_them() {
     let bytes = content(100_000);
     let server = answering(ResponseTemplate::new(200).set_body_bytes(bytes.clone())).await;

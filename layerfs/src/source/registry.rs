@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Error, Repository};
 use jaunt_formats::Digest;
 
@@ -33,17 +33,17 @@ impl Source for RegistrySource {
     }
 
     fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
-        let (client, repository, place) = (self.client.clone(), self.repository.clone(), self.name.clone());
-        stream::once(async move {
-            client.blob_range(&repository, &blob, range.clone()).await.map_err(|error| SourceError {
-                place,
+        let pieces = self.client.blob_range_stream(&self.repository, &blob, range.clone());
+        let place = self.name.clone();
+        pieces
+            .map_err(move |error| SourceError {
+                place: place.clone(),
                 blob,
-                range,
+                range: range.clone(),
                 trouble: trouble(&error),
                 cause: error.into(),
             })
-        })
-        .boxed()
+            .boxed()
     }
 }
 
@@ -51,7 +51,7 @@ impl Source for RegistrySource {
 fn trouble(error: &Error) -> Trouble {
     match error {
         Error::NotFound { .. } => Trouble::Gone,
-        Error::TimedOut { .. } => Trouble::Silent,
+        Error::TimedOut { .. } | Error::TooSlow { .. } | Error::Deadline { .. } => Trouble::Silent,
         error if error.is_transient() => Trouble::Broken,
         Error::Unauthorized { .. } | Error::Auth { .. } => Trouble::Refused,
         _ => Trouble::Wrong,
