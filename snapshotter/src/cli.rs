@@ -3,12 +3,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jaunt_formats::Reference;
 
 use crate::config::{Config, ConfigError, LogFormat, Settings};
 use crate::fallback::error_chain;
+use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
 use crate::{daemon, logging, pull, status, supervisor};
 
 /// containerd snapshotter that starts containers before their image has arrived.
@@ -33,6 +35,10 @@ enum Command {
     Pull(PullArgs),
     /// Show what the daemon holds, and why what is not lazy is not.
     Status(StatusArgs),
+    /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
+    Mount(MountArgs),
+    /// Unmount what `mount` has mounted.
+    Umount(UmountArgs),
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +118,10 @@ enum CommandError {
     Pull(#[from] pull::PullError),
     #[error(transparent)]
     Status(#[from] status::StatusError),
+    #[error(transparent)]
+    Mount(#[from] MountCommandError),
+    #[error(transparent)]
+    Umount(#[from] PointError),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -123,6 +133,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Worker { settings } => worker(&settings),
         Command::Pull(args) => run_pull(args),
         Command::Status(args) => run_status(&args),
+        Command::Mount(args) => run_mount(args),
+        Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -186,6 +198,16 @@ fn run_status(args: &StatusArgs) -> Result<(), CommandError> {
         false => print!("{}", status::text(&answer, std::time::SystemTime::now())),
     }
     Ok(())
+}
+
+fn run_mount(args: MountArgs) -> Result<(), CommandError> {
+    logging::init(LogFormat::Text);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(CommandError::Runtime)?;
+    let done = runtime.block_on(mount_command::mount(args));
+    // A fetch that hangs must not hold the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(done?)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {

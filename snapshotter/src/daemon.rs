@@ -140,6 +140,13 @@ fn client_config(config: &Config) -> ClientConfig {
     ClientConfig {
         plain_http: config.plain_http.clone(),
         docker_config: config.docker_config.clone().or(defaults.docker_config),
+        ..patience()
+    }
+}
+
+/// The settings of whoever reads for containers, but for those that are configured.
+pub(crate) fn patience() -> ClientConfig {
+    ClientConfig {
         user_agent: concat!("jaunt-snapshotter/", env!("CARGO_PKG_VERSION")).to_owned(),
         read_timeout: SILENCE,
         attempts: ATTEMPTS,

@@ -17,6 +17,8 @@ pub mod labels;
 pub mod lazy;
 pub mod logging;
 pub mod metastore;
+pub mod mount_command;
+mod mountinfo;
 pub mod mounts;
 pub mod proto;
 pub mod pull;

@@ -25,7 +25,7 @@ use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage
 use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
-const THREADS: usize = 2;
+pub(crate) const THREADS: usize = 2;
 /// How long an unmounted file system's session may take to notice: microseconds, on a busy machine more.
 const SETTLE: Duration = Duration::from_secs(1);
 

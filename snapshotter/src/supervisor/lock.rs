@@ -16,12 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A locked directory.
 #[derive(Debug)]
-pub(super) struct DirectoryLock(File);
+pub(crate) struct DirectoryLock(File);
 
 impl DirectoryLock {
     /// Locks `directory`, which is made if need be. Its mode lets everybody pass and nobody list: with
     /// user namespaces, mounts below it are reached by other users.
-    pub(super) fn acquire(directory: &Path) -> Result<Self, LockError> {
+    pub(crate) fn acquire(directory: &Path) -> Result<Self, LockError> {
         create_directory(directory)?;
         let path = directory.join("lock");
         let unusable = |source| LockError::Unusable { directory: directory.to_owned(), source };

@@ -25,7 +25,6 @@ mod event_loop;
 mod handle;
 mod listener;
 mod lock;
-mod mountinfo;
 mod mounts;
 mod protocol;
 mod signals;
@@ -42,12 +41,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use handle::{Handle, HandleError, HeldMount, SUPERVISOR_FD};
 pub use listener::ListenError;
+pub(crate) use lock::DirectoryLock;
 pub use lock::LockError;
 pub use protocol::{InvalidKey, MountKey, Unmounted};
 pub use worker::{Backoff, WorkerCommand};
 
 use event_loop::EventLoop;
-use lock::{DirectoryLock, create_directory};
+use lock::create_directory;
 use mounts::MountTable;
 
 /// What to supervise.

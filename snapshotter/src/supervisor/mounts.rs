@@ -21,8 +21,8 @@ use jaunt_layerfs::fuse::mount::{self, UnmountError};
 use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
 
 use super::lock::{LockError, create_directory};
-use super::mountinfo;
 use super::protocol::{MountKey, MountRecord, Unmounted};
+use crate::mountinfo;
 
 /// Every mount below one directory.
 #[derive(Debug)]

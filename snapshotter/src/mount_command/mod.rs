@@ -1,0 +1,170 @@
+//! `mount` and `umount`: an image as a file system, without containerd.
+//!
+//! One process in the foreground mounts and serves. It finds the image's launch index as the daemon does
+//! ([`crate::resolve`]) and promises as much: the index's diffIDs hash to the chain that the image's own
+//! configuration names. A signal unmounts, once the mount is out of use; a second one does not wait for that.
+//!
+//! Invariant: killed with SIGKILL, the process leaves a mount on which every access fails; `umount` removes it.
+
+mod image;
+mod point;
+mod serve;
+mod state;
+mod stop;
+
+use std::path::PathBuf;
+
+use jaunt_distribution::{Client, ClientConfig};
+use jaunt_formats::{Platform, Reference};
+
+use crate::fallback::{Fallback, FallbackCode};
+use crate::index_store::IndexStore;
+use crate::metastore::MetaStore;
+use crate::resolve::{Resolve as _, ResolveLimits, Resolver};
+
+pub use point::{PointError, umount};
+pub use serve::ServeError;
+pub use state::StateError;
+
+use image::ImageError;
+use serve::Served;
+use state::StateDirectory;
+use stop::Stop;
+
+/// What to mount, and where.
+#[derive(Debug, clap::Args)]
+pub struct MountArgs {
+    /// The image
+    #[arg(value_name = "REF")]
+    image: Reference,
+    /// An empty directory; the image's root appears there
+    #[arg(value_name = "DIR")]
+    point: PathBuf,
+    /// Where fetched content is kept [default: $XDG_CACHE_HOME/jaunt or /var/cache/jaunt; while another mount uses
+    /// that, a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Which image of a multi-platform one: os/arch or os/arch/variant [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
+    /// Speak plain HTTP to this registry; may be repeated
+    #[arg(long, value_name = "HOST")]
+    plain_http: Vec<String>,
+    /// Docker's config.json, for registry credentials [default: where Docker looks]
+    #[arg(long, value_name = "FILE")]
+    docker_config: Option<PathBuf>,
+}
+
+/// What to unmount.
+#[derive(Debug, clap::Args)]
+pub struct UmountArgs {
+    /// Where `mount` has put the image
+    #[arg(value_name = "DIR")]
+    pub point: PathBuf,
+}
+
+/// Why an image is not mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountCommandError {
+    /// Not a place to mount on.
+    #[error(transparent)]
+    Point(#[from] PointError),
+    /// Content has nowhere to go.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Signals.
+    #[error("cannot catch signals")]
+    Signals(#[source] std::io::Error),
+    /// Told to stop before there was a mount.
+    #[error("interrupted before anything was mounted")]
+    Interrupted,
+    /// The registry client.
+    #[error("registry client")]
+    Client(#[source] jaunt_distribution::Error),
+    /// The reference leads to no image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Nothing tells how to read it lazily.
+    #[error(
+        "{image} cannot be mounted lazily: {detail}; convert it with `jaunt-proxy convert {image}` and try again"
+    )]
+    NotConverted {
+        /// The image.
+        image: String,
+        /// What was looked for.
+        detail: String,
+    },
+    /// Its launch index cannot be had.
+    #[error("{image} cannot be mounted lazily ({code}): {detail}", code = code.as_str())]
+    NotLazy {
+        /// The image.
+        image: String,
+        /// Which of the reasons that `status` shows as well.
+        code: FallbackCode,
+        /// In words.
+        detail: String,
+    },
+    /// The file system cannot be made or served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Mounts, serves until told to stop, unmounts.
+///
+/// # Errors
+/// The image cannot be mounted, or was in use when a second signal came.
+pub async fn mount(args: MountArgs) -> Result<(), MountCommandError> {
+    let mut stop = Stop::new().map_err(MountCommandError::Signals)?;
+    let point = point::check(&args.point)?;
+    let state = StateDirectory::open(args.root.as_deref())?;
+    let served = tokio::select! {
+        served = prepare(&args, &state, point) => served?,
+        () = stop.come() => return Err(MountCommandError::Interrupted),
+    };
+    Ok(served.run(&mut stop).await?)
+}
+
+/// Looks the image up and makes sure of its launch index.
+async fn prepare(
+    args: &MountArgs,
+    state: &StateDirectory,
+    point: PathBuf,
+) -> Result<Served, MountCommandError> {
+    let client = Client::new(client_config(args)).map_err(MountCommandError::Client)?;
+    let platform = args.platform.clone().unwrap_or_else(Platform::host);
+    let layer = image::topmost_layer(&client, &args.image, &platform).await?;
+    println!("{}: {platform}, manifest {}", args.image, layer.manifest);
+
+    let path = state.path();
+    let indexes = IndexStore::open(path).map_err(|source| state.error("keep launch indexes", source))?;
+    let records =
+        MetaStore::open(&path.join("meta.redb")).map_err(|source| state.error("keep records", source))?;
+    let resolver = Resolver::new(client.clone(), records.clone(), indexes.clone(), ResolveLimits::default());
+    let resolved = resolver.layer(&layer).await.map_err(|fallback| not_lazy(&args.image, fallback))?;
+    Ok(Served {
+        name: args.image.to_string(),
+        index: indexes.path(&resolved.index),
+        prefix: resolved.prefix,
+        layers: path.join("layers"),
+        client,
+        repositories: records.sources(&resolved.index).into_iter().collect(),
+        point,
+    })
+}
+
+fn not_lazy(image: &Reference, fallback: Fallback) -> MountCommandError {
+    let (image, detail) = (image.to_string(), fallback.detail);
+    match fallback.code {
+        FallbackCode::NoLaunchArtifact => MountCommandError::NotConverted { image, detail },
+        code => MountCommandError::NotLazy { image, code, detail },
+    }
+}
+
+fn client_config(args: &MountArgs) -> ClientConfig {
+    let defaults = ClientConfig::default();
+    ClientConfig {
+        plain_http: args.plain_http.iter().cloned().collect(),
+        docker_config: args.docker_config.clone().or(defaults.docker_config),
+        ..crate::daemon::patience()
+    }
+}

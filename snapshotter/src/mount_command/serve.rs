@@ -1,0 +1,140 @@
+//! The life of one mount: made, served, ended by a signal or by umount(8).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
+use jaunt_layerfs::fuse::mount::{self, UnmountError};
+use jaunt_layerfs::fuse::{self, Adapter, MountError, MountOptions, SessionError, SessionHandle};
+use jaunt_layerfs::index_file::{IndexFileError, open_index};
+use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::source::{RegistrySource, Source};
+use jaunt_layerfs::store::{Store, StoreError};
+
+use super::stop::Stop;
+use crate::mounts::THREADS;
+
+/// How often a mount that was in use is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// Why an image cannot be mounted or served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its launch index.
+    #[error(transparent)]
+    Index(#[from] IndexFileError),
+    /// The tree in it.
+    #[error("the image's tree")]
+    Tree(#[from] FsError),
+    /// The directory for content.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// mount(2).
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// FUSE.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The connection to the kernel broke.
+    #[error("the mount on {} broke", point.display())]
+    Broken {
+        /// The mount point.
+        point: PathBuf,
+        /// What the device said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// umount(2).
+    #[error(transparent)]
+    Unmount(#[from] UnmountError),
+    /// Its users have lost it.
+    #[error("ended by a second signal; {} was in use and is broken for its users", .0.display())]
+    Abandoned(PathBuf),
+}
+
+/// What is served, and where.
+pub(super) struct Served {
+    pub name: String,
+    pub index: PathBuf,
+    pub prefix: u16,
+    pub layers: PathBuf,
+    pub client: Client,
+    pub repositories: Vec<Repository>,
+    pub point: PathBuf,
+}
+
+impl Served {
+    /// Mounts, and returns when the mount is out of use.
+    pub(super) async fn run(self, stop: &mut Stop) -> Result<(), ServeError> {
+        let layers = Layers::new(Arc::new(Store::open(&self.layers)?));
+        let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
+        let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
+        let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
+        let fs = Arc::new(fs.with_root(RootPlace::AtMount));
+        let mounted = mount::mount(&self.point, &MountOptions::default())?;
+        let armed = DetachOnDrop(Some(&self.point));
+        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
+        println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
+        let ended = until_end(&self.point, session, stop).await;
+        armed.disarm();
+        ended
+    }
+}
+
+async fn until_end(point: &Path, session: SessionHandle, stop: &mut Stop) -> Result<(), ServeError> {
+    let mut ended = tokio::task::spawn_blocking(move || session.join());
+    let mut asked = false;
+    loop {
+        let again = async {
+            match asked {
+                true => tokio::time::sleep(TRY_AGAIN).await,
+                false => std::future::pending().await,
+            }
+        };
+        let signalled = tokio::select! {
+            outcome = &mut ended => {
+                let outcome = outcome.map_err(std::io::Error::other).flatten();
+                return outcome.map_err(|source| ServeError::Broken { point: point.to_owned(), source });
+            }
+            () = stop.come() => true,
+            () = again => false,
+        };
+        if signalled && asked {
+            let _ = mount::abort(point);
+            return Err(ServeError::Abandoned(point.to_owned()));
+        }
+        match mount::unmount(point) {
+            // The session ends with the last user: an overlayfs on top keeps the file system.
+            Ok(()) | Err(UnmountError::NotMounted(_)) => {}
+            Err(UnmountError::Busy(_)) if asked => {}
+            Err(UnmountError::Busy(_)) => {
+                println!(
+                    "{} is in use; it is unmounted once it is not, or broken by a second signal",
+                    point.display()
+                );
+            }
+            Err(error) => return Err(error.into()),
+        }
+        asked = true;
+    }
+}
+
+/// Takes back a mount that nobody would serve.
+struct DetachOnDrop<'a>(Option<&'a Path>);
+
+impl DetachOnDrop<'_> {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for DetachOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(point) = self.0 {
+            let _ = mount::detach(point);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `jaunt-snapshotter mount` and `umount`: an image as a file system, without containerd.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Bed, everything, runnable};
+use jaunt_tests::image::{Image, file, layer};
+use jaunt_tests::process::{Daemon, run, wait_until};
+use jaunt_tests::{Node, compare, mounts, needs_root};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A `mount` in the foreground.
+struct Mount {
+    process: Daemon,
+    point: PathBuf,
+}
+
+impl Mount {
+    fn command(bed: &Bed, reference: &str, point: &Path) -> Command {
+        let mut command = bed.binaries.snapshotter(&bed.scratch, &["mount", "--plain-http"]);
+        command.arg(bed.registry.host()).arg("--root").arg(bed.scratch.dir("cache").unwrap());
+        command.arg(reference).arg(point);
+        command
+    }
+
+    fn start(bed: &Bed, reference: &str) -> Self {
+        let point = bed.scratch.dir("point").unwrap();
+        let mut command = Self::command(bed, reference, &point);
+        // A second mount of a test appends to the log of the first.
+        let _ = std::fs::remove_file(process_log(bed));
+        let mut process = Daemon::spawn("mount", &mut command, &bed.scratch.logs()).unwrap();
+        let marker = "mounted on";
+        let log = process_log(bed);
+        process
+            .wait_until(marker, LIMIT, || std::fs::read_to_string(&log).unwrap().contains(marker))
+            .unwrap();
+        Self { process, point }
+    }
+
+    fn ended(&mut self) -> bool {
+        self.process.exited().unwrap().is_some()
+    }
+}
+
+fn process_log(bed: &Bed) -> PathBuf {
+    bed.scratch.logs().join("mount.log")
+}
+
+fn failure(command: &mut Command) -> String {
+    run(command).unwrap_err().to_string()
+}
+
+#[test]
+fn the_images_root_is_at_the_directory_and_equals_what_is_unpacked() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.converted(everything());
+    let mut mount = Mount::start(&bed, &pushed.reference);
+    let node = Node::overlayfs(&bed.scratch, &[bed.registry.host()]).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let whole = image.chain_ids().last().unwrap().to_string();
+    let unpacked = node.containerd.view("overlayfs", &whole).unwrap();
+    let (left, right) = (compare::read(&mount.point).unwrap(), compare::read(unpacked.point()).unwrap());
+    let mut found = compare::differences(&left, &right);
+    // containerd ignores what a layer says about its root, which so has the time of unpacking.
+    found.retain(|line| !line.starts_with("/: mtime: "));
+    assert!(found.is_empty() && left.len() > 20, "mounted against unpacked:\n{}", found.join("\n"));
+
+    mount.process.signal(Signal::INT);
+    wait_until("the end of the mount", LIMIT, || mount.ended()).unwrap();
+    assert!(mount.process.exited().unwrap().unwrap().success(), "{}", mount.process.log());
+    assert!(mounts::below(&mount.point).is_empty());
+}
+
+#[test]
+fn a_mount_in_use_is_kept_until_it_is_not() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(Image::new().layer(layer([file("a", "content")])));
+    let mut mount = Mount::start(&bed, &pushed.reference);
+    let open = File::open(mount.point.join("a")).unwrap();
+    mount.process.signal(Signal::TERM);
+    wait_until("a word about it", LIMIT, || mount.process.log().contains("is in use")).unwrap();
+    assert_eq!(std::fs::read(mount.point.join("a")).unwrap(), b"content");
+    assert!(!mount.ended());
+    drop(open);
+    wait_until("the end of the mount", LIMIT, || mount.ended()).unwrap();
+    assert!(mount.process.exited().unwrap().unwrap().success());
+    assert!(mounts::below(&mount.point).is_empty());
+}
+
+#[test]
+fn umount_ends_a_mount_and_removes_a_dead_one() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(Image::new().layer(layer([file("a", "content")])));
+    let umount = |point: &Path| {
+        let mut command = bed.binaries.snapshotter(&bed.scratch, &["umount"]);
+        command.arg(point);
+        command
+    };
+    let mut mount = Mount::start(&bed, &pushed.reference);
+    let open = File::open(mount.point.join("a")).unwrap();
+    assert!(failure(&mut umount(&mount.point)).contains("is in use"));
+    drop(open);
+    wait_until("umount", LIMIT, || run(&mut umount(&mount.point)).is_ok()).unwrap();
+    wait_until("the end of the mount", LIMIT, || mount.ended()).unwrap();
+    assert!(mount.process.exited().unwrap().unwrap().success());
+
+    let mut mount = Mount::start(&bed, &pushed.reference);
+    mount.process.kill().unwrap();
+    let dead = std::fs::symlink_metadata(mount.point.join("never asked for")).unwrap_err();
+    assert_eq!(dead.raw_os_error(), Some(rustix::io::Errno::NOTCONN.raw_os_error()));
+    let mut again = Mount::command(&bed, &pushed.reference, &mount.point);
+    assert!(failure(&mut again).contains("is busy: a file system of type fuse.jaunt"));
+    run(&mut umount(&mount.point)).unwrap();
+    assert!(failure(&mut umount(&mount.point)).contains("is not a mount of jaunt-snapshotter"));
+}
+
+#[test]
+fn what_cannot_be_mounted_is_told_why() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.pushed(Image::new().layer(layer(runnable())));
+    let point = bed.scratch.dir("point").unwrap();
+    let try_to = |reference: &str, point: &Path| failure(&mut Mount::command(&bed, reference, point));
+    let plain = try_to(&pushed.reference, &point);
+    assert!(plain.contains(&format!("jaunt-proxy convert {}", pushed.reference)), "{plain}");
+    let missing = try_to(&format!("{}/none:v1", bed.registry.host()), &point);
+    assert!(missing.contains("none:v1"), "{missing}");
+    let file = bed.scratch.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    assert!(try_to(&pushed.reference, &file).contains("is not a directory"));
+    let mut other = Mount::command(&bed, &pushed.reference, &point);
+    let other = failure(other.args(["--platform", "linux/s390x"]));
+    assert!(other.contains("has no image for linux/s390x; it has: linux/"), "{other}");
+    assert!(mounts::below(bed.scratch.path()).is_empty());
+}
