@@ -1,13 +1,25 @@
 //! The demo's result: a table for a person, and the same as JSON.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
-use jaunt_tests::error::{At as _, Error, Result};
+use jaunt_tests::error::Result;
 use serde::Serialize;
 
-use crate::{Conversion, Starts, Subject};
+use crate::{Conversion, Starts, Subject, files};
+
+/// What converting the image took. Keys as in the report.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Converted {
+    /// From the command's start to its end.
+    pub seconds: f64,
+    /// Of the converter, user and system.
+    pub cpu_s: f64,
+    /// Original compressed megabytes a second of wall time.
+    pub mb_per_s: f64,
+    /// Converted layers and launch index.
+    pub artifact_bytes: u64,
+}
 
 /// Everything that was measured. Field names are the keys of `report.json`, and stay.
 #[derive(Clone, Debug, Serialize)]
@@ -27,7 +39,7 @@ pub struct Report {
     /// Absent when only the other one was asked for.
     pub jaunt: Option<Starts>,
     /// The cost on the registry's side.
-    pub conversion: Option<Conversion>,
+    pub conversion: Option<Converted>,
 }
 
 impl Report {
@@ -47,14 +59,7 @@ impl Report {
 
     /// Writes the JSON, whole or not at all.
     pub fn write(&self, file: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string()))?;
-        if let Some(dir) = file.parent() {
-            fs::create_dir_all(dir).at(dir)?;
-        }
-        let fresh = file.with_extension("json.new");
-        fs::write(&fresh, json).at(&fresh)?;
-        fs::rename(&fresh, file).at(file)
+        files::write_json(file, self)
     }
 
     fn row(&self, f: &mut fmt::Formatter<'_>, name: &str, starts: &Starts) -> fmt::Result {
@@ -67,6 +72,17 @@ impl Report {
             starts.cold_ready_s / starts.warm_ready_s,
             starts.bytes_fetched as f64 / 1e6,
         )
+    }
+}
+
+impl From<Conversion> for Converted {
+    fn from(Conversion { usage, sizes, .. }: Conversion) -> Self {
+        Self {
+            seconds: usage.wall_s,
+            cpu_s: usage.cpu_s,
+            mb_per_s: sizes.original_bytes as f64 / 1e6 / usage.wall_s,
+            artifact_bytes: sizes.converted_bytes + sizes.index_bytes,
+        }
     }
 }
 

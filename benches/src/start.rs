@@ -10,7 +10,7 @@ use jaunt_tests::error::Result;
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, cold};
 use serde::Serialize;
 
-use crate::{Progress, Subject};
+use crate::{Progress, Stat, Subject};
 
 /// A start that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -107,19 +107,15 @@ impl Bench<'_> {
 impl Starts {
     /// Each figure's median over several runs, of which there must be one.
     pub fn medians(runs: &[Self]) -> Option<Self> {
-        let median = |figure: fn(&Self) -> f64| {
-            let mut figures: Vec<f64> = runs.iter().map(figure).collect();
-            figures.sort_by(f64::total_cmp);
-            figures.get(figures.len() / 2).copied()
-        };
+        let median = |figure: fn(&Self) -> f64| Stat::of(runs.iter().map(figure)).median;
         let mut bytes: Vec<u64> = runs.iter().map(|run| run.bytes_fetched).collect();
         bytes.sort_unstable();
         Some(Self {
-            cold_ready_s: median(|run| run.cold_ready_s)?,
-            cold_pull_s: median(|run| run.cold_pull_s)?,
+            cold_ready_s: median(|run| run.cold_ready_s),
+            cold_pull_s: median(|run| run.cold_pull_s),
             bytes_fetched: *bytes.get(bytes.len() / 2)?,
-            warm_ready_s: median(|run| run.warm_ready_s)?,
-            warm_pull_s: median(|run| run.warm_pull_s)?,
+            warm_ready_s: median(|run| run.warm_ready_s),
+            warm_pull_s: median(|run| run.warm_pull_s),
         })
     }
 }

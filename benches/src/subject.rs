@@ -1,14 +1,15 @@
-//! The image that is started: the demo's own, or any that the machine can reach.
+//! The image that is measured: built from a recipe, or any that the machine can reach.
 
 use std::path::Path;
 
+use jaunt_tests::debian::Builder;
 use jaunt_tests::error::{Error, Result};
-use jaunt_tests::{Readiness, Registry, Scratch, debian};
+use jaunt_tests::{Readiness, Recipe, Registry, Scratch, skopeo};
 use serde_json::Value;
 
 use crate::Progress;
 
-/// An image in the demo's registry.
+/// An image in a registry of the measurement's own.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// What it is called in the report.
@@ -24,29 +25,40 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Puts the image into `registry`: `image` if one is named, else the demo's own, built if need be.
-    pub fn prepare(
+    /// Builds a recipe's image, if need be, and puts it into `registry`.
+    pub fn build(
         scratch: &Scratch,
         registry: &Registry,
-        image: Option<&str>,
+        recipe: &Recipe,
         cache: &Path,
         progress: &Progress,
     ) -> Result<Self> {
-        let (name, readiness) = match image {
-            Some(image) => (image.to_owned(), Readiness::FirstOutput),
-            None => ("debian-python-pandas".to_owned(), Readiness::Line(debian::READY.to_owned())),
-        };
-        let reference = format!("{}/demo:latest", registry.host());
-        if let Some(image) = image {
-            progress.say(&format!("copying {image} to the registry"));
-            debian::copy_image(scratch, image, &reference)?;
-        } else {
-            let layout = debian::python_image(scratch, cache, &|step| progress.say(step))?;
-            progress.say("pushing the image to the registry");
-            debian::push_layout(scratch, &layout, &reference)?;
-        }
-        let (layers, bytes) = layers(&registry.manifest("demo", "latest")?.0)?;
-        Ok(Self { name, layers, bytes, reference, readiness })
+        let say = |step: &str| progress.say(step);
+        let layout = Builder::new(scratch, cache, &say).image(recipe)?;
+        let reference = format!("{}/{}:latest", registry.host(), recipe.name);
+        progress.say(&format!("pushing image {} to the registry", recipe.name));
+        skopeo::push_layout(scratch, &layout, &reference)?;
+        Self::at(registry, &recipe.name, &recipe.name, recipe.readiness())
+    }
+
+    /// Copies an image of another registry into `registry`.
+    pub fn copy(scratch: &Scratch, registry: &Registry, image: &str, progress: &Progress) -> Result<Self> {
+        let repository = "image";
+        progress.say(&format!("copying {image} to the registry"));
+        skopeo::copy_image(scratch, image, &format!("{}/{repository}:latest", registry.host()))?;
+        Self::at(registry, repository, image, Readiness::FirstOutput)
+    }
+
+    /// The repository in the registry.
+    pub fn repository(&self) -> &str {
+        let path = self.reference.split_once('/').map_or("", |(_, path)| path);
+        path.rsplit_once(':').map_or(path, |(repository, _)| repository)
+    }
+
+    fn at(registry: &Registry, repository: &str, name: &str, readiness: Readiness) -> Result<Self> {
+        let (layers, bytes) = layers(&registry.manifest(repository, "latest")?.0)?;
+        let reference = format!("{}/{repository}:latest", registry.host());
+        Ok(Self { name: name.to_owned(), layers, bytes, reference, readiness })
     }
 }
 

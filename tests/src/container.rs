@@ -19,6 +19,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 pub enum Readiness {
     /// It printed this line.
     Line(String),
+    /// It printed a line with this in it.
+    LineWith(String),
     /// It printed anything, or ended well without a word.
     FirstOutput,
 }
@@ -70,6 +72,7 @@ impl Container {
                 Ok((when, line)) => {
                     let ready = match readiness {
                         Readiness::Line(wanted) => line == *wanted,
+                        Readiness::LineWith(part) => line.contains(part),
                         Readiness::FirstOutput => true,
                     };
                     self.said.push(line);

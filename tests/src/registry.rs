@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::error::{At as _, Error, Result};
 use crate::http::{self, Response};
 use crate::network::Network;
-use crate::process::{Daemon, run};
+use crate::process::{Daemon, cpu_seconds, run};
 use crate::scratch::Scratch;
 
 const PORT: u16 = 5000;
@@ -131,6 +131,13 @@ impl Registry {
             .args(["-ec", "find \"$0\" -type f -exec cat {} + > /dev/null"])
             .arg(&self.data))?;
         Ok(())
+    }
+
+    /// CPU time it has used so far.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let pid = self.daemon.pid().to_string();
+        let (own, _) = cpu_seconds(&pid).ok_or_else(|| Error::unexpected("the registry", "has ended"))?;
+        Ok(own)
     }
 
     /// Stops answering without closing a connection, until [`Registry::resume`].

@@ -6,7 +6,7 @@ mod common;
 use common::{Bed, everything, runnable};
 use jaunt_formats::{ChainId, DiffId, Digest};
 use jaunt_tests::image::{Image, dir, file, layer, symlink};
-use jaunt_tests::{compare, debian, needs_root};
+use jaunt_tests::{Recipe, compare, debian, needs_root, skopeo};
 
 /// Pulls lazily and eagerly, and returns what differs between the two in each prefix.
 fn differences(bed: &Bed, chain_ids: &[ChainId], reference: &str) -> Vec<String> {
@@ -81,10 +81,12 @@ fn forty_layers_are_one_tree() {
 fn a_debian_image_reads_as_containerd_unpacks_it() {
     needs_root!();
     let bed = Bed::new();
-    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/demo/images");
-    let layout = debian::python_image(&bed.scratch, &cache, &|step| println!("{step}")).unwrap();
+    let cache = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images");
+    let say = |step: &str| println!("{step}");
+    let recipe = Recipe::named(Recipe::DEMO).unwrap();
+    let layout = debian::Builder::new(&bed.scratch, &cache, &say).image(&recipe).unwrap();
     let reference = format!("{}/demo:latest", bed.registry.host());
-    debian::push_layout(&bed.scratch, &layout, &reference).unwrap();
+    skopeo::push_layout(&bed.scratch, &layout, &reference).unwrap();
     bed.binaries.convert(&bed.scratch, &reference).unwrap();
     let manifest = bed.registry.manifest("demo", "latest").unwrap().0;
     let config: Digest = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();

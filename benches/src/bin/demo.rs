@@ -5,22 +5,22 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::{Parser, ValueEnum};
 use jaunt_benches::start::Bench;
-use jaunt_benches::{Conversion, Progress, Report, Starts, Subject};
+use jaunt_benches::{Conversion, Progress, Report, Starts, Subject, interrupt};
 use jaunt_tests::error::Result;
-use jaunt_tests::{Binaries, Network, Registry, Scratch, host, network, scratch};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch, host, network};
 
 /// Starts an image cold and warm, with overlayfs and with Jaunt, and says how long each took.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Any image this machine can reach, instead of the demo's own (Debian with python3 and pandas).
+    /// Any image this machine can reach, instead of one that is built.
     #[arg(long, value_name = "REFERENCE")]
     image: Option<String>,
+    /// Which image to build: the name of a file in tests/images.
+    #[arg(long, value_name = "NAME", default_value = Recipe::DEMO)]
+    recipe: String,
     /// Measure each start this often and report medians.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
@@ -31,7 +31,7 @@ struct Options {
     #[arg(long, value_name = "MBIT", default_value_t = network::GIGABIT / 1_000_000)]
     link: u64,
     /// Where the image's build is kept.
-    #[arg(long, default_value = "target/demo/images")]
+    #[arg(long, default_value = "target/images")]
     cache: PathBuf,
     /// Where the result goes as JSON.
     #[arg(long, default_value = "target/demo/report.json")]
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         eprintln!("demo: {obstacle}");
         return ExitCode::FAILURE;
     }
-    if let Err(error) = clean_up_on_signals().and_then(|()| run(&options)) {
+    if let Err(error) = interrupt::clean_up("demo").and_then(|()| run(&options)) {
         eprintln!("demo: {error}");
         return ExitCode::FAILURE;
     }
@@ -66,7 +66,13 @@ fn run(options: &Options) -> Result<()> {
     progress.say(&format!("starting a registry behind a link of {} Mbit/s", options.link));
     let network = Network::new(&scratch, link)?;
     let registry = Registry::remote(&scratch, &network)?;
-    let subject = Subject::prepare(&scratch, &registry, options.image.as_deref(), &options.cache, &progress)?;
+    let subject = match &options.image {
+        Some(image) => Subject::copy(&scratch, &registry, image, &progress)?,
+        None => {
+            let recipe = Recipe::named(&options.recipe)?;
+            Subject::build(&scratch, &registry, &recipe, &options.cache, &progress)?
+        }
+    };
     let mut report = Report::new(&subject, link, usize::from(options.runs));
     let bench = Bench {
         scratch: &scratch,
@@ -84,24 +90,12 @@ fn run(options: &Options) -> Result<()> {
     }
     if let Some(binaries) = &binaries {
         progress.say("converting the image: jaunt-proxy convert");
-        report.conversion = Some(Conversion::run(&scratch, binaries, &registry, &subject)?);
+        let conversion = Conversion::run(&scratch, binaries, &registry, &subject.reference, None)?;
+        report.conversion = Some(conversion.into());
         report.jaunt = measure(Some(binaries))?;
     }
     report.write(&options.report)?;
     println!("\n{report}\nThe same as JSON: {}\n", options.report.display());
     progress.say("cleaning up");
-    Ok(())
-}
-
-/// Ctrl-C and the like end the demo at once, but not before everything it made is gone.
-fn clean_up_on_signals() -> Result<()> {
-    use jaunt_tests::error::At as _;
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).at("signal handlers")?;
-    thread::spawn(move || {
-        if let Some(signal) = signals.forever().next() {
-            eprintln!("\ndemo: interrupted, cleaning up");
-            scratch::abandon_all(128 + signal);
-        }
-    });
     Ok(())
 }

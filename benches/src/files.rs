@@ -1,0 +1,24 @@
+//! Results as files, each whole or not at all.
+
+use std::fs;
+use std::path::Path;
+
+use jaunt_tests::error::{At as _, Error, Result};
+use serde::Serialize;
+
+/// Writes a file, and the directory it lies in if there is none.
+pub fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir).at(dir)?;
+    }
+    let fresh = file.with_added_extension("new");
+    fs::write(&fresh, bytes).at(&fresh)?;
+    fs::rename(&fresh, file).at(file)
+}
+
+/// Writes `value` as JSON that a person can read.
+pub fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string()))?;
+    write(file, &json)
+}
