@@ -6,13 +6,16 @@ CARGO ?= cargo
 # Any image this machine can reach, instead of the demo's own; and how often each start is measured.
 IMAGE ?=
 RUNS ?= 1
+# Images whose conversion is measured, by their names in tests/images (all of them), and how often.
+IMAGES ?=
+ROUNDS ?= 5
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check fmt test test-matrix test-real demo deps clean
+.PHONY: help build release check fmt test test-matrix test-real demo bench bench-convert deps clean
 
 help: ## Say what there is
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build all programs, for development
 	$(CARGO) build --locked --workspace
@@ -47,6 +50,15 @@ demo: ## Start a real image cold and warm, with overlayfs and with Jaunt (IMAGE=
 	@tests/deps.sh demo
 	@$(MAKE) --no-print-directory release
 	@exec target/release/demo --image "$(IMAGE)" --runs "$(RUNS)"
+
+bench: ## Measure single functions (criterion)
+	$(CARGO) bench --locked -p jaunt-benches
+
+bench-convert: ## Measure the conversion of real images against the sum of its parts (IMAGES=names, ROUNDS=n)
+	@test "$$(id -u)" = 0 || { echo "make bench-convert: needs root, to build images" >&2; exit 1; }
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory release
+	@exec target/release/bench-convert --rounds "$(ROUNDS)" $(IMAGES:%=--image %)
 
 deps: ## Install what the tests and the demo drive, where it is missing (Debian, root)
 	@tests/deps.sh demo

@@ -1,12 +1,15 @@
-//! Measurements: what the `demo` binary is made of.
+//! Measurements: what the `demo` and `bench-convert` binaries are made of.
 //!
-//! It drives the same tools as the whole-system tests, through the same harness, and knows Jaunt by its
-//! command lines only: what it measures is what a user would see.
+//! They drive the same tools as the whole-system tests, through the same harness, and know Jaunt by its
+//! command lines only: what they measure is what a user would see. (The criterion benches in `benches/` look
+//! at single functions instead.)
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod conversion;
+pub mod conversions;
 pub mod files;
 pub mod interrupt;
+pub mod parts;
 pub mod progress;
 pub mod report;
 pub mod start;
