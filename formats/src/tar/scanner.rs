@@ -117,6 +117,23 @@ impl Scanner {
         Ok(())
     }
 
+    /// Bytes of the last member's content that have not been pushed.
+    pub fn content_left(&self) -> u64 {
+        if let State::Content { end } = self.state { end - self.offset } else { 0 }
+    }
+
+    /// Passes over what is left of the last member's content, as if it had been pushed; how many bytes that was.
+    /// The map of a sparse file that lies in front of its content is no content.
+    pub fn skip_content(&mut self) -> u64 {
+        let skipped = self.content_left();
+        if let State::Content { end } = self.state {
+            self.offset = end;
+            self.state = after_content(end);
+            self.note_start();
+        }
+        skipped
+    }
+
     /// Declares the tar complete.
     pub fn finish(self) -> Result<(), ScanError> {
         let problem = match self.state {
@@ -165,10 +182,7 @@ impl Scanner {
                     None => State::SparseMap { fields, size, map, stored },
                 }
             }
-            State::Content { end } => match padding_of(end) {
-                0 => State::Header,
-                padding => State::Padding { end: end + padding },
-            },
+            State::Content { end } => after_content(end),
             State::Padding { .. } => State::Header,
             State::ZeroBlock if is_zero(&buffer) => State::Trailing,
             State::ZeroBlock => return Err(Problem::LoneZeroBlock),
@@ -180,10 +194,15 @@ impl Scanner {
             self.buffer = buffer;
             self.buffer.clear();
         }
+        self.note_start();
+        Ok(())
+    }
+
+    /// Where a group of headers may start, the next one does.
+    fn note_start(&mut self) {
         if matches!(self.state, State::Header) && self.pending.is_empty() {
             self.start = self.offset;
         }
-        Ok(())
     }
 
     fn header(&mut self, block: &[u8], sink: &mut impl FnMut(Event<'_>)) -> Result<State, Problem> {
@@ -314,6 +333,13 @@ impl Scanner {
             written,
         })));
         Ok(if empty { State::Header } else { State::Content { end } })
+    }
+}
+
+fn after_content(end: u64) -> State {
+    match padding_of(end) {
+        0 => State::Header,
+        padding => State::Padding { end: end + padding },
     }
 }
 

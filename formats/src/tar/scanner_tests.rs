@@ -304,6 +304,31 @@ proptest! {
     }
 
     #[test]
+    fn skipping_content_changes_nothing_else(tar in arbitrary_tar()) {
+        let tar = tar.end();
+        let whole = members(&tar);
+        let (mut scanner, mut found) = (Scanner::new(), Vec::new());
+        let mut at = 0;
+        while at < tar.bytes.len() {
+            // A block at a time: what is pushed ends with a member's headers, never within its content.
+            let next = (at / 512 + 1) * 512;
+            scanner.push(&tar.bytes[at..next], &mut |event| match event {
+                Event::Member(member) => found.push(*member),
+                Event::Content(_) => panic!("content was pushed"),
+                _ => {}
+            }).unwrap();
+            at = next + usize::try_from(scanner.content_left()).unwrap();
+            prop_assert_eq!(scanner.skip_content(), (at - next) as u64);
+            prop_assert_eq!(scanner.offset(), TarOffset(at as u64));
+            let padded = at.next_multiple_of(512);
+            scanner.push(&tar.bytes[at..padded], &mut |_| ()).unwrap();
+            at = padded;
+        }
+        prop_assert!(scanner.finish().is_ok());
+        prop_assert_eq!(found, whole);
+    }
+
+    #[test]
     fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 512..4096), flag in any::<u8>()) {
         let _ = events(&bytes, 100);
         // With a valid checksum, the fields are reached too.
