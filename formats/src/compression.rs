@@ -3,7 +3,7 @@
 //! A new zstd context costs a third of a small frame's time, so encoder and decoder keep theirs.
 //! Frames carry their content size and no checksum: spans have digests.
 
-use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer};
+use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
 pub use crate::launch::Compression;
 
@@ -84,6 +84,9 @@ impl FrameEncoder {
     }
 }
 
+/// Bytes that a frame may hold behind those it is read for: padding, and the headers of what follows.
+pub const MAX_SURPLUS: usize = 1 << 20;
+
 /// Decodes runs of whole frames on one context.
 pub struct FrameDecoder {
     context: DCtx<'static>,
@@ -106,6 +109,18 @@ impl FrameDecoder {
         let mut output = Vec::with_capacity(len);
         let actual = self.context.decompress(&mut output, frames).map_err(library)?;
         if actual == len { Ok(output) } else { Err(ZstdError::Length { expected: len, actual }) }
+    }
+
+    /// Decodes frames to their first `len` bytes, where the last may hold up to [`MAX_SURPLUS`] more and declares it.
+    pub fn decode_prefix(&mut self, frames: &[u8], len: usize) -> Result<Vec<u8>, ZstdError> {
+        let declared = zstd_safe::find_decompressed_size(frames).ok().flatten();
+        let declared = declared.and_then(|declared| usize::try_from(declared).ok()).unwrap_or(len);
+        if !(len..=len.saturating_add(MAX_SURPLUS)).contains(&declared) {
+            return Err(ZstdError::Length { expected: len, actual: declared });
+        }
+        let mut output = self.decode_to_vec(frames, declared)?;
+        output.truncate(len);
+        Ok(output)
     }
 
     /// Decodes frames that hold exactly as many bytes as `output`.
@@ -166,6 +181,65 @@ impl StreamEncoder {
     }
 }
 
+/// Decodes frames piece by piece: what they hold never lies in memory as a whole.
+pub(crate) struct FrameReader<'a> {
+    context: DCtx<'static>,
+    input: InBuffer<'a>,
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+/// The window, and so the memory, that a frame read piece by piece may ask for: log2 of 32 MiB.
+const MAX_WINDOW_LOG: u32 = 25;
+
+impl<'a> FrameReader<'a> {
+    /// Reads frames that must hold exactly `len` bytes.
+    pub fn new(frames: &'a [u8], len: u64) -> Result<Self, ZstdError> {
+        let mut context = DCtx::create();
+        context.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG)).map_err(library)?;
+        Ok(Self { context, input: InBuffer::around(frames), left: len })
+    }
+
+    fn decode(&mut self, output: &mut [u8]) -> Result<usize, ZstdError> {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(output.len());
+        if room == 0 {
+            return if output.is_empty() { Ok(0) } else { self.end() };
+        }
+        let mut output = OutBuffer::around(&mut output[..room]);
+        loop {
+            let (before, input) = (self.input.pos(), self.input.src.len());
+            let hint = self.context.decompress_stream(&mut output, &mut self.input).map_err(library)?;
+            let decoded = output.pos();
+            if decoded > 0 {
+                self.left -= decoded as u64;
+                return Ok(decoded);
+            }
+            if self.input.pos() == input && (hint == 0 || before == input) {
+                return Err(ZstdError::Library("the frame ends early"));
+            }
+        }
+    }
+
+    /// All is there; more would be too much.
+    fn end(&mut self) -> Result<usize, ZstdError> {
+        let mut more = [0];
+        while self.input.pos() < self.input.src.len() {
+            let mut output = OutBuffer::around(&mut more[..]);
+            self.context.decompress_stream(&mut output, &mut self.input).map_err(library)?;
+            if output.pos() > 0 {
+                return Err(ZstdError::Library("the frame holds more than it should"));
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl std::io::Read for FrameReader<'_> {
+    fn read(&mut self, output: &mut [u8]) -> std::io::Result<usize> {
+        self.decode(output).map_err(std::io::Error::other)
+    }
+}
+
 /// The frame that every zstd decoder passes over, around `data`.
 pub(crate) fn push_skippable(magic: [u8; 4], data: &[u8], output: &mut Vec<u8>) -> Result<u32, ZstdError> {
     let len = u32::try_from(data.len()).map_err(|_| ZstdError::Library("skippable frame over 4 GiB"))?;
@@ -221,5 +295,31 @@ mod tests {
         let mut back = vec![0; text.len()];
         FrameDecoder::new().decode(&frame, &mut back).unwrap();
         assert!(back == text);
+    }
+
+    #[test]
+    fn frames_are_read_in_pieces_and_must_hold_what_they_should() {
+        use std::io::Read as _;
+        let text: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
+        let (mut encoder, mut frames) = (FrameEncoder::new(3).unwrap(), Vec::new());
+        text.chunks(400_000).for_each(|part| {
+            encoder.encode(part, &mut frames).unwrap();
+        });
+        let read = |frames: &[u8], len: usize| {
+            let mut back = Vec::new();
+            FrameReader::new(frames, len as u64).unwrap().read_to_end(&mut back).map(|_| back)
+        };
+        assert!(read(&frames, text.len()).unwrap() == text);
+        assert_eq!(read(&[], 0).unwrap(), b"");
+        for (frames, len, what) in [
+            (&frames[..], text.len() + 1, "ends early"),
+            (&frames[..], text.len() - 1, "more than it should"),
+            (&frames[..frames.len() - 1], text.len(), ""),
+            (b"junk, not a frame", 3, "Unknown frame"),
+            (b"", 1, "ends early"),
+        ] {
+            let error = read(frames, len).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 }

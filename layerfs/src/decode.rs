@@ -16,6 +16,14 @@ pub fn decode(frames: &[u8], len: usize) -> Result<Vec<u8>, ZstdError> {
     DECODER.with_borrow_mut(|decoder| decoder.decode_to_vec(frames, len))
 }
 
+/// As [`decode`], but the last frame may hold more than is wanted of it: never more than a megabyte, which is dropped.
+///
+/// # Errors
+/// The bytes are no zstd frames, or decode to another length.
+pub fn decode_prefix(frames: &[u8], len: usize) -> Result<Vec<u8>, ZstdError> {
+    DECODER.with_borrow_mut(|decoder| decoder.decode_prefix(frames, len))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -43,6 +51,18 @@ pub(crate) mod tests {
     fn frames_decode_as_one_stream() {
         let bytes: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
         assert_eq!(decode(&frames(&bytes, 7777), bytes.len()), Ok(bytes));
+    }
+
+    #[test]
+    fn what_a_frame_holds_behind_a_prefix_is_dropped_if_it_is_little() {
+        let bytes: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        let frame = frames(&bytes, bytes.len());
+        for len in [0, 1, 4096, bytes.len()] {
+            assert_eq!(decode_prefix(&frame, len).as_deref(), Ok(&bytes[..len]));
+        }
+        assert!(decode_prefix(&frame, bytes.len() + 1).is_err());
+        let bomb = frames(&vec![0; 64 << 20], 64 << 20);
+        assert!(decode_prefix(&bomb, 1).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jaunt_formats::compression::ZstdError;
 use jaunt_formats::{Digest, DigestScope, Span, TarOffset};
 
-use crate::decode::decode;
+use crate::decode::{decode, decode_prefix};
 
 /// Verified bytes of a layer's tar, and where they belong.
 #[derive(Clone, Debug)]
@@ -48,7 +48,11 @@ pub fn verify(span: &Span, scope: DigestScope, compressed: &[u8]) -> Result<TarB
     if scope == DigestScope::Compressed && *blake3::hash(compressed).as_bytes() != span.digest.0 {
         return Err(VerifyError::Digest(scope));
     }
-    let decoded = decode(compressed, span.tar_len as usize)?;
+    let decoded = match scope {
+        DigestScope::Compressed => decode(compressed, span.tar_len as usize)?,
+        // The digest is that of a file's content; its last frame may also carry what follows it in the tar.
+        DigestScope::Uncompressed => decode_prefix(compressed, span.tar_len as usize)?,
+    };
     if scope == DigestScope::Uncompressed && *Digest::of(&decoded).as_bytes() != span.digest.0 {
         return Err(VerifyError::Digest(scope));
     }
@@ -113,6 +117,19 @@ pub(crate) mod tests {
             let refused = verify(&span(&compressed, tar.len(), bad), scope, &compressed).unwrap_err();
             assert_eq!(refused, VerifyError::Digest(scope));
         }
+    }
+
+    #[test]
+    fn content_may_share_its_last_frame_only_where_the_digest_is_its_own() {
+        let tar = b"content, then padding and headers".repeat(50);
+        let (compressed, len) = (crate::decode::tests::frames(&tar, tar.len()), 700);
+        let content = *Digest::of(&tar[..len]).as_bytes();
+        let verified =
+            verify(&span(&compressed, len, content), DigestScope::Uncompressed, &compressed).unwrap();
+        assert_eq!(verified.bytes(), &tar[..len]);
+        let blake = *blake3::hash(&compressed).as_bytes();
+        let refused = verify(&span(&compressed, len, blake), DigestScope::Compressed, &compressed);
+        assert!(matches!(refused, Err(VerifyError::Decode(_))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::layout::Section;
 use super::{InodeType, LaunchError, LaunchIndex};
+use crate::DigestScope;
 use crate::entry::NAME_MAX;
 
 /// Checks every record of an index that came from elsewhere.
@@ -24,7 +25,7 @@ fn check_inodes<B: AsRef<[u8]>>(index: &LaunchIndex<B>) -> Result<(), LaunchErro
     for inode in (0..inodes).map(super::InodeId) {
         index.xattrs(inode)?;
         match index.attributes(inode)?.kind {
-            InodeType::Regular => drop(index.content(inode)?),
+            InodeType::Regular => check_content(index, inode)?,
             InodeType::Symlink => {
                 index.symlink_target(inode)?;
             }
@@ -32,6 +33,19 @@ fn check_inodes<B: AsRef<[u8]>>(index: &LaunchIndex<B>) -> Result<(), LaunchErro
         }
     }
     Ok(())
+}
+
+/// Where spans leave gaps, none may be in a file's content.
+fn check_content<B: AsRef<[u8]>>(index: &LaunchIndex<B>, inode: super::InodeId) -> Result<(), LaunchError> {
+    let content = index.content(inode)?;
+    let layer = &index.layers()[usize::from(content.layer)];
+    let covered = layer.scope == DigestScope::Compressed
+        || content.extents.iter().all(|extent| {
+            let start = extent.tar_offset.0;
+            layer.covers(&(start..start.saturating_add(extent.len)))
+        });
+    let why = "a part of its content is in no span";
+    if covered { Ok(()) } else { Err(LaunchError::Record { what: "inode", at: inode.0.into(), why }) }
 }
 
 /// Children in range and sorted, versions disjoint, every directory below its own, earlier, parent: no loops.

@@ -1,5 +1,7 @@
 //! The layers of a launch index, and what must hold of their spans before anything is fetched.
 
+use std::ops::Range;
+
 use zerocopy::little_endian::U64;
 
 use super::layout::{LayerRecord, SpanRecord};
@@ -19,8 +21,30 @@ pub struct LaunchLayer {
     pub tar_len: u64,
     /// What the spans' digests cover.
     pub scope: DigestScope,
-    /// The spans, which cover the tar without a gap.
+    /// The spans, in order. They cover the tar without a gap; only where the scope is
+    /// [`DigestScope::Uncompressed`] may bytes that are no file's content lie between them.
     pub spans: Vec<Span>,
+}
+
+impl LaunchLayer {
+    /// Whether every byte of the tar is in a span. Only such a layer can be checked span by span against
+    /// its diffID.
+    pub fn covers_tar(&self) -> bool {
+        self.covers(&(0..self.tar_len))
+    }
+
+    /// Whether every byte of a range of the tar is in a span.
+    pub fn covers(&self, range: &Range<u64>) -> bool {
+        let first = self.spans.partition_point(|span| span.tar_range().end <= range.start);
+        let mut at = range.start;
+        for span in &self.spans[first..] {
+            if at >= range.end || span.tar_offset.0 > at {
+                break;
+            }
+            at = span.tar_range().end;
+        }
+        at >= range.end
+    }
 }
 
 /// Reads a layer's record, with its spans out of all.
@@ -58,11 +82,15 @@ fn read_span(record: &SpanRecord) -> Span {
     }
 }
 
-/// Spans must cover the tar without a gap, within the blob, none larger than a node should hold in memory.
+/// Spans must lie in the order of tar and blob, within both, none larger than a node should hold in memory;
+/// and they must cover the tar, unless only files' content has digests.
 fn check_spans(layer: &LaunchLayer) -> Result<(), &'static str> {
     let (mut tar_end, mut blob_end) = (0, 0);
+    let gaps = layer.scope == DigestScope::Uncompressed;
     for span in &layer.spans {
-        if span.tar_offset.0 != tar_end || span.tar_len == 0 {
+        let follows =
+            span.tar_offset.0 == tar_end || gaps && (tar_end..layer.tar_len).contains(&span.tar_offset.0);
+        if !follows || span.tar_len == 0 {
             return Err("spans leave a gap, overlap, or are empty");
         }
         if span.tar_len > Span::MAX_LEN || span.compressed_len > Span::MAX_LEN || span.compressed_len == 0 {
@@ -75,7 +103,8 @@ fn check_spans(layer: &LaunchLayer) -> Result<(), &'static str> {
         }
         (tar_end, blob_end) = (span.tar_range().end, span.blob_range().end);
     }
-    if tar_end == layer.tar_len { Ok(()) } else { Err("spans do not cover the layer's tar") }
+    let ends = tar_end == layer.tar_len || gaps && tar_end < layer.tar_len;
+    if ends { Ok(()) } else { Err("spans do not cover the layer's tar") }
 }
 
 fn compression_of(code: u8) -> Option<Compression> {

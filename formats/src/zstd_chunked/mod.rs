@@ -8,16 +8,23 @@
 //! Format: containers/storage, pkg/chunked; `layout` draws the bytes.
 
 mod crc64;
+mod entries;
+pub mod foreign;
 mod layout;
 mod plan;
 mod reader;
+mod replay;
+#[cfg(test)]
+mod samples;
 mod tar_split;
 mod toc;
 mod weight;
 mod writer;
 
+pub use entries::{EntriesError, read_entries};
 pub use layout::{Annotations, AnnotationsError, FOOTER_LEN, Footer, Position};
 pub use plan::{FRAME_LEN, FramePlan, LayerPlan, Obstacle, Part, PlanError, Planner, SPAN_LEN, SpanPlan};
 pub use reader::{MAX_TOC_LEN, TocError, decode_toc};
+pub use replay::TarSplitError;
 pub use toc::{Toc, TocEntry};
 pub use writer::{BlobWriter, ConvertedLayer, FORMAT_RECIPE, PackedSpan, SpanCompressor};
