@@ -79,8 +79,8 @@ pub enum ReadError {
         #[source]
         source: VerifyError,
     },
-    /// The range lies beyond the layer.
-    #[error("bytes {}..{} lie outside layer {diff_id}", range.start, range.end)]
+    /// The range lies beyond the layer, or in no span of it.
+    #[error("bytes {}..{} lie outside the spans of layer {diff_id}", range.start, range.end)]
     OutOfRange {
         /// The layer's diffID.
         diff_id: Digest,
@@ -259,7 +259,8 @@ impl Inner {
 
     /// The spans that cover a range of the tar.
     fn spans_of(&self, range: &Range<u64>) -> Result<Range<usize>, ReadError> {
-        if range.start > range.end || range.end > self.layer.tar_len {
+        // Where only content has digests, headers are in no span; the index has no file there.
+        if range.start > range.end || range.end > self.layer.tar_len || !self.layer.covers(range) {
             return Err(ReadError::OutOfRange { diff_id: self.layer.diff_id.0, range: range.clone() });
         }
         let spans = &self.layer.spans;

@@ -391,3 +391,24 @@ async fn a_layer_without_a_place_on_disk_is_served_and_kept_as_soon_as_it_can_be
     assert_eq!(layer.read(0..10).await.unwrap(), fixture.tar[..10]);
     assert!(layer.file().has(&(0..10)));
 }
+
+/// A layer of which only content has digests, as the TOC of a zstd:chunked layer has them: the last frame of
+/// each span carries bytes that the span does not count.
+#[tokio::test]
+async fn bytes_in_no_span_are_an_error_and_the_others_are_read() {
+    let mut fixture = Fixture::new(3);
+    for span in &mut fixture.layer.spans {
+        span.tar_len -= 100;
+        let content = &fixture.tar[span.tar_offset.0 as usize..][..span.tar_len as usize];
+        span.digest = SpanDigest(*Digest::of(content).as_bytes());
+    }
+    fixture.layer.scope = DigestScope::Uncompressed;
+    let layer = fixture.layer(fixture.memory());
+    for at in [0, SPAN, 2 * SPAN] {
+        let read = layer.read(at as u64..at as u64 + 60_000).await.unwrap();
+        assert!(read == fixture.tar[at..at + 60_000]);
+    }
+    for range in [SPAN as u64 - 101..SPAN as u64 - 99, SPAN as u64 - 50..SPAN as u64 - 40] {
+        assert!(matches!(*layer.read(range).await.unwrap_err().0, ReadError::OutOfRange { .. }));
+    }
+}
