@@ -29,10 +29,13 @@ pub enum Error {
         "{reference} is not replaced: {failed} of {images} images could not be converted; --platform names others"
     )]
     NotReplaced { reference: String, failed: usize, images: usize },
-    #[error("not convertible: foreign layer {layer} is kept outside of the registry")]
-    ForeignLayer { layer: Digest },
-    #[error("not convertible: layer {layer} has unknown media type {media_type:?}")]
-    LayerType { layer: Digest, media_type: String },
+    #[error(
+        "{reference}: {digest} is a manifest of Docker's schema 1, which has no diffIDs to check a conversion by: \
+         pull the image and push it again with a current tool"
+    )]
+    Schema1 { reference: String, digest: Digest },
+    #[error("{reference} stands for {what}: refused")]
+    TooMuch { reference: String, what: String },
     #[error("it has {layers} layers, but its config names {diff_ids} diffIDs")]
     LayerCount { layers: usize, diff_ids: usize },
     #[error("its config names a malformed diffID: {source}")]

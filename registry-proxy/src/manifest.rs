@@ -6,10 +6,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
-use jaunt_formats::media_type::{DOCKER_LIST, OCI_INDEX, OCI_MANIFEST};
+use jaunt_formats::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use jaunt_formats::{Digest, Platform};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 
 /// A document that is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,11 @@ impl Descriptor {
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
         let media_type = media_type.to_owned();
         Self { media_type, digest, size, artifact_type: None, annotations: None, platform: None, urls: None }
+    }
+
+    /// Whether it says that the bytes are to be had from somewhere else.
+    pub fn is_elsewhere(&self) -> bool {
+        self.urls.as_ref().is_some_and(|urls| !urls.is_empty())
     }
 
     pub fn annotation(&self, key: &str) -> Option<&str> {
@@ -89,12 +98,27 @@ pub struct ImageIndex {
     pub manifests: Vec<Descriptor>,
 }
 
+/// The same, whatever its entries are.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LooseIndex {
+    pub manifests: Vec<Value>,
+}
+
 /// An image's config.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ImageConfig {
-    #[serde(flatten)]
-    pub platform: PlatformJson,
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
     pub rootfs: RootFs,
+}
+
+impl ImageConfig {
+    /// Old images state no operating system; there was but one.
+    pub fn platform(&self) -> Platform {
+        let os = self.os.as_deref().filter(|os| !os.is_empty()).unwrap_or("linux");
+        Platform::new(os, self.architecture.as_deref().unwrap_or_default(), self.variant.as_deref())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,24 +142,54 @@ pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), std::io::Er
     Ok((Digest::of(&bytes), bytes.into()))
 }
 
-pub fn is_index(manifest: &Manifest) -> bool {
-    [OCI_INDEX, DOCKER_LIST].contains(&manifest.media_type.as_str())
+/// What a manifest of some media type is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Image,
+    Index,
+    /// Docker's first: layers without diffIDs, and digests of parts of itself.
+    Schema1,
+    Other,
 }
 
-/// What a manifest says it is, or what its fields show it to be.
-pub fn media_type(bytes: &[u8]) -> Option<String> {
+pub fn kind(media_type: &str) -> Kind {
+    match media_type {
+        OCI_MANIFEST | DOCKER_MANIFEST => Kind::Image,
+        OCI_INDEX | DOCKER_LIST => Kind::Index,
+        DOCKER_SCHEMA1 | DOCKER_SCHEMA1_SIGNED => Kind::Schema1,
+        _ => Kind::Other,
+    }
+}
+
+pub fn is_index(manifest: &Manifest) -> bool {
+    kind(&manifest.media_type) == Kind::Index
+}
+
+/// The media type of a manifest: what it says itself, else what it is `stated` to be where it is kept,
+/// else what its fields show, for the image spec lets it say nothing.
+///
+/// One that is a list of manifests and of layers at the same time would be two things to two readers; it is
+/// none to us.
+pub fn media_type(bytes: &[u8], stated: &str) -> String {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Shape {
+        schema_version: Option<u32>,
         media_type: Option<String>,
         manifests: Option<IgnoredAny>,
         layers: Option<IgnoredAny>,
     }
-    let shape: Shape = serde_json::from_slice(bytes).ok()?;
-    let shown = || match shape {
-        Shape { manifests: Some(_), .. } => Some(OCI_INDEX.to_owned()),
-        Shape { layers: Some(_), .. } => Some(OCI_MANIFEST.to_owned()),
-        _ => None,
-    };
-    shape.media_type.or_else(shown)
+    let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else { return String::new() };
+    if shape.manifests.is_some() && shape.layers.is_some() {
+        return String::new();
+    }
+    let known = |media_type: &str| kind(media_type) != Kind::Other;
+    match shape {
+        Shape { media_type: Some(own), .. } if !own.is_empty() => own,
+        _ if known(stated) => stated.to_owned(),
+        Shape { schema_version: Some(1), .. } => DOCKER_SCHEMA1.to_owned(),
+        Shape { manifests: Some(_), .. } => OCI_INDEX.to_owned(),
+        Shape { layers: Some(_), .. } => OCI_MANIFEST.to_owned(),
+        _ => stated.to_owned(),
+    }
 }

@@ -1,7 +1,7 @@
 //! Replace mode: a manifest whose layers are the converted ones, in place of the image's own.
 //!
 //! ```text
-//! tag -> index' -> manifest' -> config (the same), converted layers
+//! tag -> index' (-> index') -> manifest' -> config (the same), converted layers
 //!                  manifest' annotations: dev.jaunt.original-manifest, dev.jaunt.launch-index
 //! sha256-<manifest' hex>.jaunt -> launch artifact -> launch index, converted layers
 //! sha256-<original hex>.original -> the original index or manifest
@@ -81,13 +81,27 @@ fn replace_layer(layer: &mut Map<String, Value>, converted: &Descriptor) {
     annotations.extend(new.map(|(key, value)| (key.clone(), value.as_str().into())));
 }
 
-/// An index whose entries name the replacements, by the digest of what each replaces.
-pub fn index(index: &Manifest, replacements: &HashMap<Digest, Descriptor>) -> Result<Replacement, Error> {
-    let mut document: Value = manifest::parse("index", index.digest, &index.bytes)?;
-    let fields = document.as_object_mut();
-    let fields = fields
-        .ok_or_else(|| Error::NotAnImage("index".to_owned(), index.digest, index.media_type.clone()))?;
+/// An index whose entries name the replacements, by the digest of what each replaces; `None` if it names
+/// nothing that is replaced.
+pub fn index(
+    index: &Manifest,
+    replacements: &HashMap<Digest, Descriptor>,
+) -> Result<Option<Replacement>, Error> {
+    let mut fields: Map<String, Value> = manifest::parse("index", index.digest, &index.bytes)?;
+    if !rewrite_entries(&mut fields, replacements) {
+        return Ok(None);
+    }
     fields.insert("mediaType".to_owned(), OCI_INDEX.into());
+    // Of an index replaced in part before, the first original stays the original.
+    if !annotations(&mut fields).contains_key(ORIGINAL_MANIFEST) {
+        annotate(&mut fields, ORIGINAL_MANIFEST, &index.digest);
+    }
+    Replacement::new(OCI_INDEX, &fields.into()).map(Some)
+}
+
+/// Whether anything was rewritten.
+fn rewrite_entries(fields: &mut Map<String, Value>, replacements: &HashMap<Digest, Descriptor>) -> bool {
+    let mut rewritten = false;
     let replacement = |digest: Option<&Value>| {
         let digest: Digest = digest?.as_str()?.parse().ok()?;
         replacements.get(&digest)
@@ -96,18 +110,16 @@ pub fn index(index: &Manifest, replacements: &HashMap<Digest, Descriptor>) -> Re
     for entry in entries.filter_map(Value::as_object_mut) {
         if let Some(new) = replacement(entry.get("digest")) {
             point(entry, &new.media_type, new);
+            rewritten = true;
         }
         if let Some(attested) = entry.get_mut("annotations").and_then(|all| all.get_mut(ATTESTED))
             && let Some(new) = replacement(Some(attested))
         {
             *attested = new.digest.to_string().into();
+            rewritten = true;
         }
     }
-    // Of an index replaced in part before, the first original stays the original.
-    if !annotations(fields).contains_key(ORIGINAL_MANIFEST) {
-        annotate(fields, ORIGINAL_MANIFEST, &index.digest);
-    }
-    Replacement::new(OCI_INDEX, &document)
+    rewritten
 }
 
 /// Points a descriptor elsewhere. A copy of the old bytes within it, or other places of them, go.
@@ -151,7 +163,7 @@ mod tests {
         let bytes: Bytes = before.to_string().into();
         let top = Manifest { media_type: "list".to_owned(), digest: Digest::of(&bytes), bytes };
         let replacements = HashMap::from([(old, Descriptor::new(OCI_MANIFEST, new, 7))]);
-        let after = index(&top, &replacements).unwrap();
+        let after = index(&top, &replacements).unwrap().unwrap();
         let after: Value = serde_json::from_slice(&after.bytes).unwrap();
         let mut replaced = entry(&new);
         replaced["mediaType"] = OCI_MANIFEST.into();
@@ -159,6 +171,7 @@ mod tests {
         assert_eq!(after["manifests"], json!([replaced, entry(&other), attested(&new)]));
         assert_eq!(after["annotations"], json!({ ORIGINAL_MANIFEST: top.digest }));
         assert_eq!(after["mediaType"], OCI_INDEX);
+        assert!(index(&top, &HashMap::new()).unwrap().is_none());
     }
 
     #[test]

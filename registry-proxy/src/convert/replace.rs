@@ -15,7 +15,7 @@ use crate::cli::ConvertArgs;
 use crate::console::Console;
 use crate::error::Error;
 use crate::image::{ACCEPT, Resolved};
-use crate::manifest::{self, Descriptor};
+use crate::manifest::Descriptor;
 use crate::place::{ImageName, Place};
 use crate::replace::{self, original_tag};
 use crate::{copy, signed};
@@ -26,8 +26,8 @@ pub struct Replaced {
     pub top: Digest,
     /// What it named before.
     pub original: Digest,
-    /// Each image by what it was.
-    pub images: HashMap<Digest, Descriptor>,
+    /// Each image, and each index, by what it was.
+    pub manifests: HashMap<Digest, Descriptor>,
 }
 
 /// Before the work: refuses what is signed, and brings the image to where `--to` says.
@@ -41,12 +41,15 @@ pub async fn prepare(
     let originals = resolved.images.iter().filter(|image| image.original.is_none());
     let originals: Vec<_> = originals.map(|image| image.descriptor.digest).collect();
     if !args.force && !originals.is_empty() {
-        let tagged = [resolved.top.digest];
-        for image in originals.iter().chain(tagged.iter().filter(|top| !originals.contains(top))) {
-            signed::refuse(&Place::of(client, from), *image).await?;
+        let place = Place::of(client, from);
+        for digest in originals.iter().chain(resolved.indexes.iter().map(|index| &index.digest)) {
+            signed::refuse(&place, *digest).await?;
         }
     }
     let Some(to) = &args.to else { return Ok(()) };
+    if resolved.images.is_empty() {
+        return copy::copy(client, from, to, console).await;
+    }
     if originals.is_empty() {
         return Err(Error::AlreadyReplaced(from.to_string()));
     }
@@ -64,7 +67,7 @@ pub async fn finish(
     console: &Console,
 ) -> Result<Option<Replaced>, Error> {
     let place = Place::of(client, reference);
-    let (top, mut images, mut replacement) = (&resolved.top, HashMap::new(), None);
+    let (top, mut replaced, mut replacement) = (&resolved.top, HashMap::new(), None);
     for outcome in outcomes.iter().filter(|outcome| outcome.image.original.is_none()) {
         let new = replace::manifest(outcome.image, &outcome.artifact)?;
         let name = new.descriptor.digest.to_string();
@@ -73,11 +76,15 @@ pub async fn finish(
         let artifact = Artifact::publish(&place, &new.descriptor, index, layers).await?;
         let (image, old) = (outcome.image, outcome.image.descriptor.digest);
         console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
-        images.insert(old, new.descriptor.clone());
+        replaced.insert(old, new.descriptor.clone());
         replacement = Some(new);
     }
-    if manifest::is_index(top) && !images.is_empty() {
-        replacement = Some(replace::index(top, &images)?);
+    for index in &resolved.indexes {
+        let Some(new) = replace::index(index, &replaced)? else { continue };
+        let name = new.descriptor.digest.to_string();
+        place.push_manifest(&name, &new.descriptor.media_type, new.bytes.clone()).await?;
+        replaced.insert(index.digest, new.descriptor.clone());
+        replacement = Some(new);
     }
     let Some(new) = replacement else {
         console.line(&format!("already replaced: {reference} {}", top.digest));
@@ -91,7 +98,7 @@ pub async fn finish(
     let (media_type, digest) = (&new.descriptor.media_type, new.descriptor.digest);
     place.push_manifest(&reference.manifest_name(), media_type, new.bytes).await?;
     console.line(&format!("{reference} is {digest} now; tag {kept} keeps the original"));
-    Ok(Some(Replaced { top: digest, original: top.digest, images }))
+    Ok(Some(Replaced { top: digest, original: top.digest, manifests: replaced }))
 }
 
 /// Registries cannot move a tag on condition; this leaves a moment instead of a conversion's time.

@@ -120,7 +120,7 @@ fn image(outcome: &Outcome<'_>, replaced: Option<&Replaced>) -> Value {
         "platform": outcome.image.platform.to_string(),
         "manifest": outcome.image.descriptor.digest,
         "status": status,
-        "replacement": replaced.and_then(|replaced| replaced.images.get(&outcome.image.descriptor.digest)).map(|new| new.digest),
+        "replacement": replaced.and_then(|replaced| replaced.manifests.get(&outcome.image.descriptor.digest)).map(|new| new.digest),
         "artifact": outcome.artifact.digest,
         "tag": artifact::tag(&outcome.image.descriptor.digest),
         "index": { "digest": outcome.artifact.index.digest, "bytes": outcome.artifact.index.size },

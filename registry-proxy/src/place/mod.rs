@@ -23,7 +23,7 @@ pub use name::ImageName;
 use registry::RegistryPlace;
 pub use upload::Upload;
 
-use crate::manifest::Descriptor;
+use crate::manifest::{self, Descriptor};
 
 /// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
 pub type BlobStream = BoxStream<'static, Result<Bytes, PlaceError>>;
@@ -57,10 +57,11 @@ impl Place {
 
     /// A manifest by tag or digest, verified. No name at all is the only image of a layout.
     pub async fn manifest(&self, name: &str, accept: &[&str]) -> Result<Manifest, PlaceError> {
-        match self {
-            Self::Registry(place) => place.manifest(name, accept).await,
-            Self::Layout(place) => Ok(place.manifest(name).await?),
-        }
+        let found = match self {
+            Self::Registry(place) => place.manifest(name, accept).await?,
+            Self::Layout(place) => place.manifest(name).await?,
+        };
+        Ok(Manifest { media_type: manifest::media_type(&found.bytes, &found.media_type), ..found })
     }
 
     /// The same, with `None` when there is no such manifest.

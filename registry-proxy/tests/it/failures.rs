@@ -90,23 +90,6 @@ fn a_blob_that_is_not_what_its_digest_says_is_refused() {
 }
 
 #[test]
-fn unknown_media_types_are_named() {
-    let change = |manifest: &mut Value| manifest["layers"][0]["mediaType"] = json!("application/x-squashfs");
-    let Some(error) = failure(&[layer()], change) else { return };
-    assert!(error.contains("unknown media type \"application/x-squashfs\""), "{error}");
-}
-
-#[test]
-fn foreign_layers_are_not_convertible() {
-    let change = |manifest: &mut Value| {
-        manifest["layers"][0]["mediaType"] =
-            json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
-    };
-    let Some(error) = failure(&[layer()], change) else { return };
-    assert!(error.contains("not convertible: foreign layer"), "{error}");
-}
-
-#[test]
 fn a_config_for_other_layers_is_refused() {
     let change = |manifest: &mut Value| manifest["layers"] = json!([]);
     let Some(error) = failure(&[layer()], change) else { return };
@@ -136,8 +119,8 @@ fn an_unreachable_registry_is_named() {
 fn one_bad_image_of_an_index_takes_nothing_from_the_others() {
     let Some(registry) = Registry::start() else { return };
     let good = registry.image(REPOSITORY, &[layer()], "linux");
-    let mut unknown = good.clone();
-    unknown["layers"][0]["mediaType"] = json!("application/x-squashfs");
+    let mut short = good.clone();
+    short["layers"] = json!([]);
     let wrong = Layer { diff_id: Digest::of(b"something else"), ..layer() };
     let wrong = registry.image(REPOSITORY, &[wrong], "linux");
     let entry = |manifest: &Value, architecture: &str| {
@@ -146,7 +129,7 @@ fn one_bad_image_of_an_index_takes_nothing_from_the_others() {
         json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": bytes.len(),
                 "platform": { "os": "linux", "architecture": architecture } })
     };
-    let entries = [entry(&unknown, "arm64"), entry(&wrong, "s390x"), entry(&good, "amd64")];
+    let entries = [entry(&short, "arm64"), entry(&wrong, "s390x"), entry(&good, "amd64")];
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
     registry.push_manifest(REPOSITORY, "multi", &index);
     let reference = registry.reference("team/app:multi");
@@ -154,13 +137,13 @@ fn one_bad_image_of_an_index_takes_nothing_from_the_others() {
         let run = registry.run(arguments);
         let error = run.failed();
         assert_eq!(error.lines().count(), 3, "one line an image, and one for all: {error}");
-        assert!(error.contains("application/x-squashfs") && error.contains("the tar has digest"), "{error}");
+        assert!(error.contains("it has 0 layers") && error.contains("the tar has digest"), "{error}");
         assert!(error.contains("2 of 3 images could not be converted"), "{error}");
         let digest = entries[2]["digest"].as_str().unwrap().replace(':', "-");
         assert!(registry.manifest(REPOSITORY, &format!("{digest}.jaunt")).is_some());
         assert_eq!(registry.manifest(REPOSITORY, "multi").unwrap(), index, "not replaced in part");
     }
-    assert!(registry.run(&["inspect", &reference]).succeeded().stdout.contains("x-squashfs"));
+    assert!(registry.run(&["inspect", &reference]).succeeded().stdout.contains("it has 0 layers"));
     assert!(registry.run(&["verify", &reference]).failed().contains("not converted"));
 }
 

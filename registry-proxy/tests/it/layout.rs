@@ -285,3 +285,37 @@ fn a_full_disk_ends_a_run_and_breaks_nothing() {
     assert!(stdout.contains("code 1") && stderr.contains("No space left"), "{stdout}{stderr}");
     assert!(!stdout.contains(".jaunt-upload") && !stdout.contains("index.json"), "{stdout}");
 }
+
+#[test]
+fn a_manifest_that_does_not_say_what_it_is_shows_it() {
+    let layout = Layout::empty();
+    let named = |name: &str| json!({ "org.opencontainers.image.ref.name": name });
+    let mut image = layout.image(&layers());
+    image.as_object_mut().unwrap().remove("mediaType");
+    let digest = layout.list(&image, named("image"));
+    let size = serde_json::to_vec(&image).unwrap().len();
+    let index = json!({ "schemaVersion": 2, "manifests": [{ "digest": digest, "size": size }] });
+    layout.list(&index, named("index"));
+    let mut both = image.clone();
+    both["manifests"] = index["manifests"].clone();
+    layout.list(&both, named("both"));
+    let schema1 = json!({ "schemaVersion": 1, "name": "a", "tag": "b", "fsLayers": [], "history": [] });
+    layout.list(&schema1, named("schema1"));
+    layout.list(&json!([1]), named("list"));
+    let mut listed = layout.index();
+    for entry in listed["manifests"].as_array_mut().unwrap() {
+        entry.as_object_mut().unwrap().remove("mediaType");
+    }
+    fs::write(layout.path("index.json"), listed.to_string()).unwrap();
+    for tag in ["image", "index"] {
+        let name = layout.name(&format!(":{tag}"));
+        run(&["convert", "--mode", "replace", &name]).succeeded();
+        run(&["verify", &name]).succeeded();
+    }
+    for (tag, complaint) in
+        [("both", "is no image"), ("schema1", "Docker's schema 1"), ("list", "is no image")]
+    {
+        let failed = run(&["convert", &layout.name(&format!(":{tag}"))]);
+        assert!(failed.failed().contains(complaint), "{tag}: {failed:?}");
+    }
+}

@@ -6,3 +6,4 @@ mod failures;
 mod layout;
 mod replace;
 mod support;
+mod wild;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::error::LayoutError;
 use super::files::{Files, read_if_exists};
 use super::index::{Index, Selector, Unselected};
-use crate::manifest::{self, Annotations, Descriptor, ImageIndex};
+use crate::manifest::{Annotations, Descriptor, ImageIndex};
 
 /// index.json of a hundred thousand tags has less.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -55,8 +55,7 @@ pub fn read(files: &Files, name: &str) -> Result<Manifest, LayoutError> {
     };
     let bytes = files.read_blob(&digest, MANIFEST_BYTES)?;
     let bytes = bytes.ok_or_else(|| not_found(format!("manifest {digest}")))?;
-    let listed = descriptor.map(|descriptor| descriptor.media_type).filter(|kind| !kind.is_empty());
-    let media_type = manifest::media_type(&bytes).or(listed).unwrap_or_default();
+    let media_type = descriptor.map(|descriptor| descriptor.media_type).unwrap_or_default();
     Ok(Manifest { media_type, digest, bytes })
 }
 
