@@ -32,6 +32,8 @@ pub enum FallbackCode {
     ChainMismatch,
     /// A converted layer is no longer in the repository.
     ConvertedLayerMissing,
+    /// There is no artifact, and a layer that says it can be read as it is fails its checks.
+    UnusableLayer,
     /// Another snapshot has the chain's name, or the parent is not the chain beneath.
     SnapshotConflict,
     /// The index cannot be kept on this node.
@@ -40,7 +42,7 @@ pub enum FallbackCode {
 
 impl FallbackCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoImageLabels,
         Self::BadLabels,
         Self::NoLaunchArtifact,
@@ -52,6 +54,7 @@ impl FallbackCode {
         Self::BadIndex,
         Self::ChainMismatch,
         Self::ConvertedLayerMissing,
+        Self::UnusableLayer,
         Self::SnapshotConflict,
         Self::LocalStorage,
     ];
@@ -70,6 +73,7 @@ impl FallbackCode {
             Self::BadIndex => "bad-index",
             Self::ChainMismatch => "chain-mismatch",
             Self::ConvertedLayerMissing => "converted-layer-missing",
+            Self::UnusableLayer => "unusable-layer",
             Self::SnapshotConflict => "snapshot-conflict",
             Self::LocalStorage => "local-storage",
         }

@@ -65,14 +65,28 @@ pub(super) async fn admit(
     blob: bytes::Bytes,
 ) -> Result<KnownIndex, AdmitError> {
     let indexes = indexes.clone();
-    let admitted = tokio::task::spawn_blocking(move || {
-        let open = LaunchIndex::open(launch::unpack(&blob)?)?;
-        open.verify_checksum()?;
-        launch::check(&open)?;
-        let known = KnownIndex::new(index, &open);
-        let raw = open.into_bytes();
-        indexes.write(&index, &raw).map_err(|source| AdmitError::Write { index, source })?;
-        Ok(known)
-    });
+    let admitted =
+        tokio::task::spawn_blocking(move || check_and_write(&indexes, index, launch::unpack(&blob)?));
     admitted.await.map_err(|_| AdmitError::Stopping)?
+}
+
+/// Keeps an index that was made here, under the digest of its own bytes; checked like any other.
+pub(super) async fn keep(indexes: &IndexStore, raw: Vec<u8>) -> Result<KnownIndex, AdmitError> {
+    let indexes = indexes.clone();
+    let kept = tokio::task::spawn_blocking(move || {
+        if raw.len() as u64 > launch::MAX_INDEX_LEN {
+            return Err(LaunchError::TooLarge(raw.len() as u64).into());
+        }
+        check_and_write(&indexes, Digest::of(&raw), raw)
+    });
+    kept.await.map_err(|_| AdmitError::Stopping)?
+}
+
+fn check_and_write(indexes: &IndexStore, index: Digest, raw: Vec<u8>) -> Result<KnownIndex, AdmitError> {
+    let open = LaunchIndex::open(raw)?;
+    open.verify_checksum()?;
+    launch::check(&open)?;
+    let known = KnownIndex::new(index, &open);
+    indexes.write(&index, &open.into_bytes()).map_err(|source| AdmitError::Write { index, source })?;
+    Ok(known)
 }

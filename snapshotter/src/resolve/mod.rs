@@ -1,10 +1,12 @@
 //! Finds the launch index that a layer belongs to, and makes sure of it before anything is promised.
 //!
 //! Order: the index on record for this image (no network), else its launch artifact in the image's
-//! repository. All layers of an image share one search. A search that fails is remembered for seconds
+//! repository, else one made here of the image's own layers, where all of them are in a lazily readable
+//! format. All layers of an image share one search. A search that fails is remembered for seconds
 //! only, so that an image converted meanwhile is lazy at its next start.
 
 mod artifact;
+mod foreign;
 mod known;
 mod search;
 

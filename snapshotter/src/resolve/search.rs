@@ -2,7 +2,8 @@
 //!
 //! Requests on the cold path: the artifact by its tag, then the index blob, and at the same time a HEAD
 //! for each converted layer, so that what a promise rests on is known to be there without a further
-//! round trip. Referrers are asked only where the tag is missing.
+//! round trip. Referrers are asked only where the tag is missing, and the image's own layers (`foreign`)
+//! only where there is no usable artifact.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::{Client, Error};
@@ -29,8 +30,17 @@ pub(super) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Finds, fetches, checks and keeps the image's launch index.
+    /// Finds, fetches, checks and keeps the image's launch index; without one, makes it of the image's own
+    /// layers if they can be read as they are.
     pub async fn run(&self) -> Result<KnownIndex, Fallback> {
+        match self.converted().await {
+            Err(unusable) if is_of_the_artifact(unusable.code) => self.foreign(unusable).await,
+            outcome => outcome,
+        }
+    }
+
+    /// The index of the image's launch artifact.
+    async fn converted(&self) -> Result<KnownIndex, Fallback> {
         let artifact = self.artifact().await?;
         let (known, ()) = futures_util::try_join!(self.index(&artifact), self.probe(&artifact))?;
         Ok(known)
@@ -132,8 +142,14 @@ impl Search<'_> {
     }
 }
 
+/// Whether a reason speaks against the artifact, and not against the registry or this node.
+fn is_of_the_artifact(code: FallbackCode) -> bool {
+    use FallbackCode as Code;
+    [Code::NoLaunchArtifact, Code::BadArtifact, Code::BadIndex, Code::ConvertedLayerMissing].contains(&code)
+}
+
 /// The table from what a registry does to the reason we give.
-fn registry_failure(error: &Error) -> Fallback {
+pub(super) fn registry_failure(error: &Error) -> Fallback {
     let code = match error {
         Error::Unreachable { .. } | Error::TimedOut { .. } | Error::Interrupted { .. } => {
             FallbackCode::RegistryUnreachable

@@ -1,6 +1,7 @@
 //! Finding and admitting launch indexes, against a registry that misbehaves on command.
 #![allow(clippy::unwrap_used)]
 
+mod foreign;
 mod registry;
 
 use std::sync::Arc;

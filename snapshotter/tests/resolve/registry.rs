@@ -10,7 +10,7 @@ use jaunt_formats::{
 use jaunt_snapshotter::labels::RemoteLayer;
 use serde_json::{Value, json};
 use wiremock::matchers::{any, method, path};
-use wiremock::{Mock, MockServer, ResponseTemplate};
+use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
 /// An image with a launch index, and the artifact that names it.
 pub struct Image {
@@ -145,7 +145,7 @@ impl Registry {
         requests.iter().filter(|request| request.url.path().contains(part)).count()
     }
 
-    async fn put_manifest(&self, name: &str, manifest: &Value) {
+    pub async fn put_manifest(&self, name: &str, manifest: &Value) {
         let answer = ResponseTemplate::new(200).set_body_raw(manifest.to_string(), media_type::OCI_MANIFEST);
         self.answer("GET", format!("manifests/{name}"), answer).await;
     }
@@ -161,8 +161,39 @@ impl Registry {
         }
     }
 
+    /// A manifest under its own digest.
+    pub async fn put_by_digest(&self, manifest: &Value) -> Digest {
+        let digest = Digest::of(manifest.to_string().as_bytes());
+        self.put_manifest(&digest.to_string(), manifest).await;
+        digest
+    }
+
+    /// A blob that can be had in ranges.
+    pub async fn put_blob(&self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        let path = path(format!("/v2/team/app/blobs/{digest}"));
+        Mock::given(method("GET")).and(path).respond_with(Ranges(bytes.to_vec())).mount(&self.0).await;
+        digest
+    }
+
     async fn answer(&self, verb: &str, what: String, answer: ResponseTemplate) {
         let path = path(format!("/v2/team/app/{what}"));
         Mock::given(method(verb)).and(path).respond_with(answer).mount(&self.0).await;
+    }
+}
+
+struct Ranges(Vec<u8>);
+
+impl Respond for Ranges {
+    fn respond(&self, request: &Request) -> ResponseTemplate {
+        let asked =
+            request.headers.get("range").and_then(|range| range.to_str().ok()?.strip_prefix("bytes="));
+        let Some((first, last)) = asked.and_then(|range| range.split_once('-')) else {
+            return ResponseTemplate::new(200).set_body_bytes(self.0.clone());
+        };
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        let stated = format!("bytes {first}-{last}/{}", self.0.len());
+        let part = self.0[first..=last].to_vec();
+        ResponseTemplate::new(206).insert_header("content-range", stated.as_str()).set_body_bytes(part)
     }
 }
