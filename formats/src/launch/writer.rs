@@ -10,7 +10,7 @@ use super::layout::{
     SpanRecord, TABLE_LEN, VERSION, file_type,
 };
 use super::{LaunchError, LaunchLayer};
-use crate::tree::{Inode, InodeKind, LayerStats, Tree};
+use crate::tree::{Attributes, Inode, InodeKind, LayerStats, Tree};
 use crate::{Content, Xattr};
 
 /// The bytes of the index for `layers`, bottom to top, and their merged tree.
@@ -113,29 +113,25 @@ impl<'t> Writer<'t> {
         self.push(Section::InodeAttributes, U32::from(attributes));
         self.push(Section::InodeLayer, U16::from(inode.layer));
         self.push(Section::InodeLinks, U32::from(inode.nlink));
-        self.push(Section::InodeSeconds, zerocopy::little_endian::I64::from(inode.mtime.seconds));
-        self.push(Section::InodeNanoseconds, U32::from(inode.mtime.nanoseconds));
+        self.push(Section::InodeSeconds, zerocopy::little_endian::I64::from(inode.attributes.mtime.seconds));
+        self.push(Section::InodeNanoseconds, U32::from(inode.attributes.mtime.nanoseconds));
         self.push(Section::InodeSize, U64::from(size));
         self.push(Section::InodeData, U64::from(data));
         Ok(())
     }
 
     fn attributes(&mut self, kind: u32, inode: &'t Inode) -> Result<u32, LaunchError> {
-        let mode = kind | (inode.mode & 0o7777);
-        let key = (mode, inode.uid, inode.gid, &inode.xattrs[..]);
+        let Attributes { mode, uid, gid, ref xattrs, .. } = inode.attributes;
+        let mode = kind | (mode & 0o7777);
+        let key = (mode, uid, gid, &xattrs[..]);
         if let Some(&known) = self.attributes.get(&key) {
             return Ok(known);
         }
         let number = self.count(Section::Attributes)?;
-        let xattrs = if inode.xattrs.is_empty() { 0 } else { 1 + self.heap(&xattr_list(&inode.xattrs)?)? };
+        let list = if xattrs.is_empty() { 0 } else { 1 + self.heap(&xattr_list(xattrs)?)? };
         self.push(
             Section::Attributes,
-            AttributesRecord {
-                mode: mode.into(),
-                uid: inode.uid.into(),
-                gid: inode.gid.into(),
-                xattrs: xattrs.into(),
-            },
+            AttributesRecord { mode: mode.into(), uid: uid.into(), gid: gid.into(), xattrs: list.into() },
         );
         self.attributes.insert(key, number);
         Ok(number)

@@ -72,6 +72,14 @@ pub enum Problem {
         /// What is wrong with its path.
         source: PathError,
     },
+    /// A symbolic link to nothing, or to more than Linux's PATH_MAX allows.
+    #[error("symbolic link {name:?} has a target of {len} bytes, which Linux cannot hold")]
+    SymlinkTarget {
+        /// The link.
+        name: String,
+        /// Length of its target.
+        len: usize,
+    },
     /// A user or group beyond 32 bits, or below zero.
     #[error("entry {name:?} has {what} {id}, which Linux cannot hold")]
     Owner {

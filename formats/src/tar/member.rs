@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::error::{Problem, shown};
 use super::header::Fields;
 use super::pax::Pax;
+use crate::entry::PATH_MAX;
 use crate::{Content, Entry, EntryKind, EntryPath, TarOffset, Timestamp, Xattr};
 
 /// One entry, and where it is.
@@ -97,7 +98,7 @@ pub(super) fn entry_of(fields: &Fields, size: i64, content: Content, pax: Pax) -
     let kind = match fields.typeflag {
         b'0' | b'7' | b'S' => EntryKind::Regular { size: size_of(&fields.name, size)?, content },
         b'1' => EntryKind::HardLink { target: path(&fields.link_name)? },
-        b'2' => EntryKind::Symlink { target: fields.link_name.clone().into() },
+        b'2' => EntryKind::Symlink { target: symlink_target(fields)? },
         b'3' => EntryKind::CharDevice { major: device(fields.dev_major)?, minor: device(fields.dev_minor)? },
         b'4' => EntryKind::BlockDevice { major: device(fields.dev_major)?, minor: device(fields.dev_minor)? },
         b'5' => EntryKind::Directory,
@@ -118,6 +119,14 @@ pub(super) fn entry_of(fields: &Fields, size: i64, content: Content, pax: Pax) -
             .map(|(name, value)| Xattr { name: name.into(), value: value.into() })
             .collect(),
     })
+}
+
+/// No link can be made to nothing, nor to more than a path can be.
+fn symlink_target(fields: &Fields) -> Result<Box<[u8]>, Problem> {
+    match &fields.link_name[..] {
+        target if (1..PATH_MAX).contains(&target.len()) => Ok(target.into()),
+        target => Err(Problem::SymlinkTarget { name: shown(&fields.name), len: target.len() }),
+    }
 }
 
 pub(super) fn is_regular(typeflag: u8) -> bool {

@@ -238,8 +238,12 @@ fn refuses_with_a_reason_and_a_place() {
         (good.clone().raw(&[1; 512]), "tar offset 1024: not a tar header: checksum mismatch"),
         (good.clone().head(file(b"v", b'V')), "tar offset 1024: entry \"v\" has unsupported type 'V'"),
         (
-            good.clone().head(file(b"../v", b'0')),
-            "tar offset 1024: entry \"../v\": path \"../v\" leads outside the layer",
+            good.clone().link(b'2', "v", ""),
+            "tar offset 1024: symbolic link \"v\" has a target of 0 bytes, which Linux cannot hold",
+        ),
+        (
+            good.clone().pax(&[("linkpath", &[b't'; 4096])]).link(b'2', "v", ""),
+            "tar offset 1024: symbolic link \"v\" has a target of 4096 bytes, which Linux cannot hold",
         ),
         (
             good.clone().head(Head { size: 10, ..file(b"t", b'0') }).raw(b"abc"),

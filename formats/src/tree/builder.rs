@@ -1,10 +1,11 @@
 //! Lays resolved layers over one another, bottom to top.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::layer::{Layer, TreeError};
+use super::attributes::Attributes;
+use super::layer::{self, Child, Directory, File, Layer, TreeError};
 use super::{Dentry, Dir, Inode, InodeKind, LayerStats, MAX_LAYERS, NEVER_HIDDEN, Tree};
-use crate::{Entry, EntryKind, EntryPath, Timestamp, Xattr};
+use crate::{Entry, EntryKind};
 
 /// Builds a [`Tree`] from the entries of each layer. Deterministic: the same entries give the same tree.
 pub struct TreeBuilder {
@@ -16,8 +17,6 @@ pub struct TreeBuilder {
 /// Directory 0 is the root's holder, directory 1 the root.
 const HOLDER: usize = 0;
 const ROOT: usize = 1;
-/// Mode of a directory that no layer describes: what `mkdir -p` as root gives.
-const IMPLIED_MODE: u32 = 0o755;
 /// Room for reserved inode numbers above the index's own.
 const MAX_INODES: usize = u32::MAX as usize - 16;
 
@@ -66,21 +65,11 @@ impl TreeBuilder {
         }
         let number = u16::try_from(number).map_err(|_| TreeError::TooManyLayers)?;
         let layer = Layer::resolve(entries)?;
-        if self.inodes.len() + layer.inodes.len() > MAX_INODES {
+        if self.inodes.len() + layer.files.len() + layer.directories.len() > MAX_INODES {
             return Err(TreeError::TooManyInodes);
         }
-        self.layers.push(stats_of(&layer));
-        // Each once: a marker that is repeated would cost its directory's length every time.
-        for path in &layer.opaque.iter().collect::<BTreeSet<_>>() {
-            self.hide_children_of(path, number);
-        }
-        for path in &layer.whiteouts {
-            self.hide(path, number);
-        }
-        if !layer.paths.contains_key(&EntryPath::root()) {
-            self.imply(HOLDER, b"", number);
-        }
-        self.lay(layer, number);
+        let stats = self.lay(layer, number);
+        self.layers.push(stats);
         Ok(())
     }
 
@@ -109,50 +98,92 @@ impl TreeBuilder {
         Tree { inodes: self.inodes, dirs, layers: self.layers }
     }
 
-    /// Lays a resolved layer over the tree: inodes in tar order, so that offsets grow with numbers.
-    fn lay(&mut self, layer: Layer, number: u16) {
-        let mut links = vec![0u32; layer.inodes.len()];
-        layer.paths.values().for_each(|&inode| links[inode] += 1);
-        let mut placed: Vec<Option<usize>> = vec![None; layer.inodes.len()];
-        for (at, entry) in layer.inodes.iter().enumerate().filter(|&(at, _)| links[at] > 0) {
-            if entry.kind != EntryKind::Directory {
-                placed[at] = Some(self.add_inode(inode_of(entry, links[at], number)));
-            }
-        }
-        for (path, &at) in &layer.paths {
-            let entry = &layer.inodes[at];
-            let (dir, name) = self.reach(path, number);
-            match placed[at] {
-                Some(inode) => self.replace(dir, &name, inode, number),
-                None => self.lay_directory(dir, &name, entry, number),
-            }
-        }
-    }
-
-    /// Adds a directory, or a new version of the one that is there when its attributes differ.
-    fn lay_directory(&mut self, dir: usize, name: &[u8], entry: &Entry, number: u16) {
-        match self.visible(dir, name) {
-            Some(old) if self.is_directory(old) => {
-                if !same_attributes(&self.inodes[old], entry) {
-                    self.hide_version(dir, name, number);
-                    self.add_directory(dir, name, Attributes::of(entry), number);
+    /// Lays a resolved layer over the tree, as overlayfs merges directories: inodes in tar order, so that
+    /// offsets grow with numbers; then directories, parents first.
+    fn lay(&mut self, layer: Layer, number: u16) -> LayerStats {
+        let Layer { mut directories, files, .. } = layer;
+        let mut stats = LayerStats::default();
+        let placed = self.place_files(files, &directories, number, &mut stats);
+        let root = &mut directories[layer::ROOT];
+        // overlayfs merges the root whatever its layers say of it.
+        root.opaque = false;
+        let mut pending = vec![(self.lay_directory(HOLDER, b"", root, number, &mut stats), layer::ROOT)];
+        while let Some((dir, directory)) = pending.pop() {
+            let start = pending.len();
+            for (name, child) in std::mem::take(&mut directories[directory].children) {
+                match child {
+                    Child::Whiteout => self.hide_name(dir, &name, number),
+                    Child::File(file) => self.replace(dir, &name, placed[file], number),
+                    Child::Directory(child) => {
+                        let directory = &mut directories[child];
+                        let below = self.lay_directory(dir, &name, directory, number, &mut stats);
+                        pending.push((below, child));
+                    }
                 }
             }
-            _ => {
-                self.hide_name(dir, name, number);
-                self.add_directory(dir, name, Attributes::of(entry), number);
-            }
+            pending[start..].reverse();
         }
+        stats
     }
 
-    /// The directory node that holds `path`, ancestors implied where no layer names them.
-    fn reach(&mut self, path: &EntryPath, number: u16) -> (usize, Box<[u8]>) {
-        let Some((parent, name)) = path.split_last() else { return (HOLDER, Box::default()) };
-        let mut dir = ROOT;
-        for component in parent.components() {
-            dir = self.imply(dir, component, number);
+    /// The inode of each file; of those without a name, none is made.
+    fn place_files(
+        &mut self,
+        files: Vec<File>,
+        directories: &[Directory],
+        number: u16,
+        stats: &mut LayerStats,
+    ) -> Vec<usize> {
+        let links = links_of(files.len(), directories);
+        let place = |(file, links): (File, u32)| {
+            if links == 0 {
+                return usize::MAX;
+            }
+            let Some(inode) = inode_of(file, links, number) else { return usize::MAX };
+            if let InodeKind::Regular { size, .. } = inode.kind {
+                stats.content_bytes = stats.content_bytes.saturating_add(size);
+            }
+            stats.inodes = stats.inodes.saturating_add(1);
+            self.add_inode(inode)
+        };
+        files.into_iter().zip(links).map(place).collect()
+    }
+
+    /// Adds a directory, or a new version of the one that is there when its attributes differ; returns its
+    /// node, in which nothing of the layers below is visible if it is opaque.
+    fn lay_directory(
+        &mut self,
+        dir: usize,
+        name: &[u8],
+        directory: &mut Directory,
+        number: u16,
+        stats: &mut LayerStats,
+    ) -> usize {
+        if let Some(mut attributes) = directory.listed.take() {
+            stats.inodes = stats.inodes.saturating_add(1);
+            let old = self.visible(dir, name).filter(|&old| self.is_directory(old));
+            if let (true, Some(old)) = (directory.inherits, old) {
+                let own =
+                    std::mem::replace(&mut attributes.xattrs, self.inodes[old].attributes.xattrs.clone());
+                attributes.merge_xattrs(own);
+            }
+            match old {
+                Some(old) if self.inodes[old].attributes == attributes => {}
+                Some(_) => {
+                    self.hide_version(dir, name, number);
+                    self.add_directory(dir, name, attributes, number);
+                }
+                None => {
+                    self.hide_name(dir, name, number);
+                    self.add_directory(dir, name, attributes, number);
+                }
+            }
         }
-        (dir, name.into())
+        let node = self.imply(dir, name, number);
+        if directory.opaque {
+            self.hide_tree(node, number);
+        }
+        node
     }
 
     /// The directory node under `name`, made with default attributes unless a directory is visible there.
@@ -171,9 +202,8 @@ impl TreeBuilder {
             self.dirs.push(DirNode::default());
             self.dirs.len() - 1
         });
-        let Attributes { mode, uid, gid, mtime, xattrs } = attributes;
         let kind = InodeKind::Directory { dir: node };
-        let inode = self.add_inode(Inode { layer: number, kind, mode, uid, gid, mtime, xattrs, nlink: 1 });
+        let inode = self.add_inode(Inode { layer: number, kind, attributes, nlink: 1 });
         let entry = self.dirs[dir].names.entry(name.into()).or_default();
         entry.dir = Some(node);
         entry.versions.push(Version { inode, first_layer: number, hidden_from_layer: NEVER_HIDDEN });
@@ -189,19 +219,6 @@ impl TreeBuilder {
         self.hide_name(dir, name, number);
         let version = Version { inode, first_layer: number, hidden_from_layer: NEVER_HIDDEN };
         self.dirs[dir].names.entry(name.into()).or_default().versions.push(version);
-    }
-
-    fn hide(&mut self, path: &EntryPath, number: u16) {
-        let Some((parent, name)) = path.split_last() else { return };
-        if let Some(dir) = self.find_dir(&parent) {
-            self.hide_name(dir, name, number);
-        }
-    }
-
-    fn hide_children_of(&mut self, path: &EntryPath, number: u16) {
-        if let Some(dir) = self.find_dir(path) {
-            self.hide_tree(dir, number);
-        }
     }
 
     /// Hides one name and, if it is a directory, all below it. Below what is no visible directory nothing
@@ -235,10 +252,6 @@ impl TreeBuilder {
         if let Some(name) = self.dirs[dir].names.get_mut(name) {
             name.hide(number);
         }
-    }
-
-    fn find_dir(&self, path: &EntryPath) -> Option<usize> {
-        path.components().try_fold(ROOT, |dir, component| self.dirs[dir].names.get(component)?.dir)
     }
 
     fn visible(&self, dir: usize, name: &[u8]) -> Option<usize> {
@@ -278,54 +291,31 @@ impl DirNode {
     }
 }
 
-/// Counts what is linked: an entry that a later one of its layer replaced does not exist.
-fn stats_of(layer: &Layer) -> LayerStats {
-    let linked: BTreeSet<usize> = layer.paths.values().copied().collect();
-    let sizes = linked.iter().map(|&at| match layer.inodes[at].kind {
-        EntryKind::Regular { size, .. } => size,
-        _ => 0,
-    });
-    LayerStats {
-        inodes: u32::try_from(linked.len()).unwrap_or(u32::MAX),
-        content_bytes: sizes.fold(0, u64::saturating_add),
+/// How many names each file has.
+fn links_of(files: usize, directories: &[Directory]) -> Vec<u32> {
+    let mut links = vec![0_u32; files];
+    let mut pending = vec![layer::ROOT];
+    while let Some(directory) = pending.pop() {
+        for &child in directories[directory].children.values() {
+            match child {
+                Child::Directory(below) => pending.push(below),
+                Child::File(file) => links[file] = links[file].saturating_add(1),
+                Child::Whiteout => {}
+            }
+        }
     }
+    links
 }
 
-struct Attributes {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Timestamp,
-    xattrs: Vec<Xattr>,
-}
-
-impl Attributes {
-    fn of(entry: &Entry) -> Self {
-        let Entry { mode, uid, gid, mtime, ref xattrs, .. } = *entry;
-        Self { mode, uid, gid, mtime, xattrs: xattrs.clone() }
-    }
-
-    fn implied() -> Self {
-        Self { mode: IMPLIED_MODE, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() }
-    }
-}
-
-fn same_attributes(inode: &Inode, entry: &Entry) -> bool {
-    (inode.mode, inode.uid, inode.gid, inode.mtime) == (entry.mode, entry.uid, entry.gid, entry.mtime)
-        && inode.xattrs == entry.xattrs
-}
-
-fn inode_of(entry: &Entry, nlink: u32, layer: u16) -> Inode {
-    let kind = match entry.kind.clone() {
+/// The inode of a file; directories and hard links are none.
+fn inode_of(file: File, nlink: u32, layer: u16) -> Option<Inode> {
+    let kind = match file.kind {
         EntryKind::Regular { size, content } => InodeKind::Regular { size, content },
         EntryKind::Symlink { target } => InodeKind::Symlink { target },
         EntryKind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
         EntryKind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
         EntryKind::Fifo => InodeKind::Fifo,
-        EntryKind::Directory | EntryKind::HardLink { .. } => {
-            unreachable!("directories are laid by lay_directory, hard links were resolved to their target")
-        }
+        EntryKind::Directory | EntryKind::HardLink { .. } => return None,
     };
-    let Attributes { mode, uid, gid, mtime, xattrs } = Attributes::of(entry);
-    Inode { layer, kind, mode, uid, gid, mtime, xattrs, nlink }
+    Some(Inode { layer, kind, attributes: file.attributes, nlink })
 }

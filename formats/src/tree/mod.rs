@@ -9,13 +9,15 @@
 //! attributes change from layer to layer; no whiteout, opaque marker or overlayfs xattr is in the tree.
 //! What unpacking with containerd and overlayfs would show is the reference throughout.
 
+mod attributes;
 mod builder;
 mod layer;
 
+pub(crate) use attributes::Attributes;
 pub use builder::TreeBuilder;
 pub use layer::TreeError;
 
-use crate::{Content, Timestamp, Xattr};
+use crate::Content;
 
 /// A version that no layer hides carries this as its `hidden_from_layer`.
 pub const NEVER_HIDDEN: u16 = u16::MAX;
@@ -44,11 +46,7 @@ pub struct LayerStats {
 pub(crate) struct Inode {
     pub layer: u16,
     pub kind: InodeKind,
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: Timestamp,
-    pub xattrs: Vec<Xattr>,
+    pub attributes: Attributes,
     pub nlink: u32,
 }
 
