@@ -88,6 +88,15 @@ impl Image {
         self
     }
 
+    /// Without the entries that zstd:chunked has no words for: those whose names are no text.
+    #[must_use]
+    pub fn in_words(mut self) -> Self {
+        for layer in &mut self.layers {
+            layer.entries.retain(|entry| str::from_utf8(&entry.path).is_ok());
+        }
+        self
+    }
+
     /// What a container runs.
     #[must_use]
     pub fn command(mut self, words: &[&str]) -> Self {

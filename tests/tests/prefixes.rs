@@ -3,33 +3,10 @@
 
 mod common;
 
-use common::{Bed, everything, runnable};
+use common::{Bed, differences, everything, runnable};
 use jaunt_formats::{ChainId, DiffId, Digest};
 use jaunt_tests::image::{Image, dir, file, layer, symlink};
-use jaunt_tests::{Recipe, compare, debian, needs_root, skopeo};
-
-/// Pulls lazily and eagerly, and returns what differs between the two in each prefix.
-fn differences(bed: &Bed, chain_ids: &[ChainId], reference: &str) -> Vec<String> {
-    let node = bed.node();
-    node.pull(reference).unwrap();
-    assert_eq!(common::backings(bed, &node), vec!["lazy"; chain_ids.len()]);
-    node.containerd.pull("overlayfs", reference).unwrap();
-    let mut found = Vec::new();
-    for (below, chain_id) in chain_ids.iter().map(ToString::to_string).enumerate() {
-        let lazy = node.containerd.view("jaunt", &chain_id).unwrap();
-        let unpacked = node.containerd.view("overlayfs", &chain_id).unwrap();
-        let (left, right) = (compare::read(lazy.point()).unwrap(), compare::read(unpacked.point()).unwrap());
-        assert!(left.len() > 1, "nothing to compare");
-        found.extend(
-            compare::differences(&left, &right).iter().map(|line| format!("{} layers: {line}", below + 1)),
-        );
-        drop((lazy, unpacked));
-        node.containerd.end_view("jaunt", &chain_id).unwrap();
-    }
-    // containerd ignores what a layer says about its root, which so has the time of unpacking.
-    found.retain(|line| !line.contains("layers: /: mtime: "));
-    found
-}
+use jaunt_tests::{Recipe, debian, needs_root, skopeo};
 
 #[test]
 fn every_prefix_reads_as_containerd_unpacks_it() {

@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use jaunt_formats::ChainId;
 use jaunt_tests::image::{
     BuiltImage, Entry, Image, Pushed, block_device, char_device, dir, fifo, file, hardlink, layer, opaque,
     symlink, whiteout,
 };
 use jaunt_tests::process::run;
-use jaunt_tests::{Binaries, Container, Node, Readiness, Registry, Scratch};
+use jaunt_tests::{Binaries, Container, Node, Readiness, Registry, Scratch, compare};
 use serde_json::Value;
 
 /// Bytes that do not compress, the same for the same seed (xorshift64).
@@ -174,6 +175,29 @@ pub fn backings(bed: &Bed, node: &Node<'_>) -> Vec<String> {
     let snapshots = status["snapshots"].as_array().unwrap().iter();
     let committed = snapshots.filter(|snapshot| snapshot["kind"] == "committed");
     committed.map(|snapshot| snapshot["backing"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Pulls lazily and eagerly, and returns what differs between the two in each prefix.
+pub fn differences(bed: &Bed, chain_ids: &[ChainId], reference: &str) -> Vec<String> {
+    let node = bed.node();
+    node.pull(reference).unwrap();
+    assert_eq!(backings(bed, &node), vec!["lazy"; chain_ids.len()]);
+    node.containerd.pull("overlayfs", reference).unwrap();
+    let mut found = Vec::new();
+    for (below, chain_id) in chain_ids.iter().map(ToString::to_string).enumerate() {
+        let lazy = node.containerd.view("jaunt", &chain_id).unwrap();
+        let unpacked = node.containerd.view("overlayfs", &chain_id).unwrap();
+        let (left, right) = (compare::read(lazy.point()).unwrap(), compare::read(unpacked.point()).unwrap());
+        assert!(left.len() > 1, "nothing to compare");
+        found.extend(
+            compare::differences(&left, &right).iter().map(|line| format!("{} layers: {line}", below + 1)),
+        );
+        drop((lazy, unpacked));
+        node.containerd.end_view("jaunt", &chain_id).unwrap();
+    }
+    // containerd ignores what a layer says about its root, which so has the time of unpacking.
+    found.retain(|line| !line.contains("layers: /: mtime: "));
+    found
 }
 
 /// Waits for a container's line `ready`.

@@ -1,0 +1,84 @@
+//! Images in zstd:chunked start lazily with no launch artifact: the node makes the index of their own tables.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Bed, await_ready, backings, differences, everything, status};
+use jaunt_formats::Digest;
+use jaunt_formats::media_type::{CHUNKED_TARSPLIT_POSITION, OCI_MANIFEST};
+use jaunt_tests::process::run;
+use jaunt_tests::{host, needs_root};
+use serde_json::Value;
+
+/// Copies an image into another repository as it is, and nothing that refers to it.
+fn copied(bed: &Bed, from: &str, to: &str) -> (Value, String) {
+    let manifest = bed.registry.manifest(from, "v1").unwrap().0;
+    let layers = manifest["layers"].as_array().unwrap();
+    for blob in layers.iter().chain([&manifest["config"]]) {
+        let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
+        bed.registry.push_blob(to, &bed.registry.blob(from, &digest).unwrap()).unwrap();
+    }
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    bed.registry.push_manifest(to, "v1", OCI_MANIFEST, &bytes).unwrap();
+    (manifest, format!("{}/{to}:v1", bed.registry.host()))
+}
+
+#[test]
+fn a_replaced_image_is_lazy_where_its_artifact_did_not_follow() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.pushed(everything().in_words());
+    run(&mut bed.binaries.proxy(&bed.scratch, &["convert", "--mode", "replace", &pushed.reference])).unwrap();
+    let (_, reference) = copied(&bed, "fixture", "elsewhere");
+    let found = differences(&bed, &image.chain_ids(), &reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+#[test]
+fn an_image_that_skopeo_recompressed_starts_lazily() {
+    needs_root!();
+    let bed = Bed::new();
+    // Those before 1.15 cannot be made to recompress, and write no tar-split.
+    let help =
+        host::find("skopeo").map(|_| run(bed.scratch.command("skopeo").args(["copy", "--help"])).unwrap());
+    if help.is_none_or(|help| !help.contains("--dest-force-compress-format")) {
+        eprintln!("skipped: {}: needs skopeo 1.15 or later", module_path!());
+        return;
+    }
+    let (image, pushed) = bed.pushed(everything().in_words());
+    let reference = format!("{}/chunked:v1", bed.registry.host());
+    let mut skopeo = bed.scratch.command("skopeo");
+    skopeo.args([
+        "--insecure-policy",
+        "copy",
+        "--quiet",
+        "--src-tls-verify=false",
+        "--dest-tls-verify=false",
+    ]);
+    skopeo.args(["--dest-compress-format", "zstd:chunked", "--dest-force-compress-format"]);
+    run(skopeo.args([format!("docker://{}", pushed.reference), format!("docker://{reference}")])).unwrap();
+    let found = differences(&bed, &image.chain_ids(), &reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+/// What `unusable-layer` is for: the image still runs, and the reason is told.
+#[test]
+fn a_layer_that_fails_its_checks_is_unpacked_and_that_is_said() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.pushed(everything().in_words());
+    run(&mut bed.binaries.proxy(&bed.scratch, &["convert", "--mode", "replace", &pushed.reference])).unwrap();
+    let (mut manifest, _) = copied(&bed, "fixture", "spoilt");
+    manifest["layers"][0]["annotations"].as_object_mut().unwrap().remove(CHUNKED_TARSPLIT_POSITION);
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    bed.registry.push_manifest("spoilt", "v1", OCI_MANIFEST, &bytes).unwrap();
+    let node = bed.node();
+    let reference = format!("{}/spoilt:v1", bed.registry.host());
+    node.pull(&reference).unwrap();
+    await_ready(&mut node.containerd.run(&reference).unwrap());
+    assert!(backings(&bed, &node).iter().all(|backing| backing == "eager"));
+    let status = status(&bed, &node);
+    assert_eq!(status["fallbacks"][0]["code"], "unusable-layer", "{status:#}");
+    let detail = status["fallbacks"][0]["detail"].as_str().unwrap();
+    assert!(detail.contains("no tar-split"), "{detail}");
+}
