@@ -1,8 +1,9 @@
 #!/bin/sh
-# Runs the whole-system tests with other versions of containerd.
+# Runs the whole-system tests with other versions of containerd, and with engines that this machine lacks.
 #
-# A Debian release stands for its containerd, runc and C library. It is a minimal root below target/matrix,
-# made once by debootstrap from the mirror that apt uses here; remove that directory to have newer ones.
+# A Debian release stands for its containerd, runc, podman, Docker, skopeo, buildah and C library. It is a
+# minimal root below target/matrix, made once by debootstrap from the mirror that apt uses here; remove that
+# directory to have newer ones.
 # cargo stays outside and hands each test program to `enter`, which runs it in a mount namespace of its own,
 # where the root's /usr covers this machine's. A directory stands for the programs in it.
 # usage: matrix.sh RELEASE|DIRECTORY...
@@ -11,6 +12,7 @@ set -eu
 
 # Read in an entered root, where the rest is this machine's: what tests drive must be in it.
 packages=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps
+packages=$packages,podman,skopeo,buildah,docker.io,docker-cli
 roots=$PWD/target/matrix
 
 fail() {

@@ -108,6 +108,11 @@ impl Container {
         }
     }
 
+    /// What it has printed, as far as it was waited for.
+    pub fn said(&self) -> String {
+        self.said.join("\n")
+    }
+
     /// Waits for its end and returns all that it printed; ending badly is an error.
     pub fn finish(&mut self, limit: Duration) -> Result<String> {
         let start = Instant::now();

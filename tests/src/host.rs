@@ -34,3 +34,18 @@ macro_rules! needs_root {
         }
     };
 }
+
+/// Leaves the calling test, saying why, where a program it needs besides those of all is not installed.
+#[macro_export]
+macro_rules! needs_programs {
+    ($($program:literal),+) => {
+        let missing: Vec<&str> = [$($program),+]
+            .into_iter()
+            .filter(|program| $crate::host::find(program).is_none())
+            .collect();
+        if !missing.is_empty() {
+            eprintln!("skipped: {}: needs {} (make test-matrix has it)", module_path!(), missing.join(", "));
+            return;
+        }
+    };
+}

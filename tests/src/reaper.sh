@@ -37,6 +37,10 @@ for round in 1 2 3 4 5; do
         umount "$point" 2> /dev/null || umount -l "$point" 2> /dev/null
     done
 done
+# Container engines that were told to name their control groups so leave them.
+for groups in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
+    [ ! -d "$groups" ] || find "$groups" -depth -type d -exec rmdir {} + 2> /dev/null
+done
 if [ -e "/run/netns/$name" ]; then
     ip netns delete "$name"
 fi

@@ -17,6 +17,12 @@ pub fn copy_image(scratch: &Scratch, source: &str, reference: &str) -> Result<()
     copy(scratch, &format!("docker://{source}"), reference, loopback)
 }
 
+/// What skopeo says of an image, as JSON.
+pub fn inspect(scratch: &Scratch, reference: &str) -> Result<String> {
+    let image = format!("docker://{reference}");
+    run(scratch.command("skopeo").args(["inspect", "--tls-verify=false", &image]))
+}
+
 fn copy(scratch: &Scratch, source: &str, reference: &str, plain_source: bool) -> Result<()> {
     let mut command = scratch.command("skopeo");
     command.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]);
