@@ -6,22 +6,20 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use jaunt_distribution::referrers_tag;
 use jaunt_formats::Digest;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{
-    DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_INDEX, OCI_EMPTY, OCI_INDEX, OCI_LAYER_ZSTD, OCI_MANIFEST,
-    ORIGINAL_DIGEST, RECIPE,
+    DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_INDEX, OCI_EMPTY, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
 };
 use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
-use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::image::{Image, Layer};
 use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
 use crate::pipeline::Processed;
 use crate::place::Place;
+use crate::referrers;
 
 /// Indexes of ten million entries have less.
 const INDEX_LIMIT: u64 = 512 << 20;
@@ -38,6 +36,11 @@ pub fn recipe(level: i32) -> String {
 /// Our own tag for an image's artifact.
 pub fn tag(subject: &Digest) -> String {
     format!("sha256-{}.jaunt", subject.hex())
+}
+
+/// The tag of what an interrupted conversion has made so far.
+pub fn partial_tag(subject: &Digest) -> String {
+    format!("sha256-{}.jaunt-partial", subject.hex())
 }
 
 /// An artifact in a place.
@@ -60,7 +63,10 @@ impl Artifact {
         }
         let referrers = place.referrers(subject, Some(LAUNCH_ARTIFACT)).await?;
         let Some(Descriptor { digest, .. }) = referrers.last() else { return Ok(None) };
-        let found = place.manifest(&digest.to_string(), &[OCI_MANIFEST]).await?;
+        // A list may name what is gone.
+        let Some(found) = place.manifest_if_exists(&digest.to_string(), &[OCI_MANIFEST]).await? else {
+            return Ok(None);
+        };
         let artifact = Self::read(found.digest, &found.bytes, subject)?;
         Ok(Some(Self { untagged: Some(found.bytes), ..artifact }))
     }
@@ -151,7 +157,7 @@ impl Artifact {
         if pushed.subject.is_none() {
             let artifact_type = Some(LAUNCH_ARTIFACT.to_owned());
             let descriptor = Descriptor { artifact_type, ..Descriptor::new(OCI_MANIFEST, digest, size) };
-            list_referrer(place, &subject.digest, &descriptor).await?;
+            referrers::list(place, &subject.digest, &descriptor).await?;
         }
         place.push_manifest(&tag(&subject.digest), OCI_MANIFEST, bytes).await?;
         Ok(Self { digest, index, layers, untagged: None })
@@ -184,24 +190,4 @@ pub fn describe(converted: &[&Processed], recipe: &str) -> Vec<Descriptor> {
         layers.push(Descriptor { annotations, ..Descriptor::new(OCI_LAYER_ZSTD, layer.digest, layer.len) });
     }
     layers
-}
-
-/// Adds an artifact to the fallback tag's list. What others have listed stays as it is.
-async fn list_referrer(place: &Place, subject: &Digest, artifact: &Descriptor) -> Result<(), Error> {
-    let tag = referrers_tag(subject);
-    let mut list = match place.manifest_if_exists(&tag, &[OCI_INDEX]).await? {
-        Some(list) => manifest::parse("list of referrers", list.digest, &list.bytes)?,
-        None => json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] }),
-    };
-    let Some(manifests) = list.get_mut("manifests").and_then(Value::as_array_mut) else {
-        return Err(Error::Referrers(tag));
-    };
-    let digest = Value::from(artifact.digest.to_string());
-    if manifests.iter().any(|listed| listed.get("digest") == Some(&digest)) {
-        return Ok(());
-    }
-    manifests.push(serde_json::to_value(artifact).map_err(std::io::Error::from)?);
-    let (_, bytes) = manifest::encode(&list)?;
-    place.push_manifest(&tag, OCI_INDEX, bytes).await?;
-    Ok(())
 }

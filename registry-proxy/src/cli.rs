@@ -16,15 +16,22 @@ pub struct Cli {
 impl Cli {
     /// Refuses what the grammar allows and makes no sense.
     pub fn checked(self) -> Result<Self, clap::Error> {
-        if let Command::Convert(ConvertArgs { mode: Mode::Replace, to, common, .. }) = &self.command
-            && let target = to.as_ref().unwrap_or(&common.reference)
-            && target.digest().is_some()
-        {
-            let what =
-                format!("--mode replace moves a tag, and {target} is a digest: name a tag, or --to REF");
-            return Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what));
+        let target = match &self.command {
+            Command::Convert(ConvertArgs { mode: Mode::Replace, to: None, common, .. }) => {
+                Some(&common.reference)
+            }
+            Command::Convert(ConvertArgs { to, .. }) => to.as_ref(),
+            Command::Copy(CopyArgs { to, .. }) => Some(to),
+            Command::Revert(RevertArgs { common }) => Some(&common.reference),
+            Command::Detach(_) | Command::Verify(_) | Command::Inspect(_) => None,
+        };
+        match target.filter(|target| target.digest().is_some()) {
+            None => Ok(self),
+            Some(target) => {
+                let what = format!("{target} is a digest, and what is written needs a tag");
+                Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what))
+            }
         }
-        Ok(self)
     }
 }
 
@@ -32,6 +39,12 @@ impl Cli {
 pub enum Command {
     /// Convert an image and push its launch artifact beside it
     Convert(ConvertArgs),
+    /// Give a replaced image's tag back what it named before
+    Revert(RevertArgs),
+    /// Remove an image's launch artifacts; the image stays
+    Detach(ReadArgs),
+    /// Copy an image with all that refers to it: launch artifact, signatures, attestations
+    Copy(CopyArgs),
     /// Check a converted image: every span, every layer, the whole tree
     Verify(ReadArgs),
     /// Show what a converted image consists of
@@ -42,6 +55,8 @@ pub enum Command {
 pub struct ConvertArgs {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub platforms: Platforms,
     /// How the conversion is published
     #[arg(long, value_enum, default_value_t = Mode::Attach)]
     pub mode: Mode,
@@ -68,9 +83,34 @@ pub enum Mode {
 }
 
 #[derive(Debug, Args)]
+pub struct CopyArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// Where to: host/name:tag, or oci:DIR[:tag]
+    #[arg(value_name = "TO")]
+    pub to: ImageName,
+}
+
+#[derive(Debug, Args)]
+pub struct RevertArgs {
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, Args)]
 pub struct ReadArgs {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub platforms: Platforms,
+}
+
+/// Which images of a multi-platform image.
+#[derive(Debug, Args)]
+pub struct Platforms {
+    /// Only these platforms of a multi-platform image: os/arch or os/arch/variant (repeatable)
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub wanted: Vec<Platform>,
 }
 
 #[derive(Debug, Args)]
@@ -78,9 +118,6 @@ pub struct Common {
     /// The image: host/name:tag, host/name@digest, or oci:DIR[:tag] for an OCI layout on disk
     #[arg(value_name = "REF")]
     pub reference: ImageName,
-    /// Only these platforms of a multi-platform image: os/arch or os/arch/variant (repeatable)
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Vec<Platform>,
     /// Speak plain HTTP with this registry (repeatable); loopback registries need no flag
     #[arg(long, value_name = "HOST")]
     pub plain_http: Vec<String>,

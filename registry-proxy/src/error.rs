@@ -44,8 +44,30 @@ pub enum Error {
     Signed { image: Digest, by: String },
     #[error("{0} is replaced already: copy it without --mode replace")]
     AlreadyReplaced(String),
-    #[error("{reference}: the tag moved to {now} while {then} was converted; it is left as it is")]
-    TagMoved { reference: String, then: Digest, now: Digest },
+    #[error(
+        "{reference}: the tag named {then}, and names {now} now: others moved it meanwhile, and it is left alone"
+    )]
+    TagMoved { reference: String, then: String, now: String },
+    #[error(
+        "{reference}: nothing to revert: {now} replaced nothing, and no tag keeps it as an original. Either the tag \
+         was never replaced, or it moved since"
+    )]
+    NeverReplaced { reference: String, now: Digest },
+    #[error(
+        "{reference} is {now}, which is not what replacing {original} made: the tag moved since, and is left alone"
+    )]
+    MovedOn { reference: String, now: Digest, original: Digest },
+    #[error("{reference}: the original {original} cannot be restored: {missing} is gone")]
+    OriginalGone { reference: String, original: Digest, missing: String },
+    #[error(
+        "{reference}: {image} was replaced in place: its layers are the converted ones, and its manifest names its \
+         launch index. revert gives the tag its original back"
+    )]
+    Tied { reference: String, image: Digest },
+    #[error("{reference}: the registry does not allow to delete {}", left.join("; "))]
+    NotDetached { reference: String, left: Vec<String> },
+    #[error("blob {blob} has {what} bytes where its manifest says {size}")]
+    BlobLength { blob: Digest, what: String, size: u64 },
     #[error("layer {layer}: {source}")]
     Layer { layer: Digest, source: StreamError },
     #[error("layer {layer}: the tar has digest {actual}, but the image's config says {expected}")]

@@ -17,7 +17,7 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
     let reference = &args.common.reference;
     let place = Place::of(&client, reference);
-    let resolved = image::resolve(&place, reference, &args.common.platform).await?;
+    let resolved = image::resolve(&place, reference, &args.platforms.wanted).await?;
     if resolved.images.is_empty() && resolved.failed.is_empty() {
         return Err(Error::NoImage(reference.to_string()));
     }

@@ -10,15 +10,19 @@ mod cli;
 mod console;
 mod convert;
 mod copy;
+mod detach;
 mod error;
 mod image;
 mod inspect;
 mod manifest;
 mod pipeline;
 mod place;
+mod referrers;
 mod replace;
+mod revert;
 mod signed;
 mod stream;
+mod tag;
 mod verify;
 
 use std::process::ExitCode;
@@ -56,6 +60,9 @@ fn run(cli: Cli) -> Result<(), Error> {
         match cli.command {
             Command::Convert(args) => convert::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Verify(args) => verify::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Revert(args) => revert::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Detach(args) => detach::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Copy(args) => copy::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Inspect(args) => inspect::run(client(args.common.plain_http.clone())?, &args).await,
         }
     })

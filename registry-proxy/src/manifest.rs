@@ -2,7 +2,7 @@
 //!
 //! Maps are sorted, so that equal documents are equal bytes and have equal digests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
@@ -53,6 +53,12 @@ impl Descriptor {
     /// Whether it says that the bytes are to be had from somewhere else.
     pub fn is_elsewhere(&self) -> bool {
         self.urls.as_ref().is_some_and(|urls| !urls.is_empty())
+    }
+
+    /// Layers that may not be distributed are often where they come from, and nowhere else.
+    pub fn may_be_missing(&self) -> bool {
+        let media_type = &self.media_type;
+        self.is_elsewhere() || media_type.contains(".foreign.") || media_type.contains(".nondistributable.")
     }
 
     pub fn annotation(&self, key: &str) -> Option<&str> {
@@ -127,6 +133,49 @@ pub struct RootFs {
     pub diff_ids: Vec<String>,
 }
 
+/// What a manifest of any kind says of itself, as much as one who looks for referrers wants to know.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Relation {
+    artifact_type: Option<String>,
+    config: Option<MediaType>,
+    subject: Option<Descriptor>,
+    annotations: Option<Annotations>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct MediaType {
+    media_type: String,
+}
+
+impl Relation {
+    /// `None` of what is no manifest.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The manifest that it refers to.
+    pub fn subject(&self) -> Option<Digest> {
+        self.subject.as_ref().map(|subject| subject.digest)
+    }
+
+    /// An artifact without a type has that of its config.
+    pub fn artifact_type(&self) -> Option<String> {
+        let own = self.artifact_type.clone().filter(|kind| !kind.is_empty());
+        own.or_else(|| self.config.as_ref().map(|config| config.media_type.clone()))
+    }
+
+    /// The descriptor under which it is listed among its subject's referrers.
+    pub fn describe(self, named: Descriptor) -> Descriptor {
+        Descriptor { artifact_type: self.artifact_type(), annotations: self.annotations, ..named }
+    }
+}
+
 /// Reads a document; an error names which.
 pub fn parse<T: DeserializeOwned>(
     what: &'static str,
@@ -140,6 +189,22 @@ pub fn parse<T: DeserializeOwned>(
 pub fn encode<T: Serialize>(document: &T) -> Result<(Digest, Bytes), std::io::Error> {
     let bytes = serde_json::to_vec(document)?;
     Ok((Digest::of(&bytes), bytes.into()))
+}
+
+/// The blobs that a manifest names, each once: its layers and its config.
+pub fn blobs(manifest: &Manifest) -> Result<Vec<Descriptor>, DocumentError> {
+    #[derive(Deserialize)]
+    struct Blobs {
+        config: Option<Descriptor>,
+        // The image spec's artifacts before 1.1 have blobs.
+        #[serde(default, alias = "blobs")]
+        layers: Vec<Descriptor>,
+    }
+    let named: Blobs = parse("manifest", manifest.digest, &manifest.bytes)?;
+    let mut blobs: Vec<_> = named.layers.into_iter().chain(named.config).collect();
+    let mut known = HashSet::new();
+    blobs.retain(|blob| known.insert(blob.digest));
+    Ok(blobs)
 }
 
 /// What a manifest of some media type is.

@@ -37,7 +37,7 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
     let started = Instant::now();
     let reference = args.to.as_ref().unwrap_or(&args.common.reference);
-    let resolved = prepare(&client, args, &console).await?;
+    let (resolved, then) = prepare(&client, args, &console).await?;
     let mut converter = Converter {
         place: Place::of(&client, reference),
         workshop: Arc::new(Workshop::new(args.level)?),
@@ -60,7 +60,7 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     }
     let (failed, images) = (failed + resolved.failed.len(), resolved.images.len() + resolved.failed.len());
     let replaced = if args.mode == Mode::Replace && failed == 0 && images > 0 {
-        replace::finish(&client, args, reference, &resolved, &outcomes, &console).await?
+        replace::finish(&converter.place, reference, &resolved, &outcomes, then, &console).await?
     } else {
         None
     };
@@ -74,28 +74,34 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     }
 }
 
-/// Finds the images, brings them to where `--to` says, and tells what of them stays as it is.
-async fn prepare(client: &Client, args: &ConvertArgs, console: &Console) -> Result<Resolved, Error> {
+/// Finds the images, brings them to where `--to` says, and tells what of them stays as it is. With them
+/// comes what the tag names that will move in replace mode.
+async fn prepare(
+    client: &Client,
+    args: &ConvertArgs,
+    console: &Console,
+) -> Result<(Resolved, Option<Digest>), Error> {
     let mut reference = &args.common.reference;
     if let (Mode::Attach, Some(to)) = (args.mode, &args.to) {
         copy::copy(client, reference, to, console).await?;
         reference = to;
     }
-    let resolved = image::resolve(&Place::of(client, reference), reference, &args.common.platform).await?;
+    let resolved = image::resolve(&Place::of(client, reference), reference, &args.platforms.wanted).await?;
     for skipped in &resolved.skipped {
         console.line(&format!("skipped {}: {}", skipped.digest, skipped.reason));
     }
     resolved.failed.iter().for_each(|error| console.error(error));
     if resolved.images.is_empty() && resolved.failed.is_empty() {
-        if !args.common.platform.is_empty() {
+        if !args.platforms.wanted.is_empty() {
             return Err(Error::NoImage(reference.to_string()));
         }
         console.line(&format!("nothing to convert: {reference} has no image that could be started lazily"));
     }
-    if args.mode == Mode::Replace {
-        replace::prepare(client, args, &resolved, console).await?;
-    }
-    Ok(resolved)
+    let then = match args.mode {
+        Mode::Attach => None,
+        Mode::Replace => replace::prepare(client, args, &resolved, console).await?,
+    };
+    Ok((resolved, then))
 }
 
 /// What a run took.

@@ -14,11 +14,11 @@ use crate::artifact::Artifact;
 use crate::cli::ConvertArgs;
 use crate::console::Console;
 use crate::error::Error;
-use crate::image::{ACCEPT, Resolved};
+use crate::image::Resolved;
 use crate::manifest::Descriptor;
 use crate::place::{ImageName, Place};
 use crate::replace::{self, original_tag};
-use crate::{copy, signed};
+use crate::{copy, signed, tag};
 
 /// What took whose place.
 pub struct Replaced {
@@ -30,13 +30,14 @@ pub struct Replaced {
     pub manifests: HashMap<Digest, Descriptor>,
 }
 
-/// Before the work: refuses what is signed, and brings the image to where `--to` says.
+/// Before the work: refuses what is signed, and brings the image to where `--to` says. What the tag names
+/// now, which it must still name in the end.
 pub async fn prepare(
     client: &Client,
     args: &ConvertArgs,
     resolved: &Resolved,
     console: &Console,
-) -> Result<(), Error> {
+) -> Result<Option<Digest>, Error> {
     let from = &args.common.reference;
     let originals = resolved.images.iter().filter(|image| image.original.is_none());
     let originals: Vec<_> = originals.map(|image| image.descriptor.digest).collect();
@@ -46,34 +47,34 @@ pub async fn prepare(
             signed::refuse(&place, *digest).await?;
         }
     }
-    let Some(to) = &args.to else { return Ok(()) };
+    let Some(to) = &args.to else { return Ok(Some(resolved.top.digest)) };
+    let (top, then) = (resolved.top.digest, tag::current(&Place::of(client, to), to).await?);
     if resolved.images.is_empty() {
-        return copy::copy(client, from, to, console).await;
-    }
-    if originals.is_empty() {
+        copy::copy(client, from, to, console).await?;
+    } else if originals.is_empty() {
         return Err(Error::AlreadyReplaced(from.to_string()));
+    } else {
+        copy::copy(client, &from.with_digest(top), &to.with_tag(&original_tag(&top)), console).await?;
     }
-    let top = resolved.top.digest;
-    copy::copy(client, &from.with_digest(top), &to.with_tag(&original_tag(&top)), console).await
+    Ok(then)
 }
 
 /// After the work: replaces what can be replaced; `None` when all of it is already.
 pub async fn finish(
-    client: &Client,
-    args: &ConvertArgs,
+    place: &Place,
     reference: &ImageName,
     resolved: &Resolved,
     outcomes: &[Outcome<'_>],
+    then: Option<Digest>,
     console: &Console,
 ) -> Result<Option<Replaced>, Error> {
-    let place = Place::of(client, reference);
     let (top, mut replaced, mut replacement) = (&resolved.top, HashMap::new(), None);
     for outcome in outcomes.iter().filter(|outcome| outcome.image.original.is_none()) {
         let new = replace::manifest(outcome.image, &outcome.artifact)?;
         let name = new.descriptor.digest.to_string();
         place.push_manifest(&name, OCI_MANIFEST, new.bytes.clone()).await?;
         let (index, layers) = (outcome.artifact.index.clone(), outcome.artifact.layers.clone());
-        let artifact = Artifact::publish(&place, &new.descriptor, index, layers).await?;
+        let artifact = Artifact::publish(place, &new.descriptor, index, layers).await?;
         let (image, old) = (outcome.image, outcome.image.descriptor.digest);
         console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
         replaced.insert(old, new.descriptor.clone());
@@ -92,20 +93,8 @@ pub async fn finish(
     };
     let kept = original_tag(&top.digest);
     place.push_manifest(&kept, &top.media_type, top.bytes.clone()).await?;
-    if args.to.is_none() {
-        refuse_if_moved(&place, reference, top.digest).await?;
-    }
-    let (media_type, digest) = (&new.descriptor.media_type, new.descriptor.digest);
-    place.push_manifest(&reference.manifest_name(), media_type, new.bytes).await?;
+    let digest = new.descriptor.digest;
+    tag::move_to(place, reference, then, &new.descriptor.media_type, new.bytes).await?;
     console.line(&format!("{reference} is {digest} now; tag {kept} keeps the original"));
     Ok(Some(Replaced { top: digest, original: top.digest, manifests: replaced }))
-}
-
-/// Registries cannot move a tag on condition; this leaves a moment instead of a conversion's time.
-async fn refuse_if_moved(place: &Place, reference: &ImageName, then: Digest) -> Result<(), Error> {
-    let now = place.manifest_digest(&reference.manifest_name(), &ACCEPT).await?;
-    if now == then {
-        return Ok(());
-    }
-    Err(Error::TagMoved { reference: reference.to_string(), then, now })
 }

@@ -14,6 +14,17 @@ pub enum PlaceError {
 }
 
 impl PlaceError {
+    /// Whether the place does not allow what it was asked for, however often it is asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Registry(RegistryError::Unauthorized { .. }) => true,
+            Self::Registry(error @ RegistryError::Status { status, .. }) => {
+                status.is_client_error() && !error.is_transient()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the place says that it does not have the object.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -28,6 +28,14 @@ use crate::manifest::{self, Descriptor};
 /// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
 pub type BlobStream = BoxStream<'static, Result<Bytes, PlaceError>>;
 
+/// What became of the wish to move a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagMove {
+    Done,
+    /// It names something else than expected, or nothing.
+    Stale(Option<Digest>),
+}
+
 /// One repository of images.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -95,6 +103,54 @@ impl Place {
         match self {
             Self::Registry(place) => place.push_manifest(name, media_type, bytes).await,
             Self::Layout(place) => Ok(place.push_manifest(name, media_type, bytes).await?),
+        }
+    }
+
+    /// Has a tag name another manifest, if it still names `expected`, or nothing if that is `None`. Registries
+    /// cannot do this on condition: there, others have a moment to come in between.
+    pub async fn move_tag(
+        &self,
+        tag: &str,
+        expected: Option<Digest>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<TagMove, PlaceError> {
+        match self {
+            Self::Registry(place) => place.move_tag(tag, expected, media_type, bytes).await,
+            Self::Layout(place) => Ok(place.move_tag(tag, expected, media_type, bytes).await?),
+        }
+    }
+
+    /// Every tag; none when the place does not exist.
+    pub async fn tags(&self) -> Result<Vec<String>, PlaceError> {
+        match self {
+            Self::Registry(place) => place.tags().await,
+            Self::Layout(place) => Ok(place.tags().await?),
+        }
+    }
+
+    /// Deletes a manifest and every tag that names it. Many registries do not allow it.
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<(), PlaceError> {
+        match self {
+            Self::Registry(place) => place.delete_manifest(digest).await,
+            Self::Layout(place) => Ok(place.delete_manifest(digest).await?),
+        }
+    }
+
+    /// Deletes a tag and leaves its manifest; `false` when the place cannot do that.
+    pub async fn delete_tag(&self, tag: &str) -> Result<bool, PlaceError> {
+        match self {
+            Self::Registry(place) => place.delete_tag(tag).await,
+            Self::Layout(place) => Ok(place.delete_tag(tag).await?),
+        }
+    }
+
+    /// Removes those of some blobs that nothing names any more; how many bytes that freed. `None` when that is
+    /// not for us to do: a registry does it itself, and a layout that others are writing to can wait.
+    pub async fn collect(&self, candidates: Vec<Digest>) -> Result<Option<u64>, PlaceError> {
+        match self {
+            Self::Registry(_) => Ok(None),
+            Self::Layout(place) => Ok(place.collect(candidates).await?),
         }
     }
 

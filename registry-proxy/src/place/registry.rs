@@ -5,9 +5,10 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Manifest, PushedManifest, Repository};
+use jaunt_formats::media_type::{IMAGE_INDEXES, IMAGE_MANIFESTS};
 use jaunt_formats::{Digest, Reference};
 
-use super::{BlobStream, PlaceError, Upload};
+use super::{BlobStream, PlaceError, TagMove, Upload};
 use crate::manifest::Descriptor;
 
 /// A repository, and the client that speaks to its registry.
@@ -41,6 +42,38 @@ impl RegistryPlace {
         bytes: Bytes,
     ) -> Result<PushedManifest, PlaceError> {
         Ok(self.client.push_manifest(&self.repository, name, media_type, bytes).await?)
+    }
+
+    pub async fn move_tag(
+        &self,
+        tag: &str,
+        expected: Option<Digest>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<TagMove, PlaceError> {
+        let accept = [IMAGE_MANIFESTS, IMAGE_INDEXES].concat();
+        let now = match self.client.manifest_digest(&self.repository, tag, &accept).await {
+            Ok(digest) => Some(digest),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        if now != expected {
+            return Ok(TagMove::Stale(now));
+        }
+        self.push_manifest(tag, media_type, bytes).await?;
+        Ok(TagMove::Done)
+    }
+
+    pub async fn tags(&self) -> Result<Vec<String>, PlaceError> {
+        Ok(self.client.tags(&self.repository).await?)
+    }
+
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<(), PlaceError> {
+        Ok(self.client.delete_manifest(&self.repository, digest).await?)
+    }
+
+    pub async fn delete_tag(&self, tag: &str) -> Result<bool, PlaceError> {
+        Ok(self.client.delete_tag(&self.repository, tag).await?)
     }
 
     pub async fn referrers(

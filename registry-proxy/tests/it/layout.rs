@@ -95,7 +95,10 @@ impl Layout {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names
-            .filter(|name| !["oci-layout", "index.json", "blobs", ".jaunt-lock"].contains(&name.as_str()))
+            .filter(|name| {
+                !["oci-layout", "index.json", "blobs", ".jaunt-lock", ".jaunt-writers"]
+                    .contains(&name.as_str())
+            })
             .collect()
     }
 }
@@ -175,7 +178,7 @@ fn images_go_from_a_registry_to_a_layout_and_back() {
     let digest = layout.index()["manifests"][0]["digest"].as_str().unwrap().to_owned();
     let other = Layout::missing();
     run(&["convert", "--to", &other.name(""), &layout.name(&format!("@{digest}"))]).succeeded();
-    assert_eq!(other.tags()[0], "latest");
+    assert!(other.tags().contains(&"latest".to_owned()));
     run(&["verify", &other.name("")]).succeeded();
 }
 
@@ -318,4 +321,77 @@ fn a_manifest_that_does_not_say_what_it_is_shows_it() {
         let failed = run(&["convert", &layout.name(&format!(":{tag}"))]);
         assert!(failed.failed().contains(complaint), "{tag}: {failed:?}");
     }
+}
+
+#[test]
+fn in_a_layout_too_what_was_done_is_undone() {
+    let layout = Layout::with_image(&layers());
+    let name = layout.name(":v1");
+    let files = || {
+        let mut files: Vec<_> = fs::read_dir(layout.path("blobs/sha256"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        files.sort();
+        files
+    };
+    let (index, blobs) = (layout.index(), files());
+    run(&["convert", &name]).succeeded();
+    assert!(files().len() > blobs.len());
+    let detached = run(&["detach", "--json", &name]).json();
+    assert!(detached["freed_bytes"].as_u64().unwrap() > 1_000_000, "{detached}");
+    assert_eq!((layout.index(), files()), (index.clone(), blobs), "as if nothing had been");
+    assert!(run(&["detach", &name]).succeeded().stdout.contains("not converted"));
+
+    run(&["convert", "--mode", "replace", &name]).succeeded();
+    assert!(run(&["detach", &name]).failed().contains("replaced in place"));
+    run(&["revert", &name]).succeeded();
+    assert!(run(&["revert", &name]).succeeded().stdout.contains("already reverted"));
+    assert_eq!(layout.index()["manifests"][0], index["manifests"][0]);
+    // The replacement's artifact still names the converted layers: they stay.
+    let kept = files();
+    run(&["detach", &name]).succeeded();
+    assert_eq!(files().len(), kept.len() - 1, "the artifact's manifest alone");
+}
+
+#[test]
+fn nothing_is_removed_from_a_layout_that_others_write_to() {
+    let layout = Layout::with_image(&layers());
+    let name = layout.name(":v1");
+    run(&["convert", &name]).succeeded();
+    let writer = fs::OpenOptions::new().append(true).open(layout.path(".jaunt-writers")).unwrap();
+    writer.lock_shared().unwrap();
+    let blobs = || fs::read_dir(layout.path("blobs/sha256")).unwrap().count();
+    let before = blobs();
+    let detached = run(&["detach", "--json", &name]).json();
+    assert_eq!((&detached["freed_bytes"], blobs()), (&Value::Null, before));
+    assert_eq!(layout.tags(), ["v1"]);
+}
+
+#[test]
+fn a_killed_run_leaves_a_layout_that_is_whole() {
+    let layout = Layout::with_image(&layers());
+    let name = layout.name(":v1");
+    let original = layout.index()["manifests"][0]["digest"].clone();
+    for pause in (0..600).step_by(20) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_jaunt-proxy"))
+            .args(["convert", "--mode", "replace", &name])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let now = layout.index()["manifests"][0]["digest"].clone();
+        if now != original {
+            break;
+        }
+    }
+    run(&["convert", "--mode", "replace", &name]).succeeded();
+    run(&["verify", &name]).succeeded();
+    run(&["revert", &name]).succeeded();
+    assert_eq!(layout.index()["manifests"][0]["digest"], original);
+    run(&["verify", &name]).succeeded();
+    assert!(layout.litter().is_empty(), "{:?}", layout.litter());
 }

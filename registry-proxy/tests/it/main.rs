@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod attach;
+mod copies;
 mod failures;
 mod layout;
 mod replace;
 mod support;
+mod undo;
 mod wild;

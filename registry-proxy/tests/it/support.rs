@@ -30,6 +30,15 @@ pub struct Registry {
 impl Registry {
     /// Starts one; where the program is missing, says so and returns `None`.
     pub fn start() -> Option<Self> {
+        Self::start_with("delete: {enabled: true}")
+    }
+
+    /// One that forbids all deletion.
+    pub fn start_without_deletion() -> Option<Self> {
+        Self::start_with("delete: {enabled: false}")
+    }
+
+    fn start_with(storage: &str) -> Option<Self> {
         let binary = "/usr/bin/docker-registry";
         if !Path::new(binary).exists() {
             eprintln!("skipped: docker-registry is not installed");
@@ -38,7 +47,7 @@ impl Registry {
         let directory = tempfile::tempdir().unwrap();
         // Between our letting go of the port and its taking it, another process may: try again.
         let (child, address) =
-            (0..5).find_map(|_| spawn(binary, directory.path())).expect("a registry starts");
+            (0..5).find_map(|_| spawn(binary, directory.path(), storage)).expect("a registry starts");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let client = Client::new(ClientConfig { docker_config: None, ..ClientConfig::default() }).unwrap();
         Some(Self { child, address, directory, runtime, client })
@@ -80,6 +89,18 @@ impl Registry {
         let digest = digest.parse().unwrap();
         let repository = self.repository(repository);
         self.runtime.block_on(self.client.blob(&repository, &digest, 1 << 30)).unwrap().to_vec()
+    }
+
+    /// Every tag of a repository, sorted.
+    pub fn tags(&self, repository: &str) -> Vec<String> {
+        let mut tags = self.runtime.block_on(self.client.tags(&self.repository(repository))).unwrap();
+        tags.sort();
+        tags
+    }
+
+    pub fn delete_manifest(&self, repository: &str, digest: &Digest) {
+        let repository = self.repository(repository);
+        self.runtime.block_on(self.client.delete_manifest(&repository, digest)).unwrap();
     }
 
     /// Removes a tag behind the registry's back; the manifest stays.
@@ -137,13 +158,13 @@ impl Drop for Registry {
     }
 }
 
-fn spawn(binary: &str, directory: &Path) -> Option<(Child, SocketAddr)> {
+fn spawn(binary: &str, directory: &Path, storage: &str) -> Option<(Child, SocketAddr)> {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = directory.join("config.yml");
     let root = directory.join("data").display().to_string();
     let text = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}}}, \
-         delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"}}\n"
+         {storage}}}\nhttp: {{addr: \"{address}\"}}\n"
     );
     std::fs::File::create(&config).unwrap().write_all(text.as_bytes()).unwrap();
     let mut command = Command::new(binary);

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/oci-layout, DIR/index.json, DIR/blobs/sha256/<hex>     as the image spec says
 //! DIR/.jaunt-lock                                            held while index.json is replaced
+//! DIR/.jaunt-writers                                         held, shared, by every writer as long as it works
 //! DIR/.jaunt-upload-<pid>-<n>                                a blob on its way, locked by its writer
 //! DIR/.jaunt-index                                           the next index.json
 //! ```
@@ -10,11 +11,12 @@
 //! A path is made of a digest's digits or a constant, never of a name that came from elsewhere. A file
 //! gets its name when it is complete and on disk. What a killed writer left, the next one removes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use jaunt_formats::Digest;
@@ -25,6 +27,7 @@ use super::incoming::Incoming;
 /// What an index.json is written as before it is one.
 const NEXT_INDEX: &str = ".jaunt-index";
 const LOCK: &str = ".jaunt-lock";
+const WRITERS: &str = ".jaunt-writers";
 /// What a directory may have in it that is to become a layout: what a killed writer left.
 const OURS: &str = ".jaunt-";
 const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -32,14 +35,16 @@ const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const MARKER_LIMIT: u64 = 64 << 10;
 
 /// A layout's directory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Files {
     directory: PathBuf,
+    /// Held by every writer until it is dropped.
+    writing: Mutex<Option<File>>,
 }
 
 impl Files {
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self { directory, writing: Mutex::new(None) }
     }
 
     pub fn directory(&self) -> &Path {
@@ -73,6 +78,7 @@ impl Files {
     /// Makes the directory a layout if it is none yet. One that has other things in it is refused.
     pub fn make_layout(&self) -> Result<(), LayoutError> {
         if self.is_layout()? {
+            self.join_writers();
             return fs::create_dir_all(self.blobs()).map_err(io("create", self.blobs()));
         }
         fs::create_dir_all(&self.directory).map_err(io("create", &self.directory))?;
@@ -84,6 +90,7 @@ impl Files {
             }
         }
         fs::create_dir_all(self.blobs()).map_err(io("create", self.blobs()))?;
+        self.join_writers();
         let mut marker = Incoming::create(&self.directory)?;
         marker.write(MARKER.as_bytes())?;
         marker.rename(&self.directory.join("oci-layout"))
@@ -94,7 +101,16 @@ impl Files {
         open_if_exists(&self.blob_path(digest))
     }
 
+    /// A blob's length. Who asks may rely on it: no process removes the blob before this one has ended.
     pub fn blob_len(&self, digest: &Digest) -> Result<Option<u64>, LayoutError> {
+        if self.is_layout()? {
+            self.join_writers();
+        }
+        self.len_of(digest)
+    }
+
+    /// The same, for one who relies on nothing.
+    pub fn len_of(&self, digest: &Digest) -> Result<Option<u64>, LayoutError> {
         let path = self.blob_path(digest);
         let Some(file) = open_if_exists(&path)? else { return Ok(None) };
         Ok(Some(file.metadata().map_err(io("read", path))?.len()))
@@ -150,10 +166,30 @@ impl Files {
         incoming.rename(&path)
     }
 
+    /// Says that this process is writing, until it ends. A layout that cannot be written to has no writers.
+    fn join_writers(&self) {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if writing.is_none() {
+            let file = open_lock(&self.directory.join(WRITERS)).ok();
+            *writing = file.filter(|file| file.lock_shared().is_ok());
+        }
+    }
+
+    /// Keeps writers out until the file is dropped; `None` if there are some.
+    pub fn lock_out_writers(&self) -> Result<Option<File>, LayoutError> {
+        let path = self.directory.join(WRITERS);
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(io("lock", path)(error)),
+        }
+    }
+
     /// Waits for the right to replace index.json, which ends when the file is dropped.
     pub fn lock(&self) -> Result<File, LayoutError> {
         let path = self.directory.join(LOCK);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io("open", &path))?;
+        let file = open_lock(&path)?;
         file.lock().map_err(io("lock", path))?;
         Ok(file)
     }
@@ -203,6 +239,10 @@ fn sync_directory(path: &Path) -> Result<(), LayoutError> {
     }
 }
 
+fn open_lock(path: &Path) -> Result<File, LayoutError> {
+    OpenOptions::new().create(true).append(true).open(path).map_err(io("open", path))
+}
+
 fn entries(directory: &Path) -> Result<Vec<fs::DirEntry>, LayoutError> {
     fs::read_dir(directory).and_then(Iterator::collect).map_err(io("list", directory))
 }
@@ -233,7 +273,7 @@ mod tests {
             assert!(files.finish(incoming, &digest, len).is_err());
         }
         drop(files.start_blob().unwrap());
-        assert_eq!(names(&files), ["blobs", "oci-layout"]);
+        assert_eq!(names(&files), [".jaunt-writers", "blobs", "oci-layout"]);
         assert_eq!(files.blob_len(&digest).unwrap(), None);
         files.write_blob(&digest, b"blob").unwrap();
         assert_eq!(files.read_blob(&digest, 4).unwrap().unwrap(), &b"blob"[..]);
@@ -250,7 +290,7 @@ mod tests {
         fs::write(directory.path().join(".jaunt-upload-1-1"), b"left over").unwrap();
         let mut living = files.start_blob().unwrap();
         living.write(b"x").unwrap();
-        assert_eq!(names(&files).len(), 3, "blobs, oci-layout and the upload under way");
+        assert_eq!(names(&files).len(), 4, "blobs, oci-layout, the lock and the upload under way");
         drop(files.start_blob().unwrap());
         files.finish(living, &Digest::of(b"x"), 1).unwrap();
         assert_eq!(files.blob_len(&Digest::of(b"x")).unwrap(), Some(1));

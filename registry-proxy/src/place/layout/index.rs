@@ -133,6 +133,27 @@ impl Index {
         }
     }
 
+    /// Takes a manifest off the list; whether it was there.
+    pub fn remove(&mut self, digest: &Digest) -> bool {
+        let (digest, before) = (Value::from(digest.to_string()), self.manifests.len());
+        self.manifests.retain(|entry| entry.get("digest") != Some(&digest));
+        self.manifests.len() < before
+    }
+
+    /// Takes a name from what has it; whether anything had. The manifest stays listed.
+    pub fn remove_name(&mut self, name: &str) -> bool {
+        let Ok(at) = self.position(Selector::Name(name)) else { return false };
+        if let Some(annotations) = self.manifests[at].get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(REF_NAME);
+        }
+        let digest = self.manifests[at].get("digest").cloned();
+        let twins = self.manifests.iter().filter(|entry| entry.get("digest") == digest.as_ref());
+        if twins.count() > 1 {
+            self.manifests.remove(at);
+        }
+        true
+    }
+
     /// An image that is alone needs no name. Others find it no longer once something is beside it.
     fn name_the_only_image(&mut self) {
         if self.names().any(|name| name == DEFAULT_NAME) {

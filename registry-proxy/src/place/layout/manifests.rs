@@ -4,12 +4,13 @@ use bytes::Bytes;
 use jaunt_distribution::limits::MANIFEST_BYTES;
 use jaunt_distribution::{Manifest, PushedManifest, referrers_tag};
 use jaunt_formats::Digest;
-use serde::Deserialize;
+use jaunt_formats::media_type::{DOCKER_CONFIG, OCI_CONFIG};
 
 use super::error::LayoutError;
 use super::files::{Files, read_if_exists};
 use super::index::{Index, Selector, Unselected};
-use crate::manifest::{Annotations, Descriptor, ImageIndex};
+use crate::manifest::{Descriptor, ImageIndex, Relation};
+use crate::place::TagMove;
 
 /// index.json of a hundred thousand tags has less.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -59,6 +60,11 @@ pub fn read(files: &Files, name: &str) -> Result<Manifest, LayoutError> {
     Ok(Manifest { media_type, digest, bytes })
 }
 
+/// Every name that is given.
+pub fn tags(files: &Files) -> Result<Vec<String>, LayoutError> {
+    Ok(read_index(files)?.names().map(str::to_owned).collect())
+}
+
 /// Stores a manifest, and lists it under its name. Under its digest alone it is listed if it has a
 /// subject: other manifests are found through the index that names them.
 pub fn write(
@@ -67,31 +73,83 @@ pub fn write(
     media_type: &str,
     bytes: &Bytes,
 ) -> Result<PushedManifest, LayoutError> {
-    let digest = Digest::of(bytes);
-    let path = files.blob_path(&digest);
-    if bytes.len() as u64 > MANIFEST_BYTES {
-        return Err(LayoutError::TooLarge { path, limit: MANIFEST_BYTES });
+    let (digest, name) = (Digest::of(bytes), Name::parse(name));
+    if let Name::Digest(expected) = name
+        && expected != digest
+    {
+        return Err(LayoutError::DigestMismatch { path: files.blob_path(&digest), expected, actual: digest });
     }
-    let name = match Name::parse(name) {
-        Name::Digest(expected) if expected != digest => {
-            return Err(LayoutError::DigestMismatch { path, expected, actual: digest });
-        }
-        name => name,
-    };
-    files.make_layout()?;
-    files.write_blob(&digest, bytes)?;
-    let relation = serde_json::from_slice(bytes).unwrap_or(Relation::default());
-    let subject = relation.subject.as_ref().map(|subject| subject.digest);
-    let descriptor = Descriptor {
-        artifact_type: relation.artifact_type.or_else(|| relation.config?.not_of_an_image()),
-        ..Descriptor::new(media_type, digest, bytes.len() as u64)
-    };
+    let (descriptor, subject) = store(files, media_type, bytes)?;
     match name {
         Name::Tag(selector) => update_index(files, |index| index.set(selector, &descriptor))?,
         Name::Digest(_) if subject.is_some() => update_index(files, |index| index.list(&descriptor))?,
         Name::Digest(_) => {}
     }
     Ok(PushedManifest { digest, subject })
+}
+
+/// Has a name mean another manifest, if it still means what is expected.
+pub fn move_tag(
+    files: &Files,
+    name: &str,
+    expected: Option<Digest>,
+    media_type: &str,
+    bytes: &Bytes,
+) -> Result<TagMove, LayoutError> {
+    let Name::Tag(selector) = Name::parse(name) else {
+        return Err(LayoutError::malformed(files.directory(), "a digest is no name that could move"));
+    };
+    let (descriptor, _) = store(files, media_type, bytes)?;
+    update_index(files, |index| {
+        let now = index.find(selector).ok().map(|found| found.digest);
+        if now != expected {
+            return TagMove::Stale(now);
+        }
+        index.set(selector, &descriptor);
+        TagMove::Done
+    })
+}
+
+/// Takes a manifest off the list, whatever it is called there.
+pub fn delete(files: &Files, digest: &Digest) -> Result<(), LayoutError> {
+    let directory = files.directory().to_owned();
+    if !update_index_if_there(files, |index| index.remove(digest))? {
+        return Err(LayoutError::NotFound { directory, what: format!("manifest {digest}") });
+    }
+    Ok(())
+}
+
+/// Takes a name from a manifest.
+pub fn delete_tag(files: &Files, tag: &str) -> Result<bool, LayoutError> {
+    let directory = files.directory().to_owned();
+    if !update_index_if_there(files, |index| index.remove_name(tag))? {
+        return Err(LayoutError::NotFound { directory, what: format!("manifest {tag}") });
+    }
+    Ok(true)
+}
+
+/// Stores a manifest's bytes; what would list it, and its subject.
+fn store(
+    files: &Files,
+    media_type: &str,
+    bytes: &Bytes,
+) -> Result<(Descriptor, Option<Digest>), LayoutError> {
+    let digest = Digest::of(bytes);
+    if bytes.len() as u64 > MANIFEST_BYTES {
+        return Err(LayoutError::TooLarge { path: files.blob_path(&digest), limit: MANIFEST_BYTES });
+    }
+    files.make_layout()?;
+    files.write_blob(&digest, bytes)?;
+    let relation = Relation::of(bytes).unwrap_or_default();
+    let descriptor = Descriptor {
+        artifact_type: relation.artifact_type().filter(|kind| !is_of_an_image(kind)),
+        ..Descriptor::new(media_type, digest, bytes.len() as u64)
+    };
+    Ok((descriptor, relation.subject()))
+}
+
+fn is_of_an_image(config_type: &str) -> bool {
+    [OCI_CONFIG, DOCKER_CONFIG].contains(&config_type)
 }
 
 /// The manifests that name `subject`, and those that the fallback tag of the distribution spec lists.
@@ -111,7 +169,7 @@ pub fn referrers(
     };
     for listed in index.descriptors() {
         let Some(relation) = relation(files, &listed)? else { continue };
-        if relation.subject.as_ref().is_some_and(|named| named.digest == *subject) {
+        if relation.subject() == Some(*subject) {
             add(relation.describe(listed));
         }
     }
@@ -124,40 +182,10 @@ pub fn referrers(
     Ok(referrers)
 }
 
-/// What a manifest says of itself, as much as one who looks for referrers wants to know.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Relation {
-    artifact_type: Option<String>,
-    config: Option<Config>,
-    subject: Option<Descriptor>,
-    annotations: Option<Annotations>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Config {
-    media_type: String,
-}
-
-impl Config {
-    fn not_of_an_image(self) -> Option<String> {
-        (!self.media_type.is_empty() && !self.media_type.contains("image")).then_some(self.media_type)
-    }
-}
-
-impl Relation {
-    /// The descriptor that a registry would list: an artifact without a type has that of its config.
-    fn describe(self, listed: Descriptor) -> Descriptor {
-        let artifact_type = self.artifact_type.or(self.config.map(|config| config.media_type));
-        Descriptor { artifact_type, annotations: self.annotations, ..listed }
-    }
-}
-
 /// Reads what an entry of index.json names. What is not there, or is no manifest, refers to nothing.
 fn relation(files: &Files, listed: &Descriptor) -> Result<Option<Relation>, LayoutError> {
     match files.read_blob(&listed.digest, MANIFEST_BYTES) {
-        Ok(bytes) => Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok())),
+        Ok(bytes) => Ok(bytes.and_then(|bytes| Relation::of(&bytes))),
         Err(error @ LayoutError::Io { .. }) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "an entry of index.json is passed over");
@@ -166,7 +194,7 @@ fn relation(files: &Files, listed: &Descriptor) -> Result<Option<Relation>, Layo
     }
 }
 
-fn read_index(files: &Files) -> Result<Index, LayoutError> {
+pub fn read_index(files: &Files) -> Result<Index, LayoutError> {
     let path = files.index_path();
     match read_if_exists(&path, INDEX_LIMIT)? {
         None => Ok(Index::empty()),
@@ -175,14 +203,22 @@ fn read_index(files: &Files) -> Result<Index, LayoutError> {
 }
 
 /// Changes index.json, which nobody else does meanwhile.
-fn update_index(files: &Files, change: impl FnOnce(&mut Index)) -> Result<(), LayoutError> {
+fn update_index<T>(files: &Files, change: impl FnOnce(&mut Index) -> T) -> Result<T, LayoutError> {
     let _lock = files.lock()?;
     let mut index = read_index(files)?;
     let before = index.to_bytes();
-    change(&mut index);
+    let result = change(&mut index);
     let after = index.to_bytes();
-    if after == before && files.index_path().exists() {
-        return Ok(());
+    if after != before || !files.index_path().exists() {
+        files.replace_index(&after)?;
     }
-    files.replace_index(&after)
+    Ok(result)
+}
+
+/// The same, without making a layout of what is none.
+fn update_index_if_there(
+    files: &Files,
+    change: impl FnOnce(&mut Index) -> bool,
+) -> Result<bool, LayoutError> {
+    if files.is_layout()? { update_index(files, change) } else { Ok(false) }
 }

@@ -4,6 +4,7 @@
 //! written to it. index.json never names what is not on disk, and processes that write to one layout
 //! at the same time lose nothing of each other's.
 
+mod collect;
 mod error;
 mod files;
 mod incoming;
@@ -26,7 +27,7 @@ pub use error::LayoutError;
 use files::Files;
 pub use upload::LayoutUpload;
 
-use super::{BlobStream, PlaceError};
+use super::{BlobStream, PlaceError, TagMove};
 use crate::manifest::Descriptor;
 
 /// Bytes read at once.
@@ -62,6 +63,35 @@ impl LayoutPlace {
     ) -> Result<PushedManifest, LayoutError> {
         let (name, media_type) = (name.to_owned(), media_type.to_owned());
         self.run(move |files| manifests::write(files, &name, &media_type, &bytes)).await
+    }
+
+    pub async fn move_tag(
+        &self,
+        tag: &str,
+        expected: Option<Digest>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<TagMove, LayoutError> {
+        let (tag, media_type) = (tag.to_owned(), media_type.to_owned());
+        self.run(move |files| manifests::move_tag(files, &tag, expected, &media_type, &bytes)).await
+    }
+
+    pub async fn collect(&self, candidates: Vec<Digest>) -> Result<Option<u64>, LayoutError> {
+        self.run(move |files| collect::collect(files, &candidates)).await
+    }
+
+    pub async fn tags(&self) -> Result<Vec<String>, LayoutError> {
+        self.run(manifests::tags).await
+    }
+
+    pub async fn delete_manifest(&self, digest: &Digest) -> Result<(), LayoutError> {
+        let digest = *digest;
+        self.run(move |files| manifests::delete(files, &digest)).await
+    }
+
+    pub async fn delete_tag(&self, tag: &str) -> Result<bool, LayoutError> {
+        let tag = tag.to_owned();
+        self.run(move |files| manifests::delete_tag(files, &tag)).await
     }
 
     pub async fn referrers(
