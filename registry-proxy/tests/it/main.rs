@@ -4,7 +4,9 @@
 mod attach;
 mod copies;
 mod failures;
+mod faults;
 mod layout;
+mod meddler;
 mod replace;
 mod support;
 mod undo;

@@ -58,6 +58,17 @@ impl Registry {
         format!("{}/{name}", self.address)
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The digest that a tag names.
+    pub fn digest(&self, repository: &str, tag: &str) -> Digest {
+        let accept = [OCI_MANIFEST, OCI_INDEX];
+        let repository = self.repository(repository);
+        self.runtime.block_on(self.client.manifest_digest(&repository, tag, &accept)).unwrap()
+    }
+
     fn repository(&self, name: &str) -> Repository {
         self.reference(name).parse().unwrap()
     }
