@@ -17,7 +17,7 @@ use crate::prefetch::{Misses, Prefetcher};
 use crate::recent_failures::RecentFailures;
 use crate::single_flight::{Follower, Joined, SingleFlight, Ticket};
 use crate::source::{Source, SourceError, SourceSet};
-use crate::store::{LayerFile, Store};
+use crate::store::{LargeFiles, LayerFile, Store};
 use crate::verify::{TarBytes, VerifyError, verify};
 
 /// Compressed bytes fetched with one request at most: beyond it, two requests share the line as well.
@@ -37,6 +37,7 @@ pub struct Layer(pub(crate) Arc<Inner>);
 /// What all holders of a layer share.
 pub(crate) struct Inner {
     layer: LaunchLayer,
+    large: LargeFiles,
     store: Arc<Store>,
     file: OnceLock<Arc<LayerFile>>,
     sources: SourceSet,
@@ -105,12 +106,14 @@ impl Layer {
     /// A layer that no source is known of yet. `Layers` makes them.
     pub(crate) fn new(
         layer: LaunchLayer,
+        large: LargeFiles,
         store: Arc<Store>,
         prefetcher: Prefetcher,
         counters: Arc<Counters>,
     ) -> Self {
         Self(Arc::new(Inner {
             layer,
+            large,
             store,
             file: OnceLock::new(),
             sources: SourceSet::default(),
@@ -254,7 +257,7 @@ impl From<Arc<ReadError>> for ReadErrors {
 impl Inner {
     /// The local file, opened by the first read: a mount has more layers than its container reads.
     fn file(&self) -> &LayerFile {
-        self.file.get_or_init(|| self.store.layer(&self.layer))
+        self.file.get_or_init(|| self.store.layer(&self.layer, &self.large))
     }
 
     /// The spans that cover a range of the tar.

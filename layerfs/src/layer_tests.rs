@@ -14,7 +14,7 @@ use jaunt_formats::{BlobOffset, DiffId, DigestScope, SpanDigest, TarOffset};
 use super::*;
 use crate::layers::Layers;
 use crate::source::{ByteStream, MemorySource, Trouble, whole};
-use crate::store::Store;
+use crate::store::{LargeFiles, Store};
 
 const SPAN: usize = 64 << 10;
 
@@ -76,7 +76,11 @@ impl Fixture {
     }
 
     fn layer_with(&self, source: Arc<dyn Source>, prefetcher: Prefetcher) -> Layer {
-        Layers::with_prefetcher(self.store.clone(), prefetcher).open(&self.layer, &[source])
+        Layers::with_prefetcher(self.store.clone(), prefetcher).open(
+            &self.layer,
+            &LargeFiles::default(),
+            &[source],
+        )
     }
 }
 
@@ -169,8 +173,11 @@ async fn sixty_four_readers_of_one_span_cause_one_fetch() {
     let own: [Arc<dyn Source>; 1] = [Arc::new(source)];
     let reads = (0..64u64).map(|at| {
         let other: Arc<dyn Source> = Arc::new(MemorySource::named(&format!("r{}", at % 4), []));
-        let layer =
-            layers.open(&fixture.layer, if at % 2 == 0 { &own } else { std::slice::from_ref(&other) });
+        let layer = layers.open(
+            &fixture.layer,
+            &LargeFiles::default(),
+            if at % 2 == 0 { &own } else { std::slice::from_ref(&other) },
+        );
         tokio::spawn(async move { layer.read(at * 100..at * 100 + 5000).await.unwrap() })
     });
     for (at, bytes) in join_all(reads).await.into_iter().enumerate() {
@@ -184,16 +191,22 @@ async fn a_second_image_with_the_layer_brings_its_repository_to_those_who_have_i
     let fixture = Fixture::new(2);
     let layers = Layers::with_prefetcher(fixture.store.clone(), Prefetcher::new(false));
     let emptied: Arc<dyn Source> = Arc::new(MemorySource::named("emptied", []));
-    let first = layers.open(&fixture.layer, std::slice::from_ref(&emptied));
+    let first = layers.open(&fixture.layer, &LargeFiles::default(), std::slice::from_ref(&emptied));
     assert!(
         matches!(&*first.read(0..10).await.unwrap_err().0, ReadError::Source(error) if error.trouble == Trouble::Gone)
     );
-    let second = layers.open(&fixture.layer, &[fixture.memory()]);
+    let second = layers.open(&fixture.layer, &LargeFiles::default(), &[fixture.memory()]);
     assert_eq!(first.read(0..10).await.unwrap(), fixture.tar[..10]);
     assert!(second.read_local(&(0..10)).is_some());
     // The last to go takes the layer with it, and what it knew.
     drop((first, second));
-    assert!(layers.open(&fixture.layer, &[emptied]).read(SPAN as u64..SPAN as u64 + 1).await.is_err());
+    assert!(
+        layers
+            .open(&fixture.layer, &LargeFiles::default(), &[emptied])
+            .read(SPAN as u64..SPAN as u64 + 1)
+            .await
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -356,7 +369,7 @@ async fn a_layer_is_removed_only_when_nobody_holds_it() {
     assert!(directory.exists());
     fixture.store.retain(|_| false).unwrap();
     assert!(!directory.exists());
-    assert_eq!(fixture.store.present_bytes(&fixture.layer), 0);
+    assert_eq!(fixture.store.present_bytes(&fixture.layer, &LargeFiles::default()), 0);
 }
 
 /// Whoever may push to one repository must not decide what another's images read.
@@ -372,8 +385,8 @@ async fn bytes_are_shared_only_where_the_digests_agree() {
     claimed.spans[0].digest = SpanDigest(*blake3::hash(&forged).as_bytes());
     let source = Arc::new(MemorySource::new([(claimed.converted.digest, forged.into())]));
     let layers = Layers::with_prefetcher(fixture.store.clone(), Prefetcher::new(false));
-    let liar = layers.open(&claimed, &[source]);
-    let honest = layers.open(&fixture.layer, &[fixture.memory()]);
+    let liar = layers.open(&claimed, &LargeFiles::default(), &[source]);
+    let honest = layers.open(&fixture.layer, &LargeFiles::default(), &[fixture.memory()]);
     assert_eq!(liar.read(0..10).await.unwrap(), b"!!!!!!!!!!");
     assert_eq!(honest.read_local(&(0..10)).unwrap(), fixture.tar[..10]);
 }

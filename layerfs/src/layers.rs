@@ -16,7 +16,7 @@ use jaunt_formats::launch::LaunchLayer;
 use crate::layer::{Counters, Inner, Layer};
 use crate::prefetch::Prefetcher;
 use crate::source::Source;
-use crate::store::Store;
+use crate::store::{LargeFiles, Store};
 
 /// All layers of a node. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ struct Shared {
 struct LayerId([u8; 32]);
 
 impl LayerId {
-    fn of(layer: &LaunchLayer) -> Self {
+    fn of(layer: &LaunchLayer, large: &LargeFiles) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(layer.diff_id.0.as_bytes());
         hasher.update(layer.converted.digest.as_bytes());
@@ -42,6 +42,11 @@ impl LayerId {
             hasher.update(&number.to_le_bytes());
         }
         hasher.update(&[u8::from(layer.scope == DigestScope::Compressed)]);
+        for range in large.ranges() {
+            hasher.update(&range.start.to_le_bytes());
+            hasher.update(&range.end.to_le_bytes());
+        }
+        hasher.update(&(large.ranges().len() as u64).to_le_bytes());
         for span in &layer.spans {
             hasher.update(&span.blob_offset.0.to_le_bytes());
             hasher.update(&span.compressed_len.to_le_bytes());
@@ -64,16 +69,18 @@ impl Layers {
         Self(Arc::new(Shared { store, open: Mutex::default(), prefetcher, counters: Arc::default() }))
     }
 
-    /// The layer, which may come from `sources` as well. Cheap: no file is opened before the first read.
-    pub fn open(&self, layer: &LaunchLayer, sources: &[Arc<dyn Source>]) -> Layer {
-        let id = LayerId::of(layer);
+    /// The layer, of whose files some are `large`, which may come from `sources` as well. Cheap: no file is opened
+    /// before the first read.
+    pub fn open(&self, layer: &LaunchLayer, large: &LargeFiles, sources: &[Arc<dyn Source>]) -> Layer {
+        let id = LayerId::of(layer, large);
         let opened = {
             let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
             let found = open.get(&id).and_then(Weak::upgrade);
             found.map(Layer).unwrap_or_else(|| {
                 let shared = &self.0;
                 let (store, prefetcher) = (shared.store.clone(), shared.prefetcher.clone());
-                let new = Layer::new(layer.clone(), store, prefetcher, shared.counters.clone());
+                let new =
+                    Layer::new(layer.clone(), large.clone(), store, prefetcher, shared.counters.clone());
                 open.retain(|_, layer| layer.strong_count() > 0);
                 open.insert(id, Arc::downgrade(&new.0));
                 new

@@ -17,7 +17,7 @@ use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
-use jaunt_layerfs::store::{Store, StoreError};
+use jaunt_layerfs::store::{LargeFiles, Store, StoreError};
 use tokio::sync::OnceCell;
 
 use crate::fallback::error_chain;
@@ -294,7 +294,9 @@ impl LazyMounts for Arc<Mounts> {
             let top = usize::from(chain.prefix).saturating_sub(1);
             let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
             let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
-            Ok(Usage { bytes: this.store.present_bytes(layer), inodes })
+            let large = LargeFiles::of_layers(&index);
+            let bytes = large.get(top).map_or(0, |large| this.store.present_bytes(layer, large));
+            Ok(Usage { bytes, inodes })
         })
         .await?
     }

@@ -6,6 +6,7 @@
 //! ([`pack`], [`unpack`]).
 
 mod check;
+mod large;
 mod layer;
 mod layout;
 mod pack;

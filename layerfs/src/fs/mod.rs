@@ -21,7 +21,7 @@ use crate::index_file::MappedIndex;
 use crate::layer::Layer;
 use crate::layers::Layers;
 use crate::source::Source;
-use crate::store::Store;
+use crate::store::{LargeFiles, Store};
 use numbers::Numbers;
 use stretch::{Stretch, stretches};
 
@@ -66,7 +66,9 @@ impl LayerFs {
         let numbers = Numbers { root: view.root()?, place: RootPlace::Below };
         let store = layers.store().clone();
         let mounted = &index.layers()[..usize::from(prefix)];
-        let layers = mounted.iter().map(|layer| layers.open(layer, sources)).collect();
+        let large = LargeFiles::of_layers(&index);
+        let layers = mounted.iter().zip(&large).map(|(layer, large)| layers.open(layer, large, sources));
+        let layers = layers.collect();
         let has_xattrs = index.has_xattrs();
         Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs })
     }

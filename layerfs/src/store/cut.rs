@@ -12,12 +12,14 @@ use std::ops::Range;
 use jaunt_formats::DigestScope;
 use jaunt_formats::launch::LaunchLayer;
 
+use super::large::LargeFiles;
+
 /// Bytes of a unit. A read is checked in whole units: 16 KiB cost a random read of 4 KiB some 5 us, and a
 /// checksum of 8 bytes each is a two-thousandth of the layer.
 pub(super) const UNIT: u64 = 16 << 10;
 
-/// The version of the layout: what another one wrote is another directory.
-const LAYOUT: &[u8] = b"jaunt store 2";
+/// The version of the layout of everything in the store.
+pub(super) const LAYOUT: &[u8] = b"jaunt store 3\n";
 
 pub(super) struct Cut {
     spans: Vec<SpanUnits>,
@@ -25,7 +27,7 @@ pub(super) struct Cut {
     name: CutName,
 }
 
-/// A hash of the layout and the digests that its bytes are verified against.
+/// A hash of the layout and of the digests that its bytes are verified against.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CutName([u8; 16]);
 
@@ -37,7 +39,7 @@ struct SpanUnits {
 }
 
 impl Cut {
-    pub(super) fn of(layer: &LaunchLayer) -> Self {
+    pub(super) fn of(layer: &LaunchLayer, large: &LargeFiles) -> Self {
         let mut units = 0;
         let place = |span: &jaunt_formats::Span| {
             let first = units;
@@ -45,7 +47,7 @@ impl Cut {
             SpanUnits { start: span.tar_offset.0, len: span.tar_len, first }
         };
         let spans = layer.spans.iter().filter(|span| span.tar_len > 0).map(place).collect();
-        Self { spans, units, name: CutName::of(layer) }
+        Self { spans, units, name: CutName::of(layer, large) }
     }
 
     pub(super) fn name(&self) -> CutName {
@@ -109,9 +111,14 @@ fn index(units: u64) -> usize {
 }
 
 impl CutName {
-    fn of(layer: &LaunchLayer) -> Self {
+    pub(super) fn of(layer: &LaunchLayer, large: &LargeFiles) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(LAYOUT);
+        hasher.update(&(large.ranges().len() as u64).to_le_bytes());
+        for range in large.ranges() {
+            hasher.update(&range.start.to_le_bytes());
+            hasher.update(&range.end.to_le_bytes());
+        }
         hasher.update(&layer.tar_len.to_le_bytes());
         hasher.update(&[u8::from(layer.scope == DigestScope::Compressed)]);
         for span in &layer.spans {

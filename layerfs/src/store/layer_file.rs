@@ -4,26 +4,26 @@
 //! that lost or changed it is found out, and the bytes are fetched again. A disk that cannot hold it
 //! (full, read-only, broken) is no error: nothing is present then, and every span that arrives tries again.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
 
 use super::cut::Cut;
+use super::files::Files;
+use super::large::LargeFiles;
 use super::record::{Record, Sum};
 use super::{StoreCounters, StoreError};
 use crate::verify::TarBytes;
 
-/// A sparse file with the layer's tar, and which units of it are there.
+/// The layer's tar in sparse files, and which units of it are there.
 pub struct LayerFile {
     directory: PathBuf,
     cut: Cut,
+    large: LargeFiles,
     disk: OnceLock<OnDisk>,
     /// One opens at a time.
     opening: Mutex<()>,
@@ -31,7 +31,7 @@ pub struct LayerFile {
 }
 
 struct OnDisk {
-    data: File,
+    files: Files,
     record: Record,
     /// Held by all who read or write units; exclusively by those who take units away.
     gate: RwLock<()>,
@@ -41,9 +41,15 @@ struct OnDisk {
 struct Damaged;
 
 impl LayerFile {
-    /// The file of a layer that is kept in `directory`.
-    pub(super) fn open(directory: PathBuf, cut: Cut, counters: Arc<StoreCounters>) -> Self {
-        let file = Self { directory, cut, disk: OnceLock::new(), opening: Mutex::default(), counters };
+    /// The files of a layer that is kept in `directory`.
+    pub(super) fn open(
+        directory: PathBuf,
+        cut: Cut,
+        large: LargeFiles,
+        counters: Arc<StoreCounters>,
+    ) -> Self {
+        let (disk, opening) = (OnceLock::new(), Mutex::default());
+        let file = Self { directory, cut, large, disk, opening, counters };
         if let Err(error) = file.on_disk() {
             tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
         }
@@ -94,7 +100,7 @@ impl LayerFile {
         let (Some((first, start)), Some((_, end))) = (whole.first(), whole.last()) else { return Ok(()) };
         let disk = self.on_disk().map_err(|error| error.source)?;
         let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
-        disk.data.write_all_at(bytes.slice(&(start.start..end.end)), start.start)?;
+        disk.files.write(start.start, bytes.slice(&(start.start..end.end)))?;
         let sums: Vec<Sum> = whole.iter().map(|(_, range)| Sum::of(bytes.slice(range))).collect();
         disk.record.claim(*first, &sums)
     }
@@ -131,7 +137,7 @@ impl LayerFile {
         match self.disk.get() {
             Some(disk) => Ok(disk),
             None => {
-                let disk = OnDisk::open(&self.directory, &self.cut)?;
+                let disk = OnDisk::open(&self.directory, &self.cut, self.large.clone())?;
                 Ok(self.disk.get_or_init(|| disk))
             }
         }
@@ -139,15 +145,13 @@ impl LayerFile {
 }
 
 impl OnDisk {
-    fn open(directory: &Path, cut: &Cut) -> Result<Self, StoreError> {
+    fn open(directory: &Path, cut: &Cut, large: LargeFiles) -> Result<Self, StoreError> {
         let fail = |what| move |source| StoreError { path: directory.to_owned(), what, source };
         std::fs::create_dir_all(directory).map_err(fail("create the layer's directory"))?;
-        let mut options = File::options();
-        options.create(true).truncate(false).read(true).write(true);
-        let data = options.open(directory.join("data")).map_err(fail("open the layer's data"))?;
+        let files = Files::open(directory, large).map_err(fail("open the layer's data"))?;
         let record = Record::open(&directory.join("units"), cut.units());
         Ok(Self {
-            data,
+            files,
             record: record.map_err(fail("open the record of what is present"))?,
             gate: RwLock::default(),
         })
@@ -166,7 +170,7 @@ impl OnDisk {
         }
         let ranges: Vec<Range<u64>> = cut.ranges_of(units.clone()).collect();
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
-        let read = read_exact(&self.data, &(first.start..last.end));
+        let read = self.files.read(&(first.start..last.end));
         let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
         let (bytes, sums) = read.map_err(|error| {
             tracing::warn!(%error, "the disk does not give what was written");
@@ -183,21 +187,4 @@ impl OnDisk {
         }
         Ok(Some((first.start, bytes.into())))
     }
-}
-
-/// Reads a range without zeroing the buffer first.
-fn read_exact(file: &File, range: &Range<u64>) -> io::Result<Vec<u8>> {
-    let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = range.start + bytes.len() as u64;
-        // The allocator may have given more room than was asked for.
-        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(len);
-    Ok(bytes)
 }

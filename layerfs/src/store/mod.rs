@@ -1,11 +1,13 @@
 //! The local store: decoded layers on disk, shared by every image that has them.
 //!
 //! ```text
-//! <root>/layers/<diffID hex>/<cut>/data     the tar, sparse, at its own offsets
-//!                                 /units    which units of it are there, and what they must hash to
+//! <root>/layers/layout                              the version of what follows
+//! <root>/layers/<diffID hex>/<cut>/data             the tar, sparse, at its own offsets, without:
+//!                                 /large/<offset>   a large file, from its first byte; where it is in the tar
+//!                                 /units            which units of it are there, and what they must hash to
 //! ```
 //!
-//! `cut` is a hash of the layer's spans and their digests. An index only claims its diffIDs: whoever may push to
+//! `cut` is a hash of the layer's spans, their digests and what is large. An index only claims its diffIDs: whoever may push to
 //! some repository can claim the diffID of another's layer and give it spans of his own. Images share what they
 //! have verified against the same digests, and nothing else. Conversion is deterministic, so those that share a
 //! layer do share it.
@@ -16,10 +18,13 @@
 
 mod bitmap;
 mod cut;
+mod files;
+mod large;
 mod layer_file;
 mod record;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -28,9 +33,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use jaunt_formats::DiffId;
 use jaunt_formats::launch::LaunchLayer;
 
+pub use large::LargeFiles;
 pub use layer_file::LayerFile;
 
-use self::cut::{Cut, CutName};
+use self::cut::{Cut, CutName, LAYOUT};
 
 /// All layers of a node.
 pub struct Store {
@@ -78,30 +84,31 @@ impl Store {
         std::fs::write(&probe, b"")
             .and_then(|()| std::fs::remove_file(&probe))
             .map_err(fail("write to it"))?;
+        drop_other_layouts(root).map_err(fail("drop what an earlier version left"))?;
         Ok(Self { root: root.to_owned(), open: Mutex::default(), counters: Arc::default() })
     }
 
     /// The layer's file; the same one for all who hold it at a time. Where the disk cannot hold it, it stays empty.
-    pub fn layer(&self, layer: &LaunchLayer) -> Arc<LayerFile> {
-        let cut = Cut::of(layer);
+    pub fn layer(&self, layer: &LaunchLayer, large: &LargeFiles) -> Arc<LayerFile> {
+        let cut = Cut::of(layer, large);
         let key = LayerKey { diff_id: layer.diff_id, cut: cut.name() };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&key).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(LayerFile::open(self.files(&key), cut, self.counters.clone()));
+        let file = Arc::new(LayerFile::open(self.files(&key), cut, large.clone(), self.counters.clone()));
         open.insert(key, Arc::downgrade(&file));
         open.retain(|_, file| file.strong_count() > 0);
         file
     }
 
     /// Bytes of a layer that are present. A layer that was never needed costs nothing, not even a directory.
-    pub fn present_bytes(&self, layer: &LaunchLayer) -> u64 {
-        let key = LayerKey { diff_id: layer.diff_id, cut: Cut::of(layer).name() };
+    pub fn present_bytes(&self, layer: &LaunchLayer, large: &LargeFiles) -> u64 {
+        let key = LayerKey { diff_id: layer.diff_id, cut: CutName::of(layer, large) };
         if !self.files(&key).exists() {
             return 0;
         }
-        self.layer(layer).present_bytes()
+        self.layer(layer, large).present_bytes()
     }
 
     /// Deletes the layers that are not `wanted`. One that somebody still holds stays until a later call.
@@ -111,8 +118,7 @@ impl Store {
     pub fn retain(&self, wanted: impl Fn(DiffId) -> bool) -> Result<(), StoreError> {
         let fail = |source| StoreError { path: self.root.clone(), what: "list the layers", source };
         for entry in std::fs::read_dir(&self.root).map_err(fail)? {
-            let name = entry.map_err(fail)?.file_name();
-            let diff_id = name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok()).map(DiffId);
+            let diff_id = diff_id_of(&entry.map_err(fail)?.file_name());
             if let Some(diff_id) = diff_id.filter(|&diff_id| !wanted(diff_id)) {
                 self.remove(diff_id)?;
             }
@@ -153,6 +159,26 @@ impl Store {
     fn directory(&self, diff_id: DiffId) -> PathBuf {
         self.root.join(diff_id.0.hex())
     }
+}
+
+/// Deletes layers that were kept in another layout: nobody would ever ask for them again.
+fn drop_other_layouts(root: &Path) -> io::Result<()> {
+    let stamp = root.join("layout");
+    if std::fs::read(&stamp).is_ok_and(|found| found == LAYOUT) {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(root)? {
+        let entry = entry?;
+        if diff_id_of(&entry.file_name()).is_some() {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    std::fs::write(stamp, LAYOUT)
+}
+
+/// The layer that a directory is for, by its name.
+fn diff_id_of(name: &OsStr) -> Option<DiffId> {
+    name.to_str().and_then(|hex| format!("sha256:{hex}").parse().ok()).map(DiffId)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The store against a naive model, and against what a power cut leaves.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,51 +13,88 @@ use super::*;
 use crate::store::cut::UNIT;
 use crate::verify::tests::trusted;
 
+/// A layer of this length, with nothing behind it.
+pub(super) fn layer_of_one_span(len: u64) -> LaunchLayer {
+    layer_of(Digest::of(&len.to_le_bytes()), &[(0, len)])
+}
+
+fn layer_of(digest: Digest, spans: &[(u64, u64)]) -> LaunchLayer {
+    let (mut cut, mut at) = (Vec::new(), 0);
+    for &(gap, len) in spans {
+        at += gap;
+        cut.push(Span {
+            blob_offset: BlobOffset(at),
+            compressed_len: len as u32,
+            tar_offset: TarOffset(at),
+            tar_len: len as u32,
+            digest: SpanDigest([len as u8; 32]),
+        });
+        at += len;
+    }
+    let blob = Blob { digest, len: at, compression: Compression::Zstd };
+    LaunchLayer {
+        diff_id: DiffId(digest),
+        original: blob,
+        converted: blob,
+        tar_len: at,
+        scope: DigestScope::Uncompressed,
+        spans: cut,
+    }
+}
+
 /// A layer as podman's are seen: spans that start and end anywhere, with gaps between some.
 struct Fixture {
     tar: Vec<u8>,
     layer: LaunchLayer,
+    large: LargeFiles,
     directory: tempfile::TempDir,
 }
 
 impl Fixture {
-    fn new(spans: &[(u64, u64)]) -> Self {
-        let (mut cut, mut at) = (Vec::new(), 0);
-        for &(gap, len) in spans {
-            at += gap;
-            cut.push(Span {
-                blob_offset: BlobOffset(at),
-                compressed_len: len as u32,
-                tar_offset: TarOffset(at),
-                tar_len: len as u32,
-                digest: SpanDigest([len as u8; 32]),
-            });
-            at += len;
-        }
-        let tar: Vec<u8> = (0..at).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
-        let blob = Blob { digest: Digest::of(&tar), len: at, compression: Compression::Zstd };
-        let layer = LaunchLayer {
-            diff_id: DiffId(blob.digest),
-            original: blob,
-            converted: blob,
-            tar_len: at,
-            scope: DigestScope::Uncompressed,
-            spans: cut,
-        };
-        Self { tar, layer, directory: tempfile::tempdir().unwrap() }
+    fn new(spans: &[(u64, u64)], large: &[Range<u64>]) -> Self {
+        let len = spans.iter().map(|(gap, len)| gap + len).sum();
+        let tar: Vec<u8> =
+            (0..len).map(|at: u64| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
+        let layer = layer_of(Digest::of(&tar), spans);
+        Self { tar, layer, large: large::tests::large(large), directory: tempfile::tempdir().unwrap() }
     }
 
     fn open(&self) -> Arc<LayerFile> {
-        Store::open(self.directory.path()).unwrap().layer(&self.layer)
+        Store::open(self.directory.path()).unwrap().layer(&self.layer, &self.large)
     }
 
-    fn files(&self) -> PathBuf {
-        self.directory.path().join(self.layer.diff_id.0.hex()).join(Cut::of(&self.layer).name().to_string())
+    fn place(&self) -> PathBuf {
+        self.directory
+            .path()
+            .join(self.layer.diff_id.0.hex())
+            .join(CutName::of(&self.layer, &self.large).to_string())
     }
 
     fn keep(&self, file: &LayerFile, span: usize) {
         let range = self.layer.spans[span].tar_range();
         file.keep(&trusted(range.start, self.slice(&range))).unwrap();
+    }
+
+    /// Changes a bit behind the store's back; whether the disk has that byte at all.
+    fn flip(&self, at: u64) -> bool {
+        let own = self.large.ranges().iter().find(|large| large.contains(&at));
+        let (path, offset) = match own {
+            Some(large) => (self.place().join("large").join(large.start.to_string()), at - large.start),
+            None => (self.place().join("data"), at),
+        };
+        let mut bytes = fs::read(&path).unwrap_or_default();
+        let Some(byte) = bytes.get_mut(offset as usize) else { return false };
+        *byte ^= 1;
+        fs::write(path, bytes).unwrap();
+        true
+    }
+
+    /// Every file of the layer.
+    fn on_disk(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let in_dir =
+            |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let all = in_dir(self.place()).chain(in_dir(self.place().join("large")));
+        all.filter(|path| path.is_file()).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
     }
 
     fn slice(&self, range: &Range<u64>) -> &[u8] {
@@ -91,10 +129,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn spans() -> impl Strategy<Value = Vec<(u64, u64)>> {
+/// Spans, and what of their tar lies in files of its own: anywhere, as a hostile index may have it.
+fn spans() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<Range<u64>>)> {
     let gap = prop_oneof![3 => Just(0u64), 1 => 1..3000u64];
     let len = prop_oneof![1..1500u64, 16_000..17_000u64, 1..70_000u64];
-    prop::collection::vec((gap, len), 1..8)
+    let large = (0..200_000u64, 1..90_000u64).prop_map(|(start, len)| start..start + len);
+    (prop::collection::vec((gap, len), 1..8), prop::collection::vec(large, 0..3))
 }
 
 /// What is there, byte by byte, and which bytes were changed behind the store's back.
@@ -111,6 +151,9 @@ impl Model {
 
     /// Whether a range is given; units that are found damaged are there no longer.
     fn read(&mut self, range: &Range<u64>) -> bool {
+        if range.is_empty() {
+            return true;
+        }
         if !self.has(range) {
             return false;
         }
@@ -130,8 +173,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn behaves_like_a_set_of_bytes(spans in spans(), ops in prop::collection::vec(op(), 1..40)) {
-        let fixture = Fixture::new(&spans);
+    fn behaves_like_a_set_of_bytes((spans, large) in spans(), ops in prop::collection::vec(op(), 1..40)) {
+        let fixture = Fixture::new(&spans, &large);
         let nothing = vec![false; fixture.tar.len()];
         let mut model = Model { there: nothing.clone(), flipped: nothing, units: fixture.units() };
         let mut file = fixture.open();
@@ -157,12 +200,7 @@ proptest! {
                 }
                 Op::Flip(at) => {
                     let at = at.index(fixture.tar.len());
-                    let mut data = fs::read(fixture.files().join("data")).unwrap();
-                    if let Some(byte) = data.get_mut(at) {
-                        *byte ^= 1;
-                        model.flipped[at] = !model.flipped[at];
-                        fs::write(fixture.files().join("data"), data).unwrap();
-                    }
+                    model.flipped[at] ^= fixture.flip(at as u64);
                 }
                 Op::Reopen => {
                     drop(file);
@@ -174,32 +212,34 @@ proptest! {
         prop_assert_eq!(file.present_bytes(), present);
     }
 
-    /// Without a sync, each page of each file may be on the disk as it was at any time. doc/SEMANTICS.md B5.
+    /// Without a sync, each file may be missing, and each page of it as it was at any time. doc/SEMANTICS.md B5.
     #[test]
     fn whatever_a_power_cut_leaves_is_right_or_absent(
-        spans in spans(),
+        (spans, large) in spans(),
         kept in prop::collection::vec(any::<prop::sample::Index>(), 1..12),
         pages in prop::collection::vec(any::<prop::sample::Index>(), 256),
     ) {
-        let fixture = Fixture::new(&spans);
+        let fixture = Fixture::new(&spans, &large);
         let file = fixture.open();
-        let names = ["data", "units"].map(|name| fixture.files().join(name));
-        let mut moments: Vec<[Vec<u8>; 2]> = vec![names.clone().map(|name| fs::read(name).unwrap())];
+        let mut moments = vec![fixture.on_disk()];
         for span in kept {
             fixture.keep(&file, span.index(spans.len()));
-            moments.push(names.clone().map(|name| fs::read(name).unwrap()));
+            moments.push(fixture.on_disk());
         }
         drop(file);
-        let mut pages = pages.iter().cycle();
-        for (which, name) in names.iter().enumerate() {
-            let len = moments.last().map_or(0, |moment| moment[which].len());
-            let mut left = vec![0; len];
+        let mut chance = pages.iter().cycle();
+        for (path, last) in fixture.on_disk() {
+            let mut left = vec![0; last.len()];
             for (at, page) in left.chunks_mut(4096).enumerate() {
-                let moment = &pages.next().unwrap().get(&moments)[which];
-                let then = moment.get(at * 4096..moment.len().min(at * 4096 + page.len())).unwrap_or_default();
-                page[..then.len()].copy_from_slice(then);
+                let then = chance.next().unwrap().get(&moments).get(&path).map_or(&[][..], |bytes| bytes);
+                let then = then.get(at * 4096..).unwrap_or_default();
+                let len = then.len().min(page.len());
+                page[..len].copy_from_slice(&then[..len]);
             }
-            fs::write(name, left).unwrap();
+            match chance.next().unwrap().index(8) {
+                0 => fs::remove_file(path).unwrap(),
+                _ => fs::write(path, left).unwrap(),
+            }
         }
         let file = fixture.open();
         for range in fixture.units() {
@@ -219,7 +259,7 @@ proptest! {
 /// Spans of two files that meet within a block, a page and a unit of the disk.
 #[test]
 fn neighbours_that_share_a_block_do_not_vouch_for_each_other() {
-    let fixture = Fixture::new(&[(0, 700), (0, 20_000), (36, 1)]);
+    let fixture = Fixture::new(&[(0, 700), (0, 20_000), (36, 1)], &[]);
     let file = fixture.open();
     fixture.keep(&file, 0);
     assert!(file.has(&(0..700)) && !file.has(&(0..701)) && !file.has(&(700..701)));
@@ -233,10 +273,38 @@ fn neighbours_that_share_a_block_do_not_vouch_for_each_other() {
 }
 
 #[test]
-fn a_record_that_is_none_is_put_aside_and_the_layer_starts_anew() {
-    let fixture = Fixture::new(&[(0, 100_000)]);
+fn a_large_file_holds_its_content_from_its_first_byte() {
+    let (large, len) = (1000..30_000u64, 50_000);
+    let fixture = Fixture::new(&[(0, 20_000), (0, 30_000)], std::slice::from_ref(&large));
+    let file = fixture.open();
+    fixture.keep(&file, 0);
+    fixture.keep(&file, 1);
+    assert_eq!(file.read(&(0..len)).unwrap(), fixture.tar);
+    assert_eq!(fs::read(fixture.place().join("large/1000")).unwrap(), fixture.slice(&large));
+    let packed = fs::read(fixture.place().join("data")).unwrap();
+    assert_eq!((&packed[..1000], &packed[30_000..]), (&fixture.tar[..1000], &fixture.tar[30_000..]));
+    assert!(packed[1000..30_000].iter().all(|byte| *byte == 0));
+    // An index that has it otherwise has another place, and finds nothing there.
+    let store = Store::open(fixture.directory.path()).unwrap();
+    assert!(!store.layer(&fixture.layer, &LargeFiles::default()).has(&(0..1)));
+}
+
+#[test]
+fn what_another_version_left_is_dropped_and_nothing_else() {
+    let fixture = Fixture::new(&[(0, 700)], &[]);
     fixture.keep(&fixture.open(), 0);
-    let record = fixture.files().join("units");
+    fs::write(fixture.directory.path().join("not-a-layer"), "x").unwrap();
+    assert!(fixture.open().has(&(0..700)), "the same version finds its own");
+    fs::remove_file(fixture.directory.path().join("layout")).unwrap();
+    assert!(!fixture.open().has(&(0..1)));
+    assert!(fixture.directory.path().join("not-a-layer").exists());
+}
+
+#[test]
+fn a_record_that_is_none_is_put_aside_and_the_layer_starts_anew() {
+    let fixture = Fixture::new(&[(0, 100_000)], &[]);
+    fixture.keep(&fixture.open(), 0);
+    let record = fixture.place().join("units");
     for damage in [|bytes: &mut Vec<u8>| bytes[8] ^= 1, |bytes: &mut Vec<u8>| bytes.truncate(70)] {
         let mut bytes = fs::read(&record).unwrap();
         damage(&mut bytes);

@@ -1,0 +1,181 @@
+//! The files that hold a layer's tar: one for all that is small, and one for each large file.
+//!
+//! The packed file holds small files at their offsets in the tar; a large file is held from its first byte on. Files
+//! come into being when they are first written to.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lru::LruCache;
+use rustix::buffer::spare_capacity;
+
+use super::large::LargeFiles;
+
+/// Large files of a layer that are kept open.
+const OPEN_FILES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("not zero");
+
+pub(super) struct Files {
+    directory: PathBuf,
+    packed: File,
+    large: LargeFiles,
+    open: Mutex<LruCache<usize, Arc<File>>>,
+}
+
+/// Where a stretch of the tar is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Packed,
+    /// In the large file of this number.
+    Large(usize),
+}
+
+impl Files {
+    pub(super) fn open(directory: &Path, large: LargeFiles) -> io::Result<Self> {
+        let packed = writable().open(directory.join("data"))?;
+        let open = Mutex::new(LruCache::new(OPEN_FILES));
+        Ok(Self { directory: directory.to_owned(), packed, large, open })
+    }
+
+    /// The bytes of a range of the tar.
+    pub(super) fn read(&self, range: &Range<u64>) -> io::Result<Vec<u8>> {
+        let mut pieces = self.pieces(range);
+        let Some((place, piece)) = pieces.next() else { return Ok(Vec::new()) };
+        let mut bytes = self.read_piece(place, &piece)?;
+        for (place, piece) in pieces {
+            bytes.append(&mut self.read_piece(place, &piece)?);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes bytes to where they belong.
+    pub(super) fn write(&self, offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        for (place, piece) in self.pieces(&(offset..offset + bytes.len() as u64)) {
+            let (now, rest) = bytes.split_at(usize_of(&piece)?);
+            match place {
+                Place::Packed => self.packed.write_all_at(now, piece.start)?,
+                Place::Large(number) => {
+                    let file = self.large(number, true)?;
+                    file.write_all_at(now, piece.start - self.large.ranges()[number].start)?;
+                }
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn read_piece(&self, place: Place, piece: &Range<u64>) -> io::Result<Vec<u8>> {
+        let len = usize_of(piece)?;
+        match place {
+            Place::Packed => read_exact(&self.packed, len, piece.start),
+            Place::Large(number) => {
+                let file = self.large(number, false)?;
+                read_exact(&file, len, piece.start - self.large.ranges()[number].start)
+            }
+        }
+    }
+
+    /// A range of the tar, cut where another file begins.
+    fn pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (Place, Range<u64>)> {
+        let (large, end) = (self.large.ranges(), range.end);
+        let (mut at, mut next) = (range.start, large.partition_point(|large| large.end <= range.start));
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (place, stop) = match large.get(next) {
+                Some(own) if own.start <= at => (Place::Large(next), own.end),
+                Some(ahead) => (Place::Packed, ahead.start),
+                None => (Place::Packed, end),
+            };
+            next += usize::from(place != Place::Packed);
+            let piece = at..stop.min(end);
+            at = piece.end;
+            Some((place, piece))
+        })
+    }
+
+    fn large(&self, number: usize, create: bool) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&number) {
+            return Ok(file.clone());
+        }
+        let path = self.path(number);
+        let opened = File::options().read(true).write(true).open(&path);
+        let file = match opened {
+            Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(self.directory.join("large"))?;
+                writable().open(&path)?
+            }
+            opened => opened?,
+        };
+        let file = Arc::new(file);
+        open.put(number, file.clone());
+        Ok(file)
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.directory.join("large").join(self.large.ranges()[number].start.to_string())
+    }
+}
+
+fn writable() -> std::fs::OpenOptions {
+    let mut options = File::options();
+    options.create(true).truncate(false).read(true).write(true);
+    options
+}
+
+fn usize_of(range: &Range<u64>) -> io::Result<usize> {
+    usize::try_from(range.end - range.start).map_err(io::Error::other)
+}
+
+/// Reads without zeroing the buffer first.
+fn read_exact(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        // The allocator may have given more room than was asked for.
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::large::tests::large;
+
+    proptest! {
+        #[test]
+        fn pieces_cover_a_range_and_each_byte_is_where_it_belongs(
+            large_ones in prop::collection::vec((0u64..60, 1u64..20), 0..5), a in 0u64..100, b in 0u64..100,
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let ranges: Vec<_> = large_ones.iter().map(|&(start, len)| start..start + len).collect();
+            let files = Files::open(directory.path(), large(&ranges)).unwrap();
+            let range = a.min(b)..a.max(b);
+            let pieces: Vec<_> = files.pieces(&range).collect();
+            let mut at = range.start;
+            for (place, piece) in pieces {
+                prop_assert_eq!(piece.start, at);
+                prop_assert!(piece.end > at);
+                for byte in piece.clone() {
+                    let own = files.large.ranges().iter().position(|large| large.contains(&byte));
+                    prop_assert_eq!(place, own.map_or(Place::Packed, Place::Large));
+                }
+                at = piece.end;
+            }
+            prop_assert_eq!(at, range.end);
+        }
+    }
+}
