@@ -35,7 +35,7 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
         return Err(Error::Tied { reference, image });
     }
     if resolved.images.is_empty() && resolved.failed.is_empty() {
-        return Err(Error::NoImage(reference.to_string()));
+        return Err(resolved.nothing(reference));
     }
     let mut removal = Removal { place: &place, candidates: Vec::new(), left: Vec::new() };
     let mut images = Vec::new();
@@ -51,7 +51,7 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
         images.push(json!({ "platform": platform.to_string(), "manifest": subject, "removed": removed }));
     }
     let freed = place.collect(removal.candidates).await?;
-    if let Some(freed) = freed {
+    if let Some(freed) = freed.filter(|freed| *freed > 0) {
         console.line(&format!("freed {}", bytes(freed)));
     }
     let left = removal.left;

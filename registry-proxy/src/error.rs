@@ -88,8 +88,8 @@ pub enum Error {
     Referrers(String),
     #[error("{0} is not converted: no launch artifact names it as its subject")]
     NotConverted(Digest),
-    #[error("{0}: nothing to do: no image for the chosen platforms")]
-    NoImage(String),
+    #[error("{reference}: nothing to do: {}", reasons.join("; "))]
+    NoImage { reference: String, reasons: Vec<String> },
     #[error("launch artifact {artifact}: {what}")]
     Artifact { artifact: Digest, what: String },
     #[error("layer {layer}: {what}")]

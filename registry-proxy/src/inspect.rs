@@ -19,7 +19,7 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let place = Place::of(&client, reference);
     let resolved = image::resolve(&place, reference, &args.platforms.wanted).await?;
     if resolved.images.is_empty() && resolved.failed.is_empty() {
-        return Err(Error::NoImage(reference.to_string()));
+        return Err(resolved.nothing(reference));
     }
     resolved.failed.iter().for_each(|error| console.line(&error.to_string()));
     let mut images = Vec::new();

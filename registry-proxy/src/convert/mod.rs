@@ -93,7 +93,7 @@ async fn prepare(
     resolved.failed.iter().for_each(|error| console.error(error));
     if resolved.images.is_empty() && resolved.failed.is_empty() {
         if !args.platforms.wanted.is_empty() {
-            return Err(Error::NoImage(reference.to_string()));
+            return Err(resolved.nothing(reference));
         }
         console.line(&format!("nothing to convert: {reference} has no image that could be started lazily"));
     }

@@ -20,6 +20,8 @@ use walk::{Budget, Walk};
 pub const ACCEPT: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 /// Configs hold a history, and no more.
 const CONFIG_LIMIT: u64 = 8 << 20;
+/// Skipped manifests that an error names.
+const NAMED: usize = 8;
 
 /// One image: a manifest with its config.
 #[derive(Clone, Debug)]
@@ -62,6 +64,21 @@ pub struct Resolved {
     pub skipped: Vec<Skipped>,
     /// Why some images of an index cannot be converted. The others can.
     pub failed: Vec<Error>,
+}
+
+impl Resolved {
+    /// The error of a command that finds no image here.
+    pub fn nothing(&self, reference: &ImageName) -> Error {
+        let named = self.skipped.iter().take(NAMED);
+        let mut reasons: Vec<_> =
+            named.map(|skipped| format!("{} is skipped: {}", skipped.digest, skipped.reason)).collect();
+        match self.skipped.len() {
+            0 => reasons.push("there is no image".to_owned()),
+            all if all > NAMED => reasons.push(format!("and {} more", all - NAMED)),
+            _ => {}
+        }
+        Error::NoImage { reference: reference.to_string(), reasons }
+    }
 }
 
 /// Fetches the manifests and configs behind a reference. An empty `wanted` means all platforms.

@@ -162,6 +162,10 @@ fn artifacts_and_windows_images_are_skipped() {
     registry.push_manifest(REPOSITORY, "windows", &windows);
     let run = registry.run(&["convert", &registry.reference("team/app:windows")]);
     assert!(run.succeeded().stdout.contains("a windows image"), "{run:?}");
+    for command in ["verify", "inspect", "detach"] {
+        let run = registry.run(&[command, &registry.reference("team/app:windows")]);
+        assert!(run.failed().contains("a windows image"), "{run:?}");
+    }
 
     let empty = registry.push_blob(REPOSITORY, b"{}".to_vec());
     let artifact = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/x-thing",
