@@ -1,6 +1,6 @@
 //! Compares two trees entry by entry, in everything a program could notice.
 //!
-//! Type, mode, owner, size, mtime in nanoseconds, link target, device number, extended attributes,
+//! Type, mode, owner, size, mtime in nanoseconds, link count, link target, device number, extended attributes,
 //! SHA-256 of the content, and which names are one file. `trusted.overlay.*` is left out: it is how
 //! overlayfs writes down its own whiteouts, and shows only where a single layer is bind-mounted.
 
@@ -29,6 +29,7 @@ pub struct Seen {
     owner: (u32, u32),
     size: Option<u64>,
     mtime: (i64, i64),
+    links: u64,
     link: Option<PathBuf>,
     device: Option<u64>,
     xattrs: BTreeMap<String, Vec<u8>>,
@@ -82,7 +83,7 @@ fn fields(path: &Path, a: &Seen, b: &Seen, found: &mut Vec<String>) {
             }
         )*};
     }
-    compare!(kind, mode, owner, size, mtime, link, device, xattrs, content, same_as);
+    compare!(kind, mode, owner, size, mtime, links, link, device, xattrs, content, same_as);
 }
 
 fn list(root: &Path, relative: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
@@ -115,6 +116,7 @@ fn see(path: &Path, metadata: &fs::Metadata, same_as: Option<PathBuf>) -> io::Re
         // A directory's size is the file system's own affair.
         size: (!file_type.is_dir()).then(|| metadata.size()),
         mtime: (metadata.mtime(), metadata.mtime_nsec()),
+        links: metadata.nlink(),
         link: file_type.is_symlink().then(|| fs::read_link(path)).transpose()?,
         device: device.then(|| metadata.rdev()),
         xattrs: xattrs(path)?,

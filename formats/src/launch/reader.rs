@@ -54,7 +54,8 @@ pub struct Attributes {
     pub size: u64,
     /// Modification time.
     pub mtime: Timestamp,
-    /// Names that its layer gave it; 1 for directories.
+    /// Names that its layer gave it; of a directory that one layer alone has, the directories in it and 2, of one that
+    /// overlayfs would merge, 1.
     pub nlink: u32,
 }
 

@@ -20,6 +20,11 @@ const ROOT: usize = 1;
 /// Room for reserved inode numbers above the index's own.
 const MAX_INODES: usize = u32::MAX as usize - 16;
 
+/// What overlayfs shows for a directory that several layers have.
+const MERGED_LINKS: u32 = 1;
+/// Its name, and its own `.`.
+const EMPTY_LINKS: u32 = 2;
+
 #[derive(Default)]
 struct DirNode {
     names: BTreeMap<Box<[u8]>, Name>,
@@ -76,7 +81,7 @@ impl TreeBuilder {
     /// The finished tree, its directories numbered parents first.
     pub fn finish(mut self) -> Tree {
         if self.layers.is_empty() {
-            self.imply(HOLDER, b"", 0);
+            self.add_directory(HOLDER, b"", Attributes::implied(), EMPTY_LINKS, 0);
         }
         let mut order = vec![HOLDER];
         let mut number = vec![usize::MAX; self.dirs.len()];
@@ -149,7 +154,7 @@ impl TreeBuilder {
         files.into_iter().zip(links).map(place).collect()
     }
 
-    /// Adds a directory, or a new version of the one that is there when its attributes differ; returns its
+    /// Adds a directory, or a new version of the one that is there when it is to show otherwise; returns its
     /// node, in which nothing of the layers below is visible if it is opaque.
     fn lay_directory(
         &mut self,
@@ -159,51 +164,52 @@ impl TreeBuilder {
         number: u16,
         stats: &mut LayerStats,
     ) -> usize {
-        if let Some(mut attributes) = directory.listed.take() {
-            stats.inodes = stats.inodes.saturating_add(1);
-            let old = self.visible(dir, name).filter(|&old| self.is_directory(old));
-            if let (true, Some(old)) = (directory.inherits, old) {
-                let own =
-                    std::mem::replace(&mut attributes.xattrs, self.inodes[old].attributes.xattrs.clone());
-                attributes.merge_xattrs(own);
+        let old = self.visible(dir, name).filter(|&old| self.is_directory(old));
+        let nlink = match old {
+            Some(_) if !directory.opaque => MERGED_LINKS,
+            _ => links_of_directory(directory),
+        };
+        let attributes = match (directory.listed.take(), old) {
+            (Some(mut attributes), old) => {
+                stats.inodes = stats.inodes.saturating_add(1);
+                if let (true, Some(old)) = (directory.inherits, old) {
+                    let inherited = self.inodes[old].attributes.xattrs.clone();
+                    let own = std::mem::replace(&mut attributes.xattrs, inherited);
+                    attributes.merge_xattrs(own);
+                }
+                attributes
             }
-            match old {
-                Some(old) if self.inodes[old].attributes == attributes => {}
-                Some(_) => {
-                    self.hide_version(dir, name, number);
-                    self.add_directory(dir, name, attributes, number);
-                }
-                None => {
-                    self.hide_name(dir, name, number);
-                    self.add_directory(dir, name, attributes, number);
-                }
+            // An unpacker gives it the attributes of the one below.
+            (None, Some(old)) => self.inodes[old].attributes.clone(),
+            (None, None) => Attributes::implied(),
+        };
+        match old.map(|old| &self.inodes[old]) {
+            Some(old) if old.attributes == attributes && old.nlink == nlink => {}
+            Some(_) => {
+                self.hide_version(dir, name, number);
+                self.add_directory(dir, name, attributes, nlink, number);
+            }
+            None => {
+                self.hide_name(dir, name, number);
+                self.add_directory(dir, name, attributes, nlink, number);
             }
         }
-        let node = self.imply(dir, name, number);
+        let known = self.dirs[dir].names.get(name).and_then(|name| name.dir);
+        let node = known.expect("add_directory gives every directory name its node");
         if directory.opaque {
             self.hide_tree(node, number);
         }
         node
     }
 
-    /// The directory node under `name`, made with default attributes unless a directory is visible there.
-    fn imply(&mut self, dir: usize, name: &[u8], number: u16) -> usize {
-        if !self.visible(dir, name).is_some_and(|inode| self.is_directory(inode)) {
-            self.hide_name(dir, name, number);
-            self.add_directory(dir, name, Attributes::implied(), number);
-        }
-        let known = self.dirs[dir].names.get(name).and_then(|name| name.dir);
-        known.expect("add_directory gives every directory name its node")
-    }
-
-    fn add_directory(&mut self, dir: usize, name: &[u8], attributes: Attributes, number: u16) {
+    fn add_directory(&mut self, dir: usize, name: &[u8], attributes: Attributes, nlink: u32, number: u16) {
         let known = self.dirs[dir].names.get(name).and_then(|name| name.dir);
         let node = known.unwrap_or_else(|| {
             self.dirs.push(DirNode::default());
             self.dirs.len() - 1
         });
         let kind = InodeKind::Directory { dir: node };
-        let inode = self.add_inode(Inode { layer: number, kind, attributes, nlink: 1 });
+        let inode = self.add_inode(Inode { layer: number, kind, attributes, nlink });
         let entry = self.dirs[dir].names.entry(name.into()).or_default();
         entry.dir = Some(node);
         entry.versions.push(Version { inode, first_layer: number, hidden_from_layer: NEVER_HIDDEN });
@@ -289,6 +295,13 @@ impl DirNode {
         });
         Dir { dentries: versions.collect() }
     }
+}
+
+/// Links of a directory that one layer alone has: each directory in it has a `..`.
+fn links_of_directory(directory: &Directory) -> u32 {
+    let is_directory = |child: &&Child| matches!(child, Child::Directory(_));
+    let below = directory.children.values().filter(is_directory).count();
+    u32::try_from(below).unwrap_or(u32::MAX).saturating_add(EMPTY_LINKS)
 }
 
 /// How many names each file has.

@@ -82,6 +82,30 @@ fn hard_links_share_an_inode_and_count_its_names() {
     assert_eq!(listing(&index, 2).len(), 3);
 }
 
+/// overlayfs shows a directory's own links where one layer has it, and 1 where it merges several.
+#[test]
+fn directories_count_their_links_as_overlayfs_does() {
+    let index = index_of(vec![
+        vec![dir("a"), dir("a/b"), dir("a/c"), file("a/f", 1), dir("d"), dir("d/x"), dir("g"), dir("g/h")],
+        vec![file("a/c/new", 2), dir("d"), file("d/.wh..wh..opq", 0), dir("d/y"), dir("d/z")],
+        vec![file("d/f", 3), file(".wh.g", 0)],
+        vec![dir("g")],
+    ]);
+    let links = |path: &str, prefix: u16| {
+        let view = index.view(prefix).unwrap();
+        let steps = path.split('/').filter(|name| !name.is_empty());
+        let found =
+            steps.fold(view.root().unwrap(), |at, name| view.lookup(at, name.as_bytes()).unwrap().unwrap());
+        index.attributes(found).unwrap().nlink
+    };
+    assert_eq!([1, 2, 3, 4].map(|prefix| links("", prefix)), [5, 1, 1, 1]);
+    assert_eq!([1, 2].map(|prefix| links("a", prefix)), [4, 1]);
+    assert_eq!([1, 4].map(|prefix| links("a/b", prefix)), [2, 2]);
+    assert_eq!([1, 2].map(|prefix| links("a/c", prefix)), [2, 1]);
+    assert_eq!([1, 2, 3].map(|prefix| links("d", prefix)), [3, 4, 1]);
+    assert_eq!([1, 4].map(|prefix| links("g", prefix)), [3, 2]);
+}
+
 #[test]
 fn a_hard_link_needs_an_earlier_target_in_its_layer() {
     let mut builder = TreeBuilder::new();
