@@ -5,7 +5,7 @@
 //! anywhere), and no two spans share one. Units are numbered in the order of the tar, without regard to what
 //! no span covers.
 //!
-//! A layout is named by a hash of everything that decides what its bytes are and where they go.
+//! A cut is named by a hash of everything that decides what its bytes are and where they go.
 
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ use super::large::LargeFiles;
 /// checksum of 8 bytes each is a two-thousandth of the layer.
 pub(super) const UNIT: u64 = 16 << 10;
 
-/// The version of the layout of everything in the store.
-pub(super) const LAYOUT: &[u8] = b"jaunt store 3\n";
+/// The version of the layout, with which every cut's name starts.
+pub(super) const LAYOUT: &str = "v3-";
 
 pub(super) struct Cut {
     spans: Vec<SpanUnits>,
@@ -27,7 +27,7 @@ pub(super) struct Cut {
     name: CutName,
 }
 
-/// A hash of the layout and of the digests that its bytes are verified against.
+/// A hash of where its bytes go and of the digests that they are verified against.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CutName([u8; 16]);
 
@@ -113,7 +113,6 @@ fn index(units: u64) -> usize {
 impl CutName {
     pub(super) fn of(layer: &LaunchLayer, large: &LargeFiles) -> Self {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(LAYOUT);
         hasher.update(&(large.ranges().len() as u64).to_le_bytes());
         for range in large.ranges() {
             hasher.update(&range.start.to_le_bytes());
@@ -134,6 +133,7 @@ impl CutName {
 
 impl std::fmt::Display for CutName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(LAYOUT)?;
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

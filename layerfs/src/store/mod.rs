@@ -1,13 +1,12 @@
 //! The local store: decoded layers on disk, shared by every image that has them.
 //!
 //! ```text
-//! <root>/layers/layout                              the version of what follows
 //! <root>/layers/<diffID hex>/<cut>/data             the tar, sparse, at its own offsets, without:
 //!                                 /large/<offset>   a large file, from its first byte; where it is in the tar
 //!                                 /units            which units of it are there, and what they must hash to
 //! ```
 //!
-//! `cut` is a hash of the layer's spans, their digests and what is large. An index only claims its diffIDs: whoever may push to
+//! `cut` names the layout and a hash of the layer's spans, their digests and what is large. An index only claims its diffIDs: whoever may push to
 //! some repository can claim the diffID of another's layer and give it spans of his own. Images share what they
 //! have verified against the same digests, and nothing else. Conversion is deterministic, so those that share a
 //! layer do share it.
@@ -161,19 +160,21 @@ impl Store {
     }
 }
 
-/// Deletes layers that were kept in another layout: nobody would ever ask for them again.
+/// Deletes what was kept in another layout: nobody would ever ask for it again.
 fn drop_other_layouts(root: &Path) -> io::Result<()> {
-    let stamp = root.join("layout");
-    if std::fs::read(&stamp).is_ok_and(|found| found == LAYOUT) {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(root)? {
-        let entry = entry?;
-        if diff_id_of(&entry.file_name()).is_some() {
-            std::fs::remove_dir_all(entry.path())?;
+    for layer in std::fs::read_dir(root)? {
+        let layer = layer?;
+        if diff_id_of(&layer.file_name()).is_none() || !layer.file_type()?.is_dir() {
+            continue;
+        }
+        for cut in std::fs::read_dir(layer.path())? {
+            let cut = cut?;
+            if !cut.file_name().as_encoded_bytes().starts_with(LAYOUT.as_bytes()) {
+                std::fs::remove_dir_all(cut.path())?;
+            }
         }
     }
-    std::fs::write(stamp, LAYOUT)
+    Ok(())
 }
 
 /// The layer that a directory is for, by its name.
