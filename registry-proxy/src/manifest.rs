@@ -69,15 +69,21 @@ impl Descriptor {
 /// The platform of an entry of an index.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlatformJson {
+    #[serde(default)]
     pub os: String,
+    #[serde(default)]
     pub architecture: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
 impl PlatformJson {
-    pub fn platform(&self) -> Platform {
-        Platform::new(&self.os, &self.architecture, self.variant.as_deref())
+    /// `None` of one that leaves out what it must say: the image's config says it as well.
+    pub fn platform(&self) -> Option<Platform> {
+        if self.os.is_empty() || self.architecture.is_empty() {
+            return None;
+        }
+        Some(Platform::new(&self.os, &self.architecture, self.variant.as_deref()))
     }
 }
 

@@ -115,7 +115,7 @@ pub async fn resolve(place: &Place, reference: &ImageName, wanted: &[Platform]) 
 
 /// Loads one image, or says why it is skipped.
 async fn load(place: &Place, leaf: Descriptor, wanted: &[Platform]) -> Result<Result<Image, String>, Error> {
-    let stated = leaf.platform.as_ref().map(manifest::PlatformJson::platform);
+    let stated = leaf.platform.as_ref().and_then(manifest::PlatformJson::platform);
     if let Some(reason) = stated.as_ref().and_then(|platform| unwanted(platform, wanted)) {
         return Ok(Err(reason));
     }

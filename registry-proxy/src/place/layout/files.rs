@@ -200,7 +200,11 @@ impl Files {
         sync_directory(&self.blobs())?;
         let (next, index) = (self.directory.join(NEXT_INDEX), self.index_path());
         let mut file = File::create(&next).map_err(io("create", &next))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &next))?;
+        if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+            // Half of it helps nobody, least of all on a full disk.
+            let _ = fs::remove_file(&next);
+            return Err(io("write", next)(error));
+        }
         fs::rename(&next, &index).map_err(io("replace", index))?;
         sync_directory(&self.directory)
     }

@@ -106,8 +106,10 @@ impl Index {
     pub fn set(&mut self, selector: Selector<'_>, new: &Descriptor) {
         if let Ok(at) = self.position(selector) {
             let name = name(&self.manifests[at]).map(str::to_owned);
-            let annotations = self.manifests[at].get("annotations").cloned();
-            self.manifests[at] = entry(new, annotations);
+            if descriptor(&self.manifests[at]).is_none_or(|old| old.digest != new.digest) {
+                let annotations = self.manifests[at].get("annotations").cloned();
+                self.manifests[at] = entry(new, annotations);
+            }
             let mut number = 0;
             self.manifests.retain(|entry| {
                 number += 1;
@@ -229,6 +231,16 @@ mod tests {
         let moved = entry(&two, Some(json!({ REF_NAME: "v1", "k": "v" })));
         document["manifests"] = json!([document["manifests"][0], moved]);
         assert_eq!(after, document);
+    }
+
+    #[test]
+    fn what_is_said_of_an_entry_stays_as_long_as_it_is_the_same() {
+        let one = image("1");
+        let document = json!({ "manifests": [{ "digest": one.digest, "size": 1, "platform": { "os": "linux" },
+            "annotations": { REF_NAME: "v1" } }] });
+        let mut index = Index::parse(document.to_string().as_bytes()).unwrap();
+        index.set(Selector::Name("v1"), &one);
+        assert_eq!(serde_json::from_slice::<Value>(&index.to_bytes()).unwrap(), document);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::manifest::{Descriptor, ImageIndex, Relation};
 use crate::place::TagMove;
 
 /// index.json of a hundred thousand tags has less.
-const INDEX_LIMIT: u64 = 64 << 20;
+const INDEX_LIMIT: u64 = 32 << 20;
 
 /// What a name asks for.
 enum Name<'n> {
