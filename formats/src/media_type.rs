@@ -2,6 +2,9 @@
 
 /// `artifactType` of a launch artifact's manifest.
 pub const LAUNCH_ARTIFACT: &str = "application/vnd.jaunt.launch.v1";
+/// `artifactType` of what an interrupted conversion has made so far: launch indexes of one layer each, without a
+/// tree, and behind each its converted layer.
+pub const LAUNCH_PARTIAL: &str = "application/vnd.jaunt.launch.partial.v1";
 /// The launch index: one zstd frame around the bytes described in `launch::layout`.
 pub const LAUNCH_INDEX: &str = "application/vnd.jaunt.launch.index.v1";
 /// The boot pack.

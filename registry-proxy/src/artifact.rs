@@ -26,7 +26,7 @@ const INDEX_LIMIT: u64 = 512 << 20;
 /// Requests at the same time when checking that blobs exist.
 const PARALLEL: usize = 8;
 /// The config of an artifact that has none.
-const EMPTY: &[u8] = b"{}";
+pub const EMPTY: &[u8] = b"{}";
 
 /// How blobs are made at a level: equal recipes give equal blobs.
 pub fn recipe(level: i32) -> String {
@@ -41,6 +41,14 @@ pub fn tag(subject: &Digest) -> String {
 /// The tag of what an interrupted conversion has made so far.
 pub fn partial_tag(subject: &Digest) -> String {
     format!("sha256-{}.jaunt-partial", subject.hex())
+}
+
+/// Whether a tag is one under which converted layers are listed.
+pub fn is_launch_tag(tag: &str) -> bool {
+    let Some((hex, kind)) = tag.strip_prefix("sha256-").and_then(|rest| rest.split_once('.')) else {
+        return false;
+    };
+    format!("sha256:{hex}").parse::<Digest>().is_ok() && ["jaunt", "jaunt-partial"].contains(&kind)
 }
 
 /// An artifact in a place.
@@ -99,10 +107,7 @@ impl Artifact {
 
     /// The launch index, verified against its digest and opened.
     pub async fn launch_index(&self, place: &Place) -> Result<LaunchIndex<Vec<u8>>, Error> {
-        let packed = place.blob(&self.index.digest, INDEX_LIMIT).await?;
-        let opened =
-            tokio::task::spawn_blocking(move || LaunchIndex::open(jaunt_formats::launch::unpack(&packed)?));
-        Ok(opened.await??)
+        read_index(place, &self.index.digest).await
     }
 
     /// Whether it is what converting `image` by `recipe` would give, with every blob in place.
@@ -162,6 +167,14 @@ impl Artifact {
         place.push_manifest(&tag(&subject.digest), OCI_MANIFEST, bytes).await?;
         Ok(Self { digest, index, layers, untagged: None })
     }
+}
+
+/// A launch index, verified against its digest and opened.
+pub async fn read_index(place: &Place, digest: &Digest) -> Result<LaunchIndex<Vec<u8>>, Error> {
+    let packed = place.blob(digest, INDEX_LIMIT).await?;
+    let opened =
+        tokio::task::spawn_blocking(move || LaunchIndex::open(jaunt_formats::launch::unpack(&packed)?));
+    Ok(opened.await??)
 }
 
 /// Pushes a launch index.

@@ -70,8 +70,11 @@ pub struct ConvertArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: i32,
     /// Layers converted at the same time
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub jobs: u16,
+    #[arg(long, alias = "jobs", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
+    /// Take layers that were converted there, too, before converting any: a repository, or oci:DIR (repeatable)
+    #[arg(long, value_name = "REPO")]
+    pub reuse_from: Vec<ImageName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

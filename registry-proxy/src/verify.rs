@@ -95,7 +95,8 @@ fn check_layers(artifact: &Artifact, image: &Image, index: &LaunchIndex<Vec<u8>>
     }
 }
 
-async fn verify_layer(
+/// Reads a converted layer whole and checks all of it; its entries, as the tar has them.
+pub async fn verify_layer(
     place: &Place,
     layer: &LaunchLayer,
     descriptor: &Descriptor,

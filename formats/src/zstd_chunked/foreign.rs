@@ -94,17 +94,9 @@ pub fn read(
     annotations: &Annotations,
     tail_bytes: &[u8],
 ) -> Result<ForeignLayer, ForeignError> {
-    let tail = tail(annotations, blob.len)?;
-    let part = |position: Range<u64>| {
-        let start = usize::try_from(position.start - tail.start).ok()?;
-        tail_bytes.get(start..start.checked_add(usize::try_from(position.end - position.start).ok()?)?)
-    };
-    let wrong_len = || ForeignError::Tail { expected: tail.end - tail.start, actual: tail_bytes.len() };
-    let toc = part(range(&annotations.toc)).ok_or_else(wrong_len)?;
-    let tar_split = annotations.tar_split.as_ref().ok_or(EntriesError::NoTarSplit)?;
-    let tar_split = part(range(tar_split)).ok_or_else(wrong_len)?;
-
-    let (mut cutter, mut entries) = (Cutter::new(tail.start - SKIPPABLE_HEADER_LEN), Vec::new());
+    let (toc, tar_split) = split(annotations, blob.len, tail_bytes)?;
+    let frames_end = tail(annotations, blob.len)?.start - SKIPPABLE_HEADER_LEN;
+    let (mut cutter, mut entries) = (Cutter::new(frames_end), Vec::new());
     let rest = read_described(annotations, toc, tar_split, &mut |described| {
         cutter.entry(&described).map_err(|what| refused(&described, what))?;
         entries.push(described.member.entry);
@@ -122,6 +114,36 @@ pub fn read(
         spans: cutter.spans,
     };
     Ok(ForeignLayer { layer, entries })
+}
+
+/// The entries alone, of a layer whose spans are known from elsewhere.
+///
+/// # Errors
+/// As [`read`], but nothing is said of content.
+pub fn read_entries(
+    blob_len: u64,
+    annotations: &Annotations,
+    tail_bytes: &[u8],
+) -> Result<Vec<Entry>, ForeignError> {
+    let (toc, tar_split) = split(annotations, blob_len, tail_bytes)?;
+    Ok(super::read_entries(annotations, toc, tar_split)?)
+}
+
+/// TOC and tar-split out of the bytes that [`tail`] names.
+fn split<'a>(
+    annotations: &Annotations,
+    blob_len: u64,
+    bytes: &'a [u8],
+) -> Result<(&'a [u8], &'a [u8]), ForeignError> {
+    let tail = tail(annotations, blob_len)?;
+    let part = |position: Range<u64>| {
+        let start = usize::try_from(position.start - tail.start).ok()?;
+        bytes.get(start..start.checked_add(usize::try_from(position.end - position.start).ok()?)?)
+    };
+    let wrong_len = || ForeignError::Tail { expected: tail.end - tail.start, actual: bytes.len() };
+    let toc = part(range(&annotations.toc)).ok_or_else(wrong_len)?;
+    let tar_split = annotations.tar_split.as_ref().ok_or(EntriesError::NoTarSplit)?;
+    Ok((toc, part(range(tar_split)).ok_or_else(wrong_len)?))
 }
 
 fn range(position: &Position) -> Range<u64> {

@@ -21,7 +21,8 @@ pub fn tree_of(layers: impl IntoIterator<Item = Vec<Entry>>) -> Result<Tree, Err
     Ok(builder.finish())
 }
 
-fn launch_layer(processed: &Processed) -> LaunchLayer {
+/// What a launch index says of a converted layer.
+pub fn launch_layer(processed: &Processed) -> LaunchLayer {
     let (original, layer) = (processed.original, &processed.layer);
     LaunchLayer {
         diff_id: layer.diff_id,

@@ -6,7 +6,8 @@ use jaunt_formats::Digest;
 use serde_json::{Value, json};
 
 use super::replace::Replaced;
-use super::{Cost, Outcome};
+use super::reuse::Origin;
+use super::{Cost, Made, Outcome};
 use crate::artifact;
 use crate::console::{Console, bytes, rate, ratio};
 use crate::error::Error;
@@ -35,6 +36,12 @@ pub fn layer(console: &Console, converted: &Processed, took: Duration) {
     ));
 }
 
+/// One layer that was there already.
+pub fn reused(console: &Console, layer: &Processed, origin: Origin) {
+    let (name, blob) = (short(&layer.original.digest), bytes(layer.layer.len));
+    console.line(&format!("  layer {name}: {blob}, converted before, {}", origin.as_str()));
+}
+
 /// The whole run.
 pub fn summary(
     console: &Console,
@@ -55,6 +62,9 @@ pub fn summary(
             bytes(outcome.artifact.index.size),
         ));
     }
+    if totals.reused > 0 {
+        console.line(&format!("{} layers had been converted before", totals.reused));
+    }
     let wall = cost.wall.as_secs_f64();
     let speed = rate(totals.tar, wall);
     if totals.layers > 0 {
@@ -74,6 +84,7 @@ pub fn summary(
         "replaced": replaced.map(replaced_json),
         "skipped": skipped.iter().map(|one| json!({ "digest": one.digest, "reason": one.reason })).collect::<Vec<_>>(),
         "layers_converted": totals.layers,
+        "layers_reused": totals.reused,
         "original_bytes": totals.original,
         "converted_bytes": totals.converted,
         "tar_bytes": totals.tar,
@@ -87,6 +98,8 @@ pub fn summary(
 #[derive(Default)]
 struct Totals {
     layers: usize,
+    /// Layers that were there already.
+    reused: usize,
     original: u64,
     converted: u64,
     tar: u64,
@@ -94,13 +107,17 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, outcome: &Outcome<'_>) {
-        let mut fresh = outcome.fresh.clone();
+        let mut made = outcome.made.clone();
         for layer in outcome.layers.iter().flatten() {
-            if fresh.remove(&(layer.original.digest, layer.layer.diff_id)).is_some() {
-                self.layers += 1;
-                self.original += layer.original.len;
-                self.converted += layer.layer.len;
-                self.tar += layer.layer.tar_len;
+            match made.remove(&(layer.original.digest, layer.layer.diff_id)) {
+                Some(Made::Converted(_)) => {
+                    self.layers += 1;
+                    self.original += layer.original.len;
+                    self.converted += layer.layer.len;
+                    self.tar += layer.layer.tar_len;
+                }
+                Some(Made::Reused(_)) => self.reused += 1,
+                None => {}
             }
         }
     }
@@ -130,7 +147,11 @@ fn image(outcome: &Outcome<'_>, replaced: Option<&Replaced>) -> Value {
 
 fn layer_json(converted: &Processed, outcome: &Outcome<'_>) -> Value {
     let (original, layer) = (&converted.original, &converted.layer);
-    let took = outcome.fresh.get(&(original.digest, layer.diff_id)).map(Duration::as_secs_f64);
+    let (took, reused) = match outcome.made.get(&(original.digest, layer.diff_id)) {
+        Some(Made::Converted(took)) => (Some(took.as_secs_f64()), None),
+        Some(Made::Reused(origin)) => (None, Some(origin.as_str())),
+        None => (None, Some(Origin::Here.as_str())),
+    };
     json!({
         "original": original.digest,
         "original_bytes": original.len,
@@ -140,7 +161,8 @@ fn layer_json(converted: &Processed, outcome: &Outcome<'_>) -> Value {
         "tar_bytes": layer.tar_len,
         "spans": layer.spans.len(),
         "entries": layer.entries.len(),
-        "zstd_chunked": layer.obstacle.is_none(),
+        "zstd_chunked": !layer.annotations.is_empty(),
+        "reused": reused,
         "seconds": took,
     })
 }

@@ -31,7 +31,7 @@ pub async fn copy(source: &Place, target: &Place, blobs: Vec<Descriptor>) -> Res
 }
 
 /// How many bytes were moved.
-async fn copy_one(source: &Place, target: &Place, blob: &Descriptor) -> Result<u64, Error> {
+pub async fn copy_one(source: &Place, target: &Place, blob: &Descriptor) -> Result<u64, Error> {
     let digest = &blob.digest;
     if target.blob_exists(digest).await?.is_some() || target.mount_from(source, digest).await? {
         return Ok(0);

@@ -7,7 +7,7 @@
 //! Whatever a manifest names goes before it, what refers to it after it, the tag last. So a copy that was
 //! interrupted can be repeated, and a tag never names what is not there.
 
-mod blobs;
+pub mod blobs;
 mod graph;
 
 use jaunt_distribution::Client;

@@ -183,7 +183,6 @@ impl Place {
     }
 
     /// Exactly the bytes of a range, or an error. **Unverified**: the caller checks them.
-    #[expect(dead_code, reason = "converted layers will be read so, to use them again")]
     pub async fn blob_range(&self, digest: &Digest, range: Range<u64>) -> Result<Bytes, PlaceError> {
         match self {
             Self::Registry(place) => place.blob_range(digest, range).await,

@@ -210,7 +210,7 @@ fn the_number_of_threads_changes_nothing() {
     let artifact = |jobs: &str, threads: &str| {
         let copy = registry.reference(&format!("copy-{jobs}-{threads}/app:v1"));
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_jaunt-proxy"))
-            .args(["convert", "--json", "--jobs", jobs, "--to", &copy, &reference])
+            .args(["convert", "--json", "--concurrency", jobs, "--to", &copy, &reference])
             .env("RAYON_NUM_THREADS", threads)
             .output()
             .unwrap();

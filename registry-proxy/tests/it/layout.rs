@@ -256,7 +256,9 @@ fn what_is_wrong_with_a_layout_is_said_and_nothing_is_lost() {
     assert!(run(&["convert", &v1]).failed().contains(&format!("layer {layer}: the blob has digest")));
     fs::remove_file(layout.blob(&layer)).unwrap();
     assert!(run(&["convert", &v1]).failed().contains(&format!("has no blob {layer}")));
-    assert!(layout.litter().is_empty() && layout.tags() == ["v1"], "{:?}", layout.litter());
+    assert!(layout.litter().is_empty(), "{:?}", layout.litter());
+    let (names, kept) = (layout.tags(), |tag: &String| tag.ends_with(".jaunt-partial"));
+    assert_eq!(names.iter().filter(|tag| !kept(tag)).collect::<Vec<_>>(), ["v1"], "{names:?}");
 
     let precious = tempfile::tempdir().unwrap();
     fs::write(precious.path().join("thesis"), "x").unwrap();

@@ -8,6 +8,7 @@ mod faults;
 mod layout;
 mod meddler;
 mod replace;
+mod reuse;
 mod support;
 mod undo;
 mod wild;

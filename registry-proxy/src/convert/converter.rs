@@ -1,0 +1,202 @@
+//! Images one after the other, their layers several at a time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jaunt_distribution::Client;
+use jaunt_formats::Digest;
+
+use super::partial::Partial;
+use super::progress::LayerProgress;
+use super::reuse::{Key, Library, Origin, key};
+use super::{launch, layer, report};
+use crate::artifact::{self, Artifact};
+use crate::cli::ConvertArgs;
+use crate::console::Console;
+use crate::error::Error;
+use crate::image::{Image, Layer};
+use crate::pipeline::{Processed, Workshop};
+use crate::place::{ImageName, Place};
+
+/// How a layer came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// By converting it, which took so long.
+    Converted(Duration),
+    /// An earlier image or run had it.
+    Reused(Origin),
+}
+
+/// What became of one image.
+pub struct Outcome<'i> {
+    pub image: &'i Image,
+    pub artifact: Artifact,
+    /// Bottom to top; `None` when the image was converted already.
+    pub layers: Option<Vec<Arc<Processed>>>,
+    /// How those of its layers came to be that no earlier image of this run had.
+    pub made: HashMap<Key, Made>,
+}
+
+/// Converts images into one place.
+pub struct Converter<'c> {
+    pub place: Place,
+    library: Library,
+    workshop: Arc<Workshop>,
+    recipe: String,
+    concurrency: usize,
+    /// Layers that this run has at hand.
+    known: HashMap<Key, Arc<Processed>>,
+    /// Blobs of finished images that nothing should name any more.
+    litter: Vec<Digest>,
+    console: &'c Console,
+}
+
+impl<'c> Converter<'c> {
+    /// One that writes where `target` is.
+    pub fn new(
+        client: &Client,
+        args: &ConvertArgs,
+        target: &ImageName,
+        console: &'c Console,
+    ) -> Result<Self, Error> {
+        let place = Place::of(client, target);
+        let recipe = artifact::recipe(args.level);
+        let others = args.reuse_from.iter().chain([&args.common.reference]);
+        let others = others.map(|name| Place::of(client, name));
+        Ok(Self {
+            library: Library::new(place.clone(), others, recipe.clone()),
+            place,
+            workshop: Arc::new(Workshop::new(args.level)?),
+            recipe,
+            concurrency: args.concurrency.into(),
+            known: HashMap::new(),
+            litter: Vec::new(),
+            console,
+        })
+    }
+
+    /// Ends the work. A layout on disk lets nobody remove anything while there is a writer, so what is left over
+    /// goes now.
+    pub async fn finish(self, client: &Client, target: &ImageName) {
+        let (litter, place) = (self.litter, Place::of(client, target));
+        drop((self.place, self.library));
+        if let Err(error) = place.collect(litter).await {
+            tracing::warn!(%error, "what was kept for an interrupted run stays");
+        }
+    }
+
+    /// Converts an image and publishes its artifact.
+    pub async fn convert<'i>(&mut self, image: &'i Image) -> Result<Outcome<'i>, Error> {
+        let subject = image.descriptor.digest;
+        if let Some(artifact) = self.existing(image).await? {
+            artifact.complete(&self.place, &subject).await?;
+            self.console.line(&format!(
+                "already converted: {} {subject}, artifact {}",
+                image.platform, artifact.digest
+            ));
+            return Ok(Outcome { image, artifact, layers: None, made: HashMap::new() });
+        }
+        self.console.line(&format!("converting {} {subject}, {} layers", image.platform, image.layers.len()));
+        let (place, recipe) = (self.place.clone(), self.recipe.clone());
+        let wanted = self.wanted(image);
+        let partial = Partial::new(&place, &recipe, subject, wanted.len());
+        let made = self.make_layers(wanted, &partial).await?;
+        let layers: Vec<_> = image.layers.iter().map(|layer| Arc::clone(&self.known[&key(layer)])).collect();
+        let parts = layers.clone();
+        let index = tokio::task::spawn_blocking(move || {
+            launch::build(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+        });
+        let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
+        let index = artifact::push_index(&place, index.await??).await?;
+        let described = artifact::describe(&converted, &recipe);
+        let artifact = Artifact::publish(&place, &image.descriptor, index, described).await?;
+        self.litter.extend(partial.remove().await);
+        Ok(Outcome { image, artifact, layers: Some(layers), made })
+    }
+
+    /// The image's artifact, if it is what this run would make.
+    async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
+        let found = match Artifact::find(&self.place, &image.descriptor.digest).await {
+            Err(error @ (Error::Artifact { .. } | Error::Document(_))) => {
+                tracing::warn!(%error, "the launch artifact there is will be replaced");
+                None
+            }
+            found => found?,
+        };
+        let Some(artifact) = found else { return Ok(None) };
+        let complete = artifact.is_complete(&self.place, image, &self.recipe).await?;
+        Ok(complete.then_some(artifact))
+    }
+
+    /// The layers of an image that are not at hand yet, each once.
+    fn wanted<'i>(&self, image: &'i Image) -> Vec<&'i Layer> {
+        let mut wanted = HashMap::new();
+        let new = image
+            .layers
+            .iter()
+            .filter(|layer| !self.known.contains_key(&key(layer)) && wanted.insert(key(layer), ()).is_none());
+        new.collect()
+    }
+
+    /// Takes the layers that are there already, then converts the others, several at a time.
+    async fn make_layers(
+        &mut self,
+        wanted: Vec<&Layer>,
+        partial: &Partial<'_>,
+    ) -> Result<HashMap<Key, Made>, Error> {
+        let converter = &*self;
+        let taken = stream::iter(wanted.into_iter().map(|layer| async move {
+            let taken = converter.take(layer, partial).await?;
+            Ok::<_, Error>((layer, taken))
+        }));
+        let taken: Vec<_> = taken.buffer_unordered(self.concurrency).try_collect().await?;
+        let (mut made, mut known, mut rest) = (HashMap::new(), HashMap::new(), Vec::new());
+        for (layer, taken) in taken {
+            match taken {
+                Some((processed, origin)) => {
+                    made.insert(key(layer), Made::Reused(origin));
+                    known.insert(key(layer), processed);
+                }
+                None => rest.push(layer),
+            }
+        }
+        let converted = stream::iter(rest.into_iter().map(|layer| async move {
+            let (converted, took) = converter.convert_layer(layer).await?;
+            partial.add(&converted).await;
+            Ok::<_, Error>((key(layer), converted, took))
+        }));
+        let converted: Vec<_> = converted.buffer_unordered(self.concurrency).try_collect().await?;
+        for (key, converted, took) in converted {
+            made.insert(key, Made::Converted(took));
+            known.insert(key, converted);
+        }
+        self.known.extend(known);
+        Ok(made)
+    }
+
+    async fn take(
+        &self,
+        layer: &Layer,
+        partial: &Partial<'_>,
+    ) -> Result<Option<(Arc<Processed>, Origin)>, Error> {
+        let Some((processed, origin)) = self.library.take(layer).await? else { return Ok(None) };
+        let processed = Arc::new(processed);
+        partial.note(&processed).await;
+        report::reused(self.console, &processed, origin);
+        Ok(Some((processed, origin)))
+    }
+
+    async fn convert_layer(&self, layer: &Layer) -> Result<(Arc<Processed>, Duration), Error> {
+        let name = report::short(&layer.descriptor.digest);
+        let progress = Arc::new(LayerProgress::start(self.console, name, layer.descriptor.size));
+        let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(&progress));
+        let converted = layer::convert(&self.place, layer, workshop, shared).await;
+        progress.finish();
+        let converted = converted?;
+        let took = progress.elapsed();
+        report::layer(self.console, &converted, took);
+        Ok((Arc::new(converted), took))
+    }
+}
