@@ -8,6 +8,7 @@
 
 pub mod chain_id;
 pub mod compression;
+pub mod cosign;
 pub mod digest;
 pub mod entry;
 pub mod launch;
