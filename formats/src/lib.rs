@@ -11,6 +11,10 @@ pub mod compression;
 pub mod cosign;
 pub mod digest;
 pub mod entry;
+#[cfg(test)]
+mod exactness;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod launch;
 pub mod media_type;
 pub mod platform;

@@ -11,6 +11,8 @@ mod error;
 pub(crate) mod fixture;
 mod header;
 mod member;
+#[cfg(test)]
+pub(crate) mod odd;
 mod pax;
 mod scanner;
 mod sparse;
