@@ -45,10 +45,20 @@ pub fn partial_tag(subject: &Digest) -> String {
 
 /// Whether a tag is one under which converted layers are listed.
 pub fn is_launch_tag(tag: &str) -> bool {
-    let Some((hex, kind)) = tag.strip_prefix("sha256-").and_then(|rest| rest.split_once('.')) else {
-        return false;
-    };
-    format!("sha256:{hex}").parse::<Digest>().is_ok() && ["jaunt", "jaunt-partial"].contains(&kind)
+    kind_of_tag(tag).is_some_and(|kind| ["jaunt", "jaunt-partial"].contains(&kind))
+}
+
+/// Whether a tag speaks of another manifest, whose digest it has: ours, cosign's, or a list of referrers.
+pub fn is_of_another(tag: &str) -> bool {
+    const KINDS: [&str; 7] = ["", "jaunt", "jaunt-partial", "original", "sig", "att", "sbom"];
+    kind_of_tag(tag).is_some_and(|kind| KINDS.contains(&kind))
+}
+
+/// What follows `sha256-<hex>` and a dot.
+fn kind_of_tag(tag: &str) -> Option<&str> {
+    let rest = tag.strip_prefix("sha256-")?;
+    let (hex, kind) = rest.split_once('.').unwrap_or((rest, ""));
+    format!("sha256:{hex}").parse::<Digest>().is_ok().then_some(kind)
 }
 
 /// An artifact in a place.

@@ -16,6 +16,12 @@ pub struct Cli {
 impl Cli {
     /// Refuses what the grammar allows and makes no sense.
     pub fn checked(self) -> Result<Self, clap::Error> {
+        if let Command::Convert(ConvertArgs { all_tags: true, common, .. }) = &self.command
+            && common.reference.digest().is_some()
+        {
+            let what = format!("--all-tags takes a repository, and {} is one image", common.reference);
+            return Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what));
+        }
         let target = match &self.command {
             Command::Convert(ConvertArgs { mode: Mode::Replace, to: None, common, .. }) => {
                 Some(&common.reference)
@@ -51,7 +57,7 @@ pub enum Command {
     Inspect(ReadArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ConvertArgs {
     #[command(flatten)]
     pub common: Common,
@@ -63,6 +69,12 @@ pub struct ConvertArgs {
     /// Copy the image here first, and convert the copy; with `replace`, the tag to write
     #[arg(long, value_name = "REF")]
     pub to: Option<ImageName>,
+    /// Convert every tag of the repository that REF names, but for our own and cosign's
+    #[arg(long)]
+    pub all_tags: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Replace a signed image, too: the new manifest has no signature
     #[arg(long)]
     pub force: bool,
@@ -109,14 +121,14 @@ pub struct ReadArgs {
 }
 
 /// Which images of a multi-platform image.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Platforms {
     /// Only these platforms of a multi-platform image: os/arch or os/arch/variant (repeatable)
     #[arg(long = "platform", value_name = "PLATFORM")]
     pub wanted: Vec<Platform>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Common {
     /// The image: host/name:tag, host/name@digest, or oci:DIR[:tag] for an OCI layout on disk
     #[arg(value_name = "REF")]
@@ -157,6 +169,7 @@ mod tests {
             &["convert", "--mode", "merge", "h.io/a"],
             &["convert", "--platform", "linux", "h.io/a"],
             &["inspect", "--to", "h.io/b", "h.io/a"],
+            &["convert", "--concurrency", "0", "h.io/a"],
         ] {
             let error = Cli::try_parse_from(std::iter::once(&"jaunt-proxy").chain(bad)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");

@@ -24,6 +24,9 @@ pub enum Error {
     /// Each of them has been named before.
     #[error("{reference}: {failed} of {images} images could not be converted")]
     Images { reference: String, failed: usize, images: usize },
+    /// Each of them has been named before.
+    #[error("{repository}: {failed} of {tags} tags name images that could not be converted")]
+    Tags { repository: String, failed: usize, tags: usize },
     /// Nor is an index replaced in part, unless its user says which part.
     #[error(
         "{reference} is not replaced: {failed} of {images} images could not be converted; --platform names others"

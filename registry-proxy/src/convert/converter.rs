@@ -42,7 +42,7 @@ pub struct Outcome<'i> {
 /// Converts images into one place.
 pub struct Converter<'c> {
     pub place: Place,
-    library: Library,
+    pub library: Library,
     workshop: Arc<Workshop>,
     recipe: String,
     concurrency: usize,
@@ -75,6 +75,11 @@ impl<'c> Converter<'c> {
             litter: Vec::new(),
             console,
         })
+    }
+
+    /// Lets go of the layers at hand: those of later images come out of artifacts, as after a restart.
+    pub fn forget_layers(&mut self) {
+        self.known.clear();
     }
 
     /// Ends the work. A layout on disk lets nobody remove anything while there is a writer, so what is left over
@@ -112,12 +117,13 @@ impl<'c> Converter<'c> {
         let index = artifact::push_index(&place, index.await??).await?;
         let described = artifact::describe(&converted, &recipe);
         let artifact = Artifact::publish(&place, &image.descriptor, index, described).await?;
+        self.library.learn(&artifact).await;
         self.litter.extend(partial.remove().await);
         Ok(Outcome { image, artifact, layers: Some(layers), made })
     }
 
     /// The image's artifact, if it is what this run would make.
-    async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
+    pub async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
         let found = match Artifact::find(&self.place, &image.descriptor.digest).await {
             Err(error @ (Error::Artifact { .. } | Error::Document(_))) => {
                 tracing::warn!(%error, "the launch artifact there is will be replaced");

@@ -5,10 +5,12 @@
 //! is found by the next (`partial`). An image that is converted already, by the same recipe and with every
 //! blob in place, is left alone: a repeated run costs a few requests.
 
+mod backfill;
 mod converter;
 mod launch;
 mod layer;
 mod partial;
+mod plan;
 mod progress;
 mod replace;
 mod report;
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use jaunt_distribution::Client;
 use jaunt_formats::Digest;
+use serde_json::Value;
 
 pub use launch::tree_of;
 
@@ -29,18 +32,53 @@ use crate::image::{self, Resolved};
 use crate::manifest;
 use crate::place::Place;
 use converter::{Converter, Made, Outcome};
+use report::Totals;
 
 /// Runs the command.
 pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
-    let started = Instant::now();
+    if args.dry_run {
+        return plan::run(&client, args, &console).await;
+    }
+    let (started, target) = (Instant::now(), args.to.as_ref().unwrap_or(&args.common.reference));
+    let mut converter = Converter::new(&client, args, target, &console)?;
+    let (mut document, totals, outcome) = if args.all_tags {
+        backfill::run(&client, args, &mut converter, &console).await?
+    } else {
+        let done = one(&client, args, &mut converter, &console).await?;
+        (done.document, done.totals, done.failed.map_or(Ok(()), Err))
+    };
+    converter.finish(&client, target).await;
+    let cost = Cost { wall: started.elapsed(), cpu_seconds: cpu_seconds() };
+    report::totals(&console, &totals, &cost, &mut document);
+    console.result(&document)?;
+    outcome
+}
+
+/// What became of a reference.
+struct Done {
+    document: Value,
+    totals: Totals,
+    /// Some of its images could not be converted; each has been named.
+    failed: Option<Error>,
+}
+
+/// Converts what a reference names.
+async fn one(
+    client: &Client,
+    args: &ConvertArgs,
+    converter: &mut Converter<'_>,
+    console: &Console,
+) -> Result<Done, Error> {
     let reference = args.to.as_ref().unwrap_or(&args.common.reference);
-    let (resolved, then) = prepare(&client, args, &console).await?;
-    let mut converter = Converter::new(&client, args, reference, &console)?;
-    let (mut outcomes, mut failed) = (Vec::new(), 0);
+    let (resolved, then) = prepare(client, args, console).await?;
+    let (mut outcomes, mut failed, mut totals) = (Vec::new(), 0, Totals::default());
     for image in &resolved.images {
         match converter.convert(image).await.map_err(|e| e.of_image(reference, image.descriptor.digest)) {
-            Ok(outcome) => outcomes.push(outcome),
+            Ok(outcome) => {
+                totals.add(&outcome);
+                outcomes.push(outcome);
+            }
             Err(error) if !manifest::is_index(&resolved.top) => return Err(error),
             // One image that cannot be converted takes nothing from the others.
             Err(error) => {
@@ -51,19 +89,18 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
     }
     let (failed, images) = (failed + resolved.failed.len(), resolved.images.len() + resolved.failed.len());
     let replaced = if args.mode == Mode::Replace && failed == 0 && images > 0 {
-        replace::finish(&converter.place, reference, &resolved, &outcomes, then, &console).await?
+        replace::finish(&converter.place, reference, &resolved, &outcomes, then, console).await?
     } else {
         None
     };
-    converter.finish(&client, reference).await;
-    let cost = Cost { wall: started.elapsed(), cpu_seconds: cpu_seconds() };
-    report::summary(&console, reference, &outcomes, &resolved.skipped, replaced.as_ref(), &cost)?;
+    let document = report::reference(console, reference, &outcomes, &resolved.skipped, replaced.as_ref());
     let reference = reference.to_string();
-    match args.mode {
-        _ if failed == 0 => Ok(()),
-        Mode::Attach => Err(Error::Images { reference, failed, images }),
-        Mode::Replace => Err(Error::NotReplaced { reference, failed, images }),
-    }
+    let failed = match args.mode {
+        _ if failed == 0 => None,
+        Mode::Attach => Some(Error::Images { reference, failed, images }),
+        Mode::Replace => Some(Error::NotReplaced { reference, failed, images }),
+    };
+    Ok(Done { document, totals, failed })
 }
 
 /// Finds the images, brings them to where `--to` says, and tells what of them stays as it is. With them

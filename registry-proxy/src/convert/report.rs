@@ -10,7 +10,6 @@ use super::reuse::Origin;
 use super::{Cost, Made, Outcome};
 use crate::artifact;
 use crate::console::{Console, bytes, rate, ratio};
-use crate::error::Error;
 use crate::image::Skipped;
 use crate::pipeline::Processed;
 use crate::place::ImageName;
@@ -42,17 +41,14 @@ pub fn reused(console: &Console, layer: &Processed, origin: Origin) {
     console.line(&format!("  layer {name}: {blob}, converted before, {}", origin.as_str()));
 }
 
-/// The whole run.
-pub fn summary(
+/// One reference: what became of its images, in lines and as JSON.
+pub fn reference(
     console: &Console,
     reference: &ImageName,
     outcomes: &[Outcome<'_>],
     skipped: &[Skipped],
     replaced: Option<&Replaced>,
-    cost: &Cost,
-) -> Result<(), Error> {
-    let mut totals = Totals::default();
-    outcomes.iter().for_each(|outcome| totals.add(outcome));
+) -> Value {
     for outcome in outcomes.iter().filter(|outcome| outcome.layers.is_some()) {
         console.line(&format!(
             "attached {} {}: artifact {}, launch index {}",
@@ -62,6 +58,16 @@ pub fn summary(
             bytes(outcome.artifact.index.size),
         ));
     }
+    json!({
+        "reference": reference.to_string(),
+        "images": outcomes.iter().map(|outcome| image(outcome, replaced)).collect::<Vec<_>>(),
+        "replaced": replaced.map(replaced_json),
+        "skipped": skipped.iter().map(|one| json!({ "digest": one.digest, "reason": one.reason })).collect::<Vec<_>>(),
+    })
+}
+
+/// The whole run, in lines; adds the same to its JSON.
+pub fn totals(console: &Console, totals: &Totals, cost: &Cost, document: &mut Value) {
     if totals.reused > 0 {
         console.line(&format!("{} layers had been converted before", totals.reused));
     }
@@ -78,25 +84,23 @@ pub fn summary(
             ratio(totals.converted, totals.original),
         ));
     }
-    console.result(&json!({
-        "reference": reference.to_string(),
-        "images": outcomes.iter().map(|outcome| image(outcome, replaced)).collect::<Vec<_>>(),
-        "replaced": replaced.map(replaced_json),
-        "skipped": skipped.iter().map(|one| json!({ "digest": one.digest, "reason": one.reason })).collect::<Vec<_>>(),
-        "layers_converted": totals.layers,
-        "layers_reused": totals.reused,
-        "original_bytes": totals.original,
-        "converted_bytes": totals.converted,
-        "tar_bytes": totals.tar,
-        "wall_s": wall,
-        "cpu_s": cost.cpu_seconds,
-        "tar_mb_per_s": speed,
-    }))
+    for (key, value) in [
+        ("layers_converted", json!(totals.layers)),
+        ("layers_reused", json!(totals.reused)),
+        ("original_bytes", json!(totals.original)),
+        ("converted_bytes", json!(totals.converted)),
+        ("tar_bytes", json!(totals.tar)),
+        ("wall_s", json!(wall)),
+        ("cpu_s", json!(cost.cpu_seconds)),
+        ("tar_mb_per_s", json!(speed)),
+    ] {
+        document[key] = value;
+    }
 }
 
 /// What this run converted.
 #[derive(Default)]
-struct Totals {
+pub struct Totals {
     layers: usize,
     /// Layers that were there already.
     reused: usize,
@@ -106,7 +110,17 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, outcome: &Outcome<'_>) {
+    /// Adds what another reference took.
+    pub fn join(&mut self, other: &Self) {
+        self.layers += other.layers;
+        self.reused += other.reused;
+        self.original += other.original;
+        self.converted += other.converted;
+        self.tar += other.tar;
+    }
+
+    /// Adds an image.
+    pub fn add(&mut self, outcome: &Outcome<'_>) {
         let mut made = outcome.made.clone();
         for layer in outcome.layers.iter().flatten() {
             match made.remove(&(layer.original.digest, layer.layer.diff_id)) {

@@ -18,7 +18,7 @@ use jaunt_formats::zstd_chunked::{Annotations, ConvertedLayer, foreign};
 use jaunt_formats::{DiffId, Digest, DigestScope, Entry};
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::artifact;
+use crate::artifact::{self, Artifact};
 use crate::copy::blobs;
 use crate::error::Error;
 use crate::image::Layer;
@@ -46,7 +46,7 @@ pub struct Library {
     /// The target first.
     places: Vec<Place>,
     recipe: String,
-    shelves: OnceCell<HashMap<Key, Vec<Found>>>,
+    shelves: OnceCell<Mutex<HashMap<Key, Vec<Found>>>>,
     /// Layers of the launch indexes that were looked into.
     indexes: Mutex<HashMap<Digest, Arc<[LaunchLayer]>>>,
 }
@@ -94,10 +94,36 @@ impl Library {
         Self { places, recipe, shelves: OnceCell::new(), indexes: Mutex::default() }
     }
 
+    /// Where a layer could be had from, and its bytes there; nothing is moved.
+    pub async fn look_up(&self, layer: &Layer) -> Result<Option<(Origin, u64)>, Error> {
+        let target = &self.places[0];
+        for found in self.shelf(layer).await {
+            if found.place.blob_exists(&found.blob.digest).await? == Some(found.blob.size) {
+                let origin = match &found.place {
+                    place if place.is_same(target) => Origin::Here,
+                    place if place.shares_registry(target) => Origin::Mounted,
+                    _ => Origin::Copied,
+                };
+                return Ok(Some((origin, found.blob.size)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// An artifact was published in the target.
+    pub async fn learn(&self, artifact: &Artifact) {
+        let Some(shelves) = self.shelves.get() else { return };
+        let layers = std::iter::once(&artifact.index).chain(&artifact.layers).cloned().collect();
+        let mut shelves = shelves.lock().await;
+        for (key, found) in shelve(&self.places[0], layers, &self.recipe) {
+            shelves.entry(key).or_default().push(found);
+        }
+    }
+
     /// Brings a layer to the target; `None` when it has to be converted.
     pub async fn take(&self, layer: &Layer) -> Result<Option<(Processed, Origin)>, Error> {
         for found in self.shelf(layer).await {
-            match self.bring(layer, found).await {
+            match self.bring(layer, &found).await {
                 Ok(Some(taken)) => return Ok(Some(taken)),
                 Ok(None) => {}
                 // One that cannot be used costs a conversion, never an error.
@@ -165,7 +191,7 @@ impl Library {
         Ok(layers.iter().find(is_it).cloned())
     }
 
-    async fn shelf(&self, layer: &Layer) -> &[Found] {
+    async fn shelf(&self, layer: &Layer) -> Vec<Found> {
         let shelves = self.shelves.get_or_init(|| async {
             let mut shelves: HashMap<Key, Vec<Found>> = HashMap::new();
             for place in &self.places {
@@ -173,9 +199,9 @@ impl Library {
                     shelves.entry(key).or_default().push(found);
                 }
             }
-            shelves
+            Mutex::new(shelves)
         });
-        shelves.await.get(&key(layer)).map_or(&[], Vec::as_slice)
+        shelves.await.lock().await.get(&key(layer)).cloned().unwrap_or_default()
     }
 }
 
@@ -193,17 +219,17 @@ async fn list(place: &Place, recipe: &str) -> Vec<(Key, Found)> {
         manifest::parse::<ImageManifest>("launch artifact", found.digest, &found.bytes).ok()
     }));
     let manifests: Vec<_> = manifests.buffered(PARALLEL).collect().await;
-    manifests.into_iter().flatten().flat_map(|manifest| shelve(place, manifest, recipe)).collect()
+    let ours = |manifest: &ImageManifest| {
+        [Some(LAUNCH_ARTIFACT), Some(LAUNCH_PARTIAL)].contains(&manifest.artifact_type.as_deref())
+    };
+    let manifests = manifests.into_iter().flatten().filter(ours);
+    manifests.flat_map(|manifest| shelve(place, manifest.layers, recipe)).collect()
 }
 
 /// The converted layers of one artifact; each has its spans in the nearest launch index above it.
-fn shelve(place: &Place, manifest: ImageManifest, recipe: &str) -> Vec<(Key, Found)> {
-    let ours = [Some(LAUNCH_ARTIFACT), Some(LAUNCH_PARTIAL)];
+fn shelve(place: &Place, layers: Vec<Descriptor>, recipe: &str) -> Vec<(Key, Found)> {
     let (mut index, mut found) = (None, Vec::new());
-    if !ours.contains(&manifest.artifact_type.as_deref()) {
-        return found;
-    }
-    for blob in manifest.layers {
+    for blob in layers {
         if blob.media_type == LAUNCH_INDEX {
             index = Some(blob);
             continue;

@@ -63,6 +63,14 @@ impl Place {
         }
     }
 
+    /// Whether blobs of one could be made known in the other without moving them.
+    pub fn shares_registry(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Registry(one), Self::Registry(other)) => one.shares_registry(other),
+            _ => false,
+        }
+    }
+
     /// A manifest by tag or digest, verified. No name at all is the only image of a layout.
     pub async fn manifest(&self, name: &str, accept: &[&str]) -> Result<Manifest, PlaceError> {
         let found = match self {

@@ -27,6 +27,10 @@ impl RegistryPlace {
         self.repository == other.repository
     }
 
+    pub fn shares_registry(&self, other: &Self) -> bool {
+        self.repository.host() == other.repository.host()
+    }
+
     pub async fn manifest(&self, name: &str, accept: &[&str]) -> Result<Manifest, PlaceError> {
         Ok(self.client.manifest(&self.repository, name, accept).await?)
     }

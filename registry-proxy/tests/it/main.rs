@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attach;
+mod backfill;
 mod copies;
 mod failures;
 mod faults;
