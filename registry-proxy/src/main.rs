@@ -14,6 +14,7 @@ mod detach;
 mod error;
 mod image;
 mod inspect;
+mod launch;
 mod manifest;
 mod pipeline;
 mod place;

@@ -11,12 +11,13 @@ use jaunt_formats::Digest;
 use super::partial::Partial;
 use super::progress::LayerProgress;
 use super::reuse::{Key, Library, Origin, key};
-use super::{launch, layer, report};
+use super::{layer, report};
 use crate::artifact::{self, Artifact};
 use crate::cli::ConvertArgs;
 use crate::console::Console;
 use crate::error::Error;
 use crate::image::{Image, Layer};
+use crate::launch;
 use crate::pipeline::{Processed, Workshop};
 use crate::place::{ImageName, Place};
 

@@ -7,7 +7,6 @@
 
 mod backfill;
 mod converter;
-mod launch;
 mod layer;
 mod partial;
 mod plan;
@@ -21,8 +20,6 @@ use std::time::{Duration, Instant};
 use jaunt_distribution::Client;
 use jaunt_formats::Digest;
 use serde_json::Value;
-
-pub use launch::tree_of;
 
 use crate::cli::{ConvertArgs, Mode};
 use crate::console::{Console, cpu_seconds};

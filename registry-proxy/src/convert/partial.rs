@@ -13,9 +13,9 @@ use jaunt_formats::launch;
 use jaunt_formats::media_type::{LAUNCH_INDEX, LAUNCH_PARTIAL, OCI_EMPTY, OCI_MANIFEST, ORIGINAL_MANIFEST};
 use tokio::sync::Mutex;
 
-use super::launch::{launch_layer, tree_of};
 use crate::artifact::{self, EMPTY};
 use crate::error::Error;
+use crate::launch::{launch_layer, tree_of};
 use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
 use crate::pipeline::Processed;
 use crate::place::Place;
