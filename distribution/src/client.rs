@@ -1,5 +1,5 @@
-//! The client itself: what its calls share. The calls are in `manifest`, `blob`, `referrers`, `push`
-//! and `upload`.
+//! The client itself: what its calls share. The calls are in `manifest`, `blob`, `referrers`, `tags`,
+//! `push` and `upload`; which host they go to is for `failover`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use reqwest::{Method, Url};
 use crate::auth::Access;
 use crate::config::ClientConfig;
 use crate::credentials::Credentials;
-use crate::endpoint::{Endpoints, InvalidHost};
 use crate::error::Error;
+use crate::failover::Turn;
+use crate::hosts::Router;
 use crate::http::{Answer, Http};
-use crate::redirect::SignedUrls;
 use crate::request::{Call, Transport};
 use crate::target::Target;
+use crate::whereabouts::Whereabouts;
 
 /// A client of every registry. Cheap to clone; clones share connections, tokens and signed URLs.
 ///
@@ -25,26 +26,25 @@ pub struct Client {
     shared: Arc<Shared>,
     /// The time each call may take.
     limit: Option<Duration>,
+    mirrors: bool,
 }
 
 struct Shared {
     transport: Transport,
-    endpoints: Endpoints,
-    signed_urls: SignedUrls,
+    router: Router,
+    whereabouts: Whereabouts,
     attempts: u32,
 }
 
 impl Client {
-    /// A client with these settings. No connection is made yet.
+    /// A client with these settings. No connection is made yet, and no file is read.
     pub fn new(config: ClientConfig) -> Result<Self, Error> {
-        let http = Http::new(&config).map_err(|source| Error::Setup { source })?;
-        let transport = Transport::new(http, Credentials::new(config.docker_config));
-        let endpoints = Endpoints::new(config.plain_http);
+        let router = Router::new(config.hosts.clone(), config.plain_http.clone(), config.connect_timeout);
+        let http = Http::new(&config, router.clone()).map_err(|source| Error::Setup { source })?;
+        let transport = Transport::new(http, Credentials::new(config.auth_files));
         let attempts = config.attempts.max(1);
-        Ok(Self {
-            shared: Arc::new(Shared { transport, endpoints, signed_urls: SignedUrls::new(), attempts }),
-            limit: None,
-        })
+        let shared = Shared { transport, router, whereabouts: Whereabouts::new(), attempts };
+        Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true })
     }
 
     /// The same client for calls that must be done within `limit`, tokens, retries, redirects and body
@@ -54,51 +54,44 @@ impl Client {
     /// [`ClientConfig::read_timeout`] and [`limits::SLOWEST_DOWNLOAD`](crate::limits::SLOWEST_DOWNLOAD).
     #[must_use]
     pub fn within(&self, limit: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), limit: Some(limit) }
+        Self { limit: Some(limit), ..self.clone() }
     }
 
-    /// Runs a call within the time it may take.
-    pub(crate) async fn bounded<T>(
-        &self,
-        target: &Target,
-        call: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let Some(after) = self.limit else { return call.await };
-        let late = |_| Err(Error::Deadline { target: Box::new(target.clone()), after });
-        tokio::time::timeout(after, call).await.unwrap_or_else(late)
+    /// The same client for calls that ask no mirror: for those who write and must see what is there, and
+    /// for those to whom a mirror gave bytes that were not what they should be.
+    #[must_use]
+    pub fn without_mirrors(&self) -> Self {
+        Self { mirrors: false, ..self.clone() }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.shared.transport
     }
 
-    pub(crate) fn endpoints(&self) -> &Endpoints {
-        &self.shared.endpoints
+    pub(crate) fn router(&self) -> &Router {
+        &self.shared.router
     }
 
-    pub(crate) fn signed_urls(&self) -> &SignedUrls {
-        &self.shared.signed_urls
+    pub(crate) fn whereabouts(&self) -> &Whereabouts {
+        &self.shared.whereabouts
     }
 
-    pub(crate) fn attempts(&self) -> u32 {
-        self.shared.attempts
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.limit
     }
 
-    /// A call to a URL of this client's making.
-    pub(crate) fn call(
-        &self,
-        method: Method,
-        url: Result<Url, InvalidHost>,
-        target: Target,
-        access: Access,
-    ) -> Result<Call, Error> {
-        match url {
-            Ok(url) => Ok(Call::new(self.transport(), method, url, target, access)),
-            Err(InvalidHost) => {
-                let reason = "the registry's host is not valid in a URL";
-                Err(Error::InvalidName { target: Box::new(target), reason })
-            }
-        }
+    pub(crate) fn asks_mirrors(&self) -> bool {
+        self.mirrors
+    }
+
+    /// How often a host is asked in its turn.
+    pub(crate) fn attempts(&self, turn: &Turn) -> u32 {
+        if turn.last { self.shared.attempts } else { 1 }
+    }
+
+    /// A call to the host whose turn it is.
+    pub(crate) fn call(&self, turn: &Turn, method: Method, url: Url, target: Target, access: Access) -> Call {
+        Call::new(self.transport(), turn, method, url, target, access).tried(self.attempts(turn))
     }
 
     /// Sends a call; any status but success is an error.
@@ -111,6 +104,9 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("endpoints", self.endpoints()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("limit", &self.limit)
+            .field("mirrors", &self.mirrors)
+            .finish_non_exhaustive()
     }
 }

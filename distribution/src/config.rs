@@ -1,17 +1,25 @@
 //! What a [`Client`](crate::Client) can be told.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::hosts::HostSettings;
 
 /// Settings of a client. `Default` suits a node and a command line alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Registries spoken to over plain HTTP: `host:port`, or `host` for any port. Loopback always is.
+    /// Registries spoken to over plain HTTP: `host:port`, or `host` for any port. Loopback is, unless it
+    /// has TLS settings of its own.
     pub plain_http: BTreeSet<String>,
-    /// Docker's configuration file (or the directory that holds `config.json`), read anew whenever a
-    /// registry asks for credentials. `None` is anonymous access; a missing file is no error.
-    pub docker_config: Option<PathBuf>,
+    /// Mirrors, certificates and other settings of registries.
+    pub hosts: HostSettings,
+    /// Files with credentials, as `docker login` and `podman login` write them (or directories that hold a
+    /// `config.json`), read anew whenever a registry asks for credentials. The first that has some for a
+    /// repository or its registry wins; a missing file is no error, and no file is anonymous access.
+    pub auth_files: Vec<PathBuf>,
     /// Longest wait for a TCP and TLS connection.
     pub connect_timeout: Duration,
     /// Longest silence: from a request to its answer, and between two pieces of a body; also the longest
@@ -30,7 +38,8 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             plain_http: BTreeSet::new(),
-            docker_config: standard_docker_config(),
+            hosts: HostSettings::default(),
+            auth_files: standard_auth_files(|name| std::env::var_os(name)),
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(20),
             user_agent: concat!("jaunt/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -39,10 +48,46 @@ impl Default for ClientConfig {
     }
 }
 
-/// `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, as Docker looks for it.
-fn standard_docker_config() -> Option<PathBuf> {
-    let directory = std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
-    Some(directory.join("config.json"))
+/// Where logins are kept: `$REGISTRY_AUTH_FILE`; Docker's `$DOCKER_CONFIG/config.json`, else
+/// `~/.docker/config.json`; podman's `$XDG_RUNTIME_DIR/containers/auth.json`, else
+/// `/run/containers/<uid>/auth.json`; and `$XDG_CONFIG_HOME/containers/auth.json`, else
+/// `~/.config/containers/auth.json`.
+fn standard_auth_files(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = |below: &str| path("HOME").map(|home| home.join(below));
+    let docker = path("DOCKER_CONFIG").or_else(|| home(".docker")).map(|path| path.join("config.json"));
+    let runtime = path("XDG_RUNTIME_DIR").map(|path| path.join("containers"));
+    // What /proc/self belongs to, we run as.
+    let run =
+        || Some(PathBuf::from(format!("/run/containers/{}", std::fs::metadata("/proc/self").ok()?.uid())));
+    let podman = runtime.or_else(run).map(|path| path.join("auth.json"));
+    let config =
+        path("XDG_CONFIG_HOME").or_else(|| home(".config")).map(|path| path.join("containers/auth.json"));
+    [path("REGISTRY_AUTH_FILE"), docker, podman, config].into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_are_looked_for_where_their_tools_put_them() {
+        let files = |variables: &[(&str, &str)]| {
+            let value =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            let files = standard_auth_files(value).into_iter().map(|path| path.display().to_string());
+            files.filter(|file| !file.starts_with("/run/containers/")).collect::<Vec<_>>()
+        };
+        assert_eq!(files(&[("HOME", "/h")]), ["/h/.docker/config.json", "/h/.config/containers/auth.json"]);
+        let all = [
+            ("HOME", "/h"),
+            ("REGISTRY_AUTH_FILE", "/r"),
+            ("DOCKER_CONFIG", "/d"),
+            ("XDG_RUNTIME_DIR", "/x"),
+            ("XDG_CONFIG_HOME", "/c"),
+        ];
+        let want = ["/r", "/d/config.json", "/x/containers/auth.json", "/c/containers/auth.json"];
+        assert_eq!(files(&all), want);
+        assert_eq!(files(&[("DOCKER_CONFIG", "")]), [""; 0]);
+    }
 }

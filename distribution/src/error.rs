@@ -11,6 +11,7 @@ use jaunt_formats::Digest;
 use reqwest::StatusCode;
 
 use crate::auth::AuthError;
+use crate::hosts::HostsError;
 use crate::http::{BodyError, Failure};
 use crate::limits;
 use crate::target::Target;
@@ -24,6 +25,22 @@ pub enum Error {
     Setup {
         /// The cause.
         source: reqwest::Error,
+    },
+    /// The settings of the registry, or of a host it leads to, cannot be used.
+    #[error("registry {}: {source}", target.repository.host())]
+    Hosts {
+        /// What was asked for.
+        target: Box<Target>,
+        /// The cause, shared by the calls that met it.
+        source: Arc<HostsError>,
+    },
+    /// No host of the registry may be asked for this.
+    #[error("{target}: by its settings no host of the registry may be asked {what}")]
+    Incapable {
+        /// What was asked for.
+        target: Box<Target>,
+        /// The capability that is missing.
+        what: &'static str,
     },
     /// A manifest's name is neither a tag nor a SHA-256 digest, or a host no URL can be made of.
     #[error("{target}: {reason}")]
@@ -223,6 +240,7 @@ impl Error {
             Failure::Trickling { host } => Self::TooSlow { target, host },
             Failure::Broken { host, reason, source } => Self::Interrupted { target, host, reason, source },
             Failure::Redirect(reason) => Self::Redirect { target, reason },
+            Failure::Settings { source } => Self::Hosts { target, source },
         }
     }
 

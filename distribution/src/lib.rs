@@ -17,27 +17,33 @@ mod blob;
 mod client;
 mod config;
 mod credentials;
-mod endpoint;
 mod error;
+mod failover;
+mod files;
+mod hosts;
 mod http;
 pub mod limits;
 mod manifest;
 mod page;
 mod push;
-mod redirect;
 mod referrers;
 mod repository;
 mod request;
 mod tags;
 mod target;
 mod upload;
+mod whereabouts;
 
 pub use auth::AuthError;
 pub use blob::BlobStream;
 pub use client::Client;
 pub use config::ClientConfig;
-pub use credentials::CredentialsError;
+pub use credentials::{Credential, Credentials, CredentialsError, Secret};
 pub use error::Error;
+pub use hosts::{
+    ApiRoot, Capabilities, ClientCertificate, Host, HostSettings, HostsError, HostsTomlError, RegistryHosts,
+    TlsSettings,
+};
 pub use manifest::Manifest;
 pub use push::PushedManifest;
 pub use referrers::referrers_tag;

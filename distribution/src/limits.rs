@@ -21,12 +21,21 @@ pub(crate) const TOKEN_ANSWER_BYTES: u64 = 256 << 10;
 pub(crate) const ERROR_BODY_BYTES: u64 = 64 << 10;
 /// Characters of a registry's own words that an error repeats.
 pub(crate) const ERROR_TEXT_CHARS: usize = 300;
+/// Bytes of one file of settings, certificates or credentials; the bundle of all public authorities has
+/// a quarter of a megabyte.
+pub(crate) const SETTINGS_FILE_BYTES: u64 = 4 << 20;
+/// Files in the directory of one host.
+pub(crate) const SETTINGS_FILES: usize = 1024;
+/// Registries and other hosts whose settings and standing are remembered.
+pub(crate) const HOSTS: usize = 1024;
+/// Ways of connecting to hosts, each with its own pool of connections.
+pub(crate) const DIALS: usize = 64;
 /// Bytes of one `WWW-Authenticate` header that are parsed.
 pub(crate) const CHALLENGE_BYTES: usize = 8 << 10;
 /// Redirects followed for one request. Registries use one, a CDN before a bucket two.
 pub(crate) const REDIRECTS: usize = 5;
-/// Signed URLs remembered: one for each blob being read.
-pub(crate) const SIGNED_URLS: usize = 4096;
+/// Blobs whose whereabouts are remembered: those being read.
+pub(crate) const WHEREABOUTS: usize = 4096;
 /// Repositories whose tokens are remembered.
 pub(crate) const GRANTS: usize = 4096;
 /// Longest wait a registry can ask for with `Retry-After`; when it asks for more, the call fails.

@@ -8,6 +8,7 @@ use reqwest::{Method, Response};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Need, Turn};
 use crate::http::{drain, read_whole};
 use crate::limits;
 use crate::repository::Repository;
@@ -35,10 +36,26 @@ impl Client {
         name: &str,
         accept: &[&str],
     ) -> Result<Manifest, Error> {
-        let target = Target::manifest(repository, name);
-        let asked = ManifestName::parse(name, &target)?;
-        let call = self.manifest_call(Method::GET, repository, name, accept)?;
-        self.bounded(&target, self.verified_manifest(&target, &asked, call)).await
+        let target = &Target::manifest(repository, name);
+        let asked = ManifestName::parse(name, target)?;
+        let (asked, accept) = (&asked, accepted(accept, target)?);
+        self.ask_any(target, asked.need(), |turn| {
+            let call = self.manifest_call(&turn, Method::GET, target, name, &accept);
+            self.verified_manifest(target, asked, call)
+        })
+        .await
+    }
+
+    /// A tagged manifest at one host.
+    pub(crate) async fn manifest_at(
+        &self,
+        turn: &Turn,
+        target: &Target,
+        tag: &str,
+        accept: &'static str,
+    ) -> Result<Manifest, Error> {
+        let call = self.manifest_call(turn, Method::GET, target, tag, &HeaderValue::from_static(accept));
+        self.verified_manifest(target, &ManifestName::Tag, call).await
     }
 
     async fn verified_manifest(
@@ -82,32 +99,38 @@ impl Client {
         name: &str,
         accept: &[&str],
     ) -> Result<Digest, Error> {
-        let target = Target::manifest(repository, name);
-        ManifestName::parse(name, &target)?;
-        let call = self.manifest_call(Method::HEAD, repository, name, accept)?;
-        let answer = self.bounded(&target, self.succeed(call)).await?;
-        match stated_digest(answer.response.headers(), &target)? {
-            Some(digest) => {
+        let target = &Target::manifest(repository, name);
+        let asked = ManifestName::parse(name, target)?;
+        let (asked, accept) = (&asked, &accepted(accept, target)?);
+        self.ask_any(target, asked.need(), |turn| async move {
+            let answer = self.succeed(self.manifest_call(&turn, Method::HEAD, target, name, accept)).await?;
+            if let Some(digest) = stated_digest(answer.response.headers(), target)? {
                 drain(answer.response).await;
-                Ok(digest)
+                return Ok(digest);
             }
-            None => self.manifest(repository, name, accept).await.map(|manifest| manifest.digest),
-        }
+            let call = self.manifest_call(&turn, Method::GET, target, name, accept);
+            self.verified_manifest(target, asked, call).await.map(|manifest| manifest.digest)
+        })
+        .await
     }
 
     fn manifest_call(
         &self,
+        turn: &Turn,
         method: Method,
-        repository: &Repository,
+        target: &Target,
         name: &str,
-        accept: &[&str],
-    ) -> Result<Call, Error> {
-        let target = Target::manifest(repository, name);
-        let url = self.endpoints().manifest(repository, name);
-        let accept = HeaderValue::try_from(accept.join(", "))
-            .map_err(|_| Error::malformed(&target, "an accepted media type is not valid in a header"))?;
-        Ok(self.call(method, url, target, Access::pull(repository))?.header(ACCEPT, accept))
+        accept: &HeaderValue,
+    ) -> Call {
+        let url = turn.route.url(&target.repository, &format!("manifests/{name}"));
+        let access = Access::pull(&turn.route, &target.repository);
+        self.call(turn, method, url, target.clone(), access).header(ACCEPT, accept.clone())
     }
+}
+
+fn accepted(media_types: &[&str], target: &Target) -> Result<HeaderValue, Error> {
+    HeaderValue::try_from(media_types.join(", "))
+        .map_err(|_| Error::malformed(target, "an accepted media type is not valid in a header"))
 }
 
 /// A tag or digest, which is all that may go into a manifest's URL.
@@ -130,6 +153,14 @@ impl ManifestName {
         }
         let reason = "the name is neither a tag nor a sha256 digest";
         Err(Error::InvalidName { target: Box::new(target.clone()), reason })
+    }
+
+    /// What a host must be capable of to be asked for it.
+    fn need(&self) -> Need {
+        match self {
+            Self::Tag => Need::Resolve,
+            Self::Digest(_) => Need::Pull,
+        }
     }
 
     pub(crate) fn digest(&self) -> Option<Digest> {

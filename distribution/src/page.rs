@@ -6,15 +6,16 @@ use reqwest::Url;
 use reqwest::header::LINK;
 
 use crate::error::Error;
+use crate::hosts::Route;
 use crate::http::Answer;
 use crate::target::Target;
 
-/// The `Link` to the next page, which must be the registry's: it will see our token.
-pub(crate) fn next_page(answer: &Answer, registry: &Url, target: &Target) -> Result<Option<Url>, Error> {
+/// The `Link` to the next page, which must be the same host's: it will see our token.
+pub(crate) fn next_page(answer: &Answer, route: &Route, target: &Target) -> Result<Option<Url>, Error> {
     let links = answer.response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let Some(link) = links.flat_map(next_links).next() else { return Ok(None) };
     match answer.response.url().join(link) {
-        Ok(next) if next.origin() == registry.origin() => Ok(Some(next)),
+        Ok(next) if next.origin() == route.api().origin() => Ok(Some(route.named(next))),
         _ => Err(Error::malformed(target, "the link to the next page leads to another host")),
     }
 }

@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode, Url};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Need, Turn};
 use crate::http::{Answer, Backoff, drain, location};
 use crate::limits;
 use crate::manifest::{ManifestName, stated_digest, verify};
@@ -36,6 +37,7 @@ pub(crate) struct Session {
     elsewhere: bool,
 }
 
+const UPLOADS: &str = "blobs/uploads/";
 pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 impl Client {
@@ -48,18 +50,20 @@ impl Client {
     ) -> Result<(), Error> {
         let target = Target::blob(repository, digest);
         verify(&target, *digest, Digest::of(&bytes))?;
-        self.bounded(&target, self.push_blob_until_done(repository, digest, bytes)).await
+        let turn = self.own(&target, Need::Push).await?;
+        turn.bounded(&target, self.push_blob_until_done(&turn, repository, digest, bytes)).await
     }
 
     async fn push_blob_until_done(
         &self,
+        turn: &Turn,
         repository: &Repository,
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<(), Error> {
-        let mut backoff = Backoff::new(self.attempts());
+        let mut backoff = Backoff::new(self.attempts(turn));
         loop {
-            let error = match self.try_push_blob(repository, digest, bytes.clone()).await {
+            let error = match self.try_push_blob(turn, repository, digest, bytes.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error),
@@ -72,12 +76,13 @@ impl Client {
 
     async fn try_push_blob(
         &self,
+        turn: &Turn,
         repository: &Repository,
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<(), Error> {
-        let session = self.open_session(repository).await?;
-        self.put_blob(repository, session, digest, bytes, 0).await
+        let session = self.open_session(turn, repository).await?;
+        self.put_blob(turn, repository, session, digest, bytes, 0).await
     }
 
     /// Makes a blob of another repository of the same registry known in this one, without moving its
@@ -92,13 +97,13 @@ impl Client {
             return Ok(false);
         }
         let target = Target::blob(to, digest);
-        let url = self.endpoints().uploads(to).map(|mut url| {
-            url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from.name());
-            url
-        });
-        let call = self.call(Method::POST, url, target.clone(), Access::mount(to, from))?;
+        let turn = self.own(&target, Need::Push).await?;
+        let mut url = turn.route.url(to, UPLOADS);
+        let from_name = turn.route.name_of(from);
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", &from_name);
+        let call = self.call(&turn, Method::POST, url, target.clone(), Access::mount(&turn.route, to, from));
         let call = call.header(CONTENT_LENGTH, HeaderValue::from(0));
-        let answer = match self.bounded(&target, self.succeed(call)).await {
+        let answer = match turn.bounded(&target, self.succeed(call)).await {
             Ok(answer) => answer,
             // Whether the blob may be pushed at all is for the upload to find out.
             Err(Error::Unauthorized { .. } | Error::NotFound { .. }) => return Ok(false),
@@ -110,7 +115,7 @@ impl Client {
         }
         // The registry has opened an upload session instead.
         if let Ok(session) = Session::of(answer, &target, None).await {
-            self.cancel_session(to, session).await;
+            self.cancel_session(&turn, to, session).await;
         }
         Ok(false)
     }
@@ -133,10 +138,11 @@ impl Client {
         }
         let media_type = HeaderValue::try_from(media_type)
             .map_err(|_| Error::malformed(&target, "the media type is not valid in a header"))?;
-        let url = self.endpoints().manifest(repository, name);
-        let call = self.call(Method::PUT, url, target.clone(), Access::push(repository))?;
+        let turn = self.own(&target, Need::Push).await?;
+        let url = turn.route.url(repository, &format!("manifests/{name}"));
+        let call = self.call(&turn, Method::PUT, url, target.clone(), Access::push(&turn.route, repository));
         let call = call.header(CONTENT_TYPE, media_type).body(bytes).commits(0);
-        let answer = self.bounded(&target, self.succeed(call)).await?;
+        let answer = turn.bounded(&target, self.succeed(call)).await?;
         if let Some(stated) = stated_digest(answer.response.headers(), &target)? {
             verify(&target, digest, stated)?;
         }
@@ -149,19 +155,21 @@ impl Client {
     /// Deletes a manifest, and with it every tag that names it. Many registries do not allow it.
     pub async fn delete_manifest(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         let name = digest.to_string();
-        let url = self.endpoints().manifest(repository, &name);
         let target = Target::manifest(repository, &name);
-        let call = self.call(Method::DELETE, url, target.clone(), Access::delete(repository))?;
-        let answer = self.bounded(&target, self.succeed(call)).await?;
+        let turn = self.own(&target, Need::Push).await?;
+        let url = turn.route.url(repository, &format!("manifests/{name}"));
+        let call =
+            self.call(&turn, Method::DELETE, url, target.clone(), Access::delete(&turn.route, repository));
+        let answer = turn.bounded(&target, self.succeed(call)).await?;
         drain(answer.response).await;
         Ok(())
     }
 
     /// Opens an upload session.
-    pub(crate) async fn open_session(&self, repository: &Repository) -> Result<Session, Error> {
+    pub(crate) async fn open_session(&self, turn: &Turn, repository: &Repository) -> Result<Session, Error> {
         let target = Target::upload(repository);
-        let url = self.endpoints().uploads(repository);
-        let call = self.call(Method::POST, url, target.clone(), Access::push(repository))?;
+        let url = turn.route.url(repository, UPLOADS);
+        let call = self.call(turn, Method::POST, url, target.clone(), Access::push(&turn.route, repository));
         let answer = self.succeed(call.header(CONTENT_LENGTH, HeaderValue::from(0))).await?;
         Session::of(answer, &target, None).await
     }
@@ -169,6 +177,7 @@ impl Client {
     /// Ends a session with its last bytes, or with none; `stored` bytes are there already.
     pub(crate) async fn put_blob(
         &self,
+        turn: &Turn,
         repository: &Repository,
         mut session: Session,
         digest: &Digest,
@@ -178,7 +187,7 @@ impl Client {
         session.url.query_pairs_mut().append_pair("digest", &digest.to_string());
         let target = Target::blob(repository, digest);
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        let call = self.session_call(Method::PUT, session, target.clone())?;
+        let call = self.session_call(turn, Method::PUT, session, target.clone());
         let call = call
             .header(CONTENT_TYPE, OCTETS)
             .header(CONTENT_LENGTH, HeaderValue::from(length))
@@ -194,21 +203,18 @@ impl Client {
     }
 
     /// A call to a session.
-    pub(crate) fn session_call(
-        &self,
-        method: Method,
-        session: Session,
-        target: Target,
-    ) -> Result<Call, Error> {
-        let access = Access::push(&target.repository);
-        let call = self.call(method, Ok(session.url.clone()), target, access)?;
-        Ok(if session.elsewhere { call.elsewhere(session.url) } else { call })
+    pub(crate) fn session_call(&self, turn: &Turn, method: Method, session: Session, target: Target) -> Call {
+        let access = Access::push(&turn.route, &target.repository);
+        if session.elsewhere {
+            self.call(turn, method, turn.route.api().clone(), target, access).elsewhere(session.url)
+        } else {
+            self.call(turn, method, session.url, target, access)
+        }
     }
 
     /// Ends a session for nothing. Best effort: registries expire what is left over.
-    pub(crate) async fn cancel_session(&self, repository: &Repository, session: Session) {
-        let target = Target::upload(repository);
-        let Ok(call) = self.session_call(Method::DELETE, session, target) else { return };
+    pub(crate) async fn cancel_session(&self, turn: &Turn, repository: &Repository, session: Session) {
+        let call = self.session_call(turn, Method::DELETE, session, Target::upload(repository));
         match self.succeed(call.once()).await {
             Ok(answer) => drain(answer.response).await,
             Err(error) => tracing::debug!(%error, "upload session not cancelled"),

@@ -13,6 +13,7 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Need, Turn};
 use crate::http::{Answer, drain, read_whole};
 use crate::limits;
 use crate::manifest::content_type;
@@ -34,64 +35,71 @@ impl Client {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, Error> {
-        let listing = async {
-            match self.referrers_by_api(repository, subject, artifact_type).await? {
-                Some(referrers) => Ok(referrers),
-                None => self.referrers_by_tag(repository, subject, artifact_type).await,
+        let target = &Target::referrers(repository, subject);
+        self.ask_any(target, Need::Referrers, |turn| async move {
+            let listed = match self.referrers_by_api(&turn, target, subject, artifact_type).await? {
+                Some(referrers) => referrers,
+                None => self.referrers_by_tag(&turn, repository, subject, artifact_type).await?,
+            };
+            // A mirror that lists none may just not know of any.
+            if listed.is_empty() && !turn.last {
+                return Err(Error::NotFound { target: Box::new(target.clone()) });
             }
-        };
-        self.bounded(&Target::referrers(repository, subject), listing).await
+            Ok(listed)
+        })
+        .await
     }
 
-    /// `None` when the registry does not know the API.
+    /// `None` when the host does not know the API.
     async fn referrers_by_api(
         &self,
-        repository: &Repository,
+        turn: &Turn,
+        target: &Target,
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Option<Vec<Descriptor>>, Error> {
-        let target = Target::referrers(repository, subject);
-        let first = self.endpoints().referrers(repository, subject).map(|mut url| {
-            if let Some(wanted) = artifact_type {
-                url.query_pairs_mut().append_pair("artifactType", wanted);
-            }
-            url
-        });
-        let page = |url| self.call(Method::GET, url, target.clone(), Access::pull(repository));
-        let mut call = page(first)?;
-        let registry = call.url().clone();
+        let mut url = turn.route.url(&target.repository, &format!("referrers/{subject}"));
+        if let Some(wanted) = artifact_type {
+            url.query_pairs_mut().append_pair("artifactType", wanted);
+        }
+        let access = Access::pull(&turn.route, &target.repository);
         let mut referrers = Vec::new();
         for number in 0..limits::REFERRERS_PAGES {
-            let answer =
-                self.transport().send(call.header(ACCEPT, HeaderValue::from_static(OCI_INDEX))).await?;
+            let call = self.call(turn, Method::GET, url, target.clone(), access.clone());
+            let call = call.header(ACCEPT, HeaderValue::from_static(OCI_INDEX));
+            let answer = self.transport().send(call).await?;
             if number == 0 && !knows_referrers(&answer) {
                 drain(answer.response).await;
                 return Ok(None);
             }
-            let answer = self.transport().succeeded(&target, answer).await?;
+            let answer = self.transport().succeeded(target, answer).await?;
             let filtered = is_filtered(answer.response.headers());
-            let next = next_page(&answer, &registry, &target)?;
-            let found = self.read_page(&target, answer).await?;
+            let next = next_page(&answer, &turn.route, target)?;
+            let found = self.read_page(target, answer).await?;
             referrers.extend(found.into_iter().filter(|found| filtered || is_type(found, artifact_type)));
             match next {
-                Some(url) => call = page(Ok(url))?,
+                Some(next) => url = next,
                 None => return Ok(Some(referrers)),
             }
         }
-        Err(Error::malformed(&target, format!("more than {} pages", limits::REFERRERS_PAGES)))
+        Err(Error::malformed(target, format!("more than {} pages", limits::REFERRERS_PAGES)))
     }
 
     async fn referrers_by_tag(
         &self,
+        turn: &Turn,
         repository: &Repository,
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>, Error> {
         let tag = referrers_tag(subject);
-        let Some(index) = self.manifest_if_exists(repository, &tag, &[OCI_INDEX]).await? else {
-            return Ok(Vec::new());
+        let target = Target::manifest(repository, &tag);
+        let index = match self.manifest_at(turn, &target, &tag, OCI_INDEX).await {
+            Ok(index) => index,
+            Err(Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
         };
-        let mut referrers = descriptors(&Target::manifest(repository, &tag), &index.bytes)?;
+        let mut referrers = descriptors(&target, &index.bytes)?;
         referrers.retain(|found| is_type(found, artifact_type));
         Ok(referrers)
     }

@@ -5,12 +5,13 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 
-use crate::auth::{Access, Authenticator, Grant};
+use crate::auth::{Access, Authenticator, Grant, Peer};
 use crate::credentials::Credentials;
 use crate::error::Error;
+use crate::failover::Turn;
 use crate::http::{Answer, Http, Request, drain, read_whole};
 use crate::limits;
 use crate::target::Target;
@@ -24,8 +25,10 @@ pub(crate) struct Transport {
 /// A call: what it is about, what it needs, what it sends.
 pub(crate) struct Call {
     pub(crate) target: Target,
-    /// `None` for a call to another origin than the registry's.
+    /// `None` for a call to another origin than the host's.
     access: Option<Access>,
+    /// The host's URL, for a call to another origin that it led to.
+    led_by: Option<Url>,
     request: Request,
 }
 
@@ -33,22 +36,16 @@ impl Call {
     /// A call without a body that may be sent again.
     pub(crate) fn new(
         transport: &Transport,
+        turn: &Turn,
         method: Method,
         url: Url,
         target: Target,
         access: Access,
     ) -> Self {
-        let request = Request {
-            method,
-            url,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            authorization: None,
-            repeatable: true,
-            patience: transport.http.patience,
-            attempts: transport.http.attempts,
-        };
-        Self { target, access: Some(access), request }
+        let mut request = Request::new(&transport.http, method, url, turn.route.dial.clone());
+        request.host_headers = turn.route.headers.clone();
+        request.deadline = turn.end();
+        Self { target, access: Some(access), led_by: None, request }
     }
 
     pub(crate) fn header(mut self, name: reqwest::header::HeaderName, value: HeaderValue) -> Self {
@@ -56,13 +53,14 @@ impl Call {
         self
     }
 
-    pub(crate) fn url(&self) -> &Url {
-        &self.request.url
+    fn peer(&self) -> Peer<'_> {
+        Peer { url: &self.request.url, dial: &self.request.dial }
     }
 
     /// Sends it to another origin, a signed URL say, which gets no authorization.
     pub(crate) fn elsewhere(mut self, url: Url) -> Self {
-        self.request.url = url;
+        self.led_by = Some(std::mem::replace(&mut self.request.url, url));
+        self.request.host_headers.clear();
         self.access = None;
         self
     }
@@ -82,9 +80,9 @@ impl Call {
         self
     }
 
-    /// Reports its first failure, because there is another way to get the same.
-    pub(crate) fn tried_once(mut self) -> Self {
-        self.request.attempts = 1;
+    /// Limits how often it is tried: once, where there is another way to get the same.
+    pub(crate) fn tried(mut self, attempts: u32) -> Self {
+        self.request.attempts = attempts;
         self
     }
 
@@ -105,6 +103,7 @@ impl Transport {
     /// have any status.
     pub(crate) async fn send(&self, mut call: Call) -> Result<Answer, Error> {
         let started = Instant::now();
+        self.dial(&mut call).await?;
         let grant = self.authorize(&call).await?;
         let answer = self.send_with(&mut call, grant.as_ref()).await?;
         if !is_refusal(&answer, grant.as_ref(), started) {
@@ -120,14 +119,24 @@ impl Transport {
 
     /// Sends a call whose body exists only once, with the grant at hand.
     pub(crate) async fn send_stream(&self, mut call: Call, body: reqwest::Body) -> Result<Answer, Error> {
+        self.dial(&mut call).await?;
         call.request.authorization = self.authorize(&call).await?.map(|grant| grant.header);
         let sent = self.http.send_stream(call.request, body).await;
         sent.map_err(|failure| Error::from_failure(&call.target, failure))
     }
 
+    /// A call to where another host led is connected as suits that place.
+    async fn dial(&self, call: &mut Call) -> Result<(), Error> {
+        if let Some(there) = &call.led_by {
+            let dialled = self.http.dial(&call.request.url, there, &call.request.dial).await;
+            call.request.dial = dialled.map_err(|failure| Error::from_failure(&call.target, failure))?;
+        }
+        Ok(())
+    }
+
     async fn authorize(&self, call: &Call) -> Result<Option<Grant>, Error> {
         let Some(access) = &call.access else { return Ok(None) };
-        let granted = self.auth.authorize(access).await;
+        let granted = self.auth.authorize(access, call.peer()).await;
         granted.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
     }
 
@@ -138,8 +147,7 @@ impl Transport {
         refused: Option<&Grant>,
     ) -> Result<Option<Grant>, Error> {
         let Some(access) = &call.access else { return Ok(None) };
-        let secure = call.request.url.scheme() == "https";
-        let renewed = self.auth.renew(access, refusal.response.headers(), secure, refused).await;
+        let renewed = self.auth.renew(access, call.peer(), refusal.response.headers(), refused).await;
         renewed.map_err(|source| Error::Auth { target: Box::new(call.target.clone()), source })
     }
 

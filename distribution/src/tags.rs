@@ -7,6 +7,7 @@ use reqwest::Method;
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Need, Turn};
 use crate::http::{Answer, drain, read_whole};
 use crate::limits;
 use crate::manifest::ManifestName;
@@ -22,23 +23,26 @@ impl Client {
     /// What is no valid tag is left out.
     pub async fn tags(&self, repository: &Repository) -> Result<Vec<String>, Error> {
         let target = Target::tags(repository);
-        match self.bounded(&target, self.every_tag(repository, &target)).await {
+        let turn = self.own(&target, Need::Resolve).await?;
+        match turn.bounded(&target, self.every_tag(&turn, &target)).await {
             Err(Error::NotFound { .. }) => Ok(Vec::new()),
             listed => listed,
         }
     }
 
-    async fn every_tag(&self, repository: &Repository, target: &Target) -> Result<Vec<String>, Error> {
-        let page = |url| self.call(Method::GET, url, target.clone(), Access::pull(repository));
-        let mut call = page(self.endpoints().tags(repository, PAGE))?;
-        let registry = call.url().clone();
+    /// Mirrors list what they happen to have: the registry itself is asked.
+    async fn every_tag(&self, turn: &Turn, target: &Target) -> Result<Vec<String>, Error> {
+        let mut url = turn.route.url(&target.repository, "tags/list");
+        url.query_pairs_mut().append_pair("n", PAGE);
+        let access = Access::pull(&turn.route, &target.repository);
         let mut tags = Vec::new();
         for _ in 0..limits::TAGS_PAGES {
-            let answer = self.succeed(call).await?;
-            let next = next_page(&answer, &registry, target)?;
+            let answer =
+                self.succeed(self.call(turn, Method::GET, url, target.clone(), access.clone())).await?;
+            let next = next_page(&answer, &turn.route, target)?;
             tags.extend(self.read_tags(target, answer).await?);
             match next {
-                Some(url) => call = page(Ok(url))?,
+                Some(next) => url = next,
                 None => return Ok(tags),
             }
         }
@@ -67,9 +71,11 @@ impl Client {
         if ManifestName::parse(tag, &target)?.digest().is_some() {
             return Err(Error::InvalidName { target: Box::new(target), reason: "a digest is no tag" });
         }
-        let url = self.endpoints().manifest(repository, tag);
-        let call = self.call(Method::DELETE, url, target.clone(), Access::delete(repository))?;
-        match self.bounded(&target, self.succeed(call)).await {
+        let turn = self.own(&target, Need::Push).await?;
+        let url = turn.route.url(repository, &format!("manifests/{tag}"));
+        let call =
+            self.call(&turn, Method::DELETE, url, target.clone(), Access::delete(&turn.route, repository));
+        match turn.bounded(&target, self.succeed(call)).await {
             Ok(answer) => {
                 drain(answer.response).await;
                 Ok(true)

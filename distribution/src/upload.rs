@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Need, Turn};
 use crate::limits;
 use crate::push::{OCTETS, Session};
 use crate::repository::Repository;
@@ -36,6 +37,7 @@ const QUEUE: usize = 4;
 #[must_use = "an upload counts only once it is finished"]
 pub struct BlobUpload {
     client: Client,
+    turn: Turn,
     repository: Repository,
     /// Where the session's next request goes; `None` once it is over.
     session: Option<Session>,
@@ -55,10 +57,13 @@ struct Streaming {
 impl Client {
     /// Opens an upload.
     pub async fn start_upload(&self, repository: &Repository) -> Result<BlobUpload, Error> {
-        let session = self.bounded(&Target::upload(repository), self.open_session(repository)).await?;
-        let session = Some(session);
+        let target = Target::upload(repository);
+        let mut turn = self.own(&target, Need::Push).await?;
+        let session = Some(turn.bounded(&target, self.open_session(&turn, repository)).await?);
+        // Only the opening is limited: how long the rest takes is its writer's to say.
+        turn.unbounded();
         let (client, repository) = (self.clone(), repository.clone());
-        Ok(BlobUpload { client, repository, session, stream: None, written: 0, largest: 0 })
+        Ok(BlobUpload { client, turn, repository, session, stream: None, written: 0, largest: 0 })
     }
 }
 
@@ -104,14 +109,14 @@ impl BlobUpload {
             self.session = Some(self.end_stream(patience).await?);
         }
         let Some(session) = self.session.clone() else { return Err(self.malformed("the upload is over")) };
-        self.client.put_blob(&self.repository, session, digest, Bytes::new(), len).await?;
+        self.client.put_blob(&self.turn, &self.repository, session, digest, Bytes::new(), len).await?;
         self.session = None;
         Ok(())
     }
 
     /// Cancels the upload. Best effort: what the registry does not hear of, it expires.
     pub async fn abort(mut self) {
-        cancel(&self.client, &self.repository, self.session.take(), self.stream.take()).await;
+        cancel(&self.client, &self.turn, &self.repository, self.session.take(), self.stream.take()).await;
     }
 
     /// Where to put bytes. The PATCH begins with the first: an empty blob has none.
@@ -121,7 +126,8 @@ impl BlobUpload {
         }
         let session = self.session.clone().ok_or_else(|| self.malformed("the upload is over"))?;
         let (queue, pieces) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(patch(self.client.clone(), self.repository.clone(), session, pieces));
+        let (client, turn, repository) = (self.client.clone(), self.turn.clone(), self.repository.clone());
+        let task = tokio::spawn(patch(client, turn, repository, session, pieces));
         Ok(self.stream.insert(Streaming { queue, task }).queue.clone())
     }
 
@@ -164,8 +170,8 @@ impl Drop for BlobUpload {
         }
         // Outside a runtime there is nothing to send with; the registry expires the session.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (client, repository) = (self.client.clone(), self.repository.clone());
-        runtime.spawn(async move { cancel(&client, &repository, session, stream).await });
+        let (client, turn, repository) = (self.client.clone(), self.turn.clone(), self.repository.clone());
+        runtime.spawn(async move { cancel(&client, &turn, &repository, session, stream).await });
     }
 }
 
@@ -189,6 +195,7 @@ impl Streaming {
 /// to the PATCH names.
 async fn cancel(
     client: &Client,
+    turn: &Turn,
     repository: &Repository,
     session: Option<Session>,
     stream: Option<Streaming>,
@@ -198,12 +205,13 @@ async fn cancel(
         None => session,
     };
     if let Some(session) = session {
-        client.cancel_session(repository, session).await;
+        client.cancel_session(turn, repository, session).await;
     }
 }
 
 async fn patch(
     client: Client,
+    turn: Turn,
     repository: Repository,
     session: Session,
     pieces: mpsc::Receiver<Bytes>,
@@ -212,7 +220,7 @@ async fn patch(
     let body = stream::unfold(pieces, async |mut pieces| {
         pieces.recv().await.map(|piece| (Ok::<_, std::convert::Infallible>(piece), pieces))
     });
-    let call = client.session_call(Method::PATCH, session.clone(), target.clone())?;
+    let call = client.session_call(&turn, Method::PATCH, session.clone(), target.clone());
     let call = call.header(CONTENT_TYPE, OCTETS);
     let answer = client.transport().send_stream(call, reqwest::Body::wrap_stream(body)).await?;
     let answer = client.transport().succeeded(&target, answer).await?;

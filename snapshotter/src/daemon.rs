@@ -139,7 +139,7 @@ fn client_config(config: &Config) -> ClientConfig {
     let defaults = ClientConfig::default();
     ClientConfig {
         plain_http: config.plain_http.clone(),
-        docker_config: config.docker_config.clone().or(defaults.docker_config),
+        auth_files: config.docker_config.clone().map_or(defaults.auth_files, |file| vec![file]),
         ..patience()
     }
 }

@@ -1,44 +1,63 @@
 //! What a request wants to do, as token services name it: `repository:<name>:<actions>`.
 
+use crate::hosts::Route;
 use crate::repository::Repository;
 
-/// A registry and the scopes a request there needs. Requests with equal access share their token.
+/// A host, a repository there and the scopes a request needs. Requests with equal access share their
+/// token. The host is the one that is asked: a mirror's credentials are its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Access {
+    /// Nothing that one origin was given is sent to another of the same name.
+    origin: String,
     registry: String,
+    /// As that host knows it.
+    repository: String,
     scopes: Vec<String>,
 }
 
 impl Access {
     /// Reading.
-    pub(crate) fn pull(repository: &Repository) -> Self {
-        Self::to(repository, "pull")
+    pub(crate) fn pull(route: &Route, repository: &Repository) -> Self {
+        Self::to(route, repository, "pull")
     }
 
     /// Writing, for which registries want to be asked for reading as well.
-    pub(crate) fn push(repository: &Repository) -> Self {
-        Self::to(repository, "pull,push")
+    pub(crate) fn push(route: &Route, repository: &Repository) -> Self {
+        Self::to(route, repository, "pull,push")
     }
 
     /// Deleting.
-    pub(crate) fn delete(repository: &Repository) -> Self {
-        Self::to(repository, "delete")
+    pub(crate) fn delete(route: &Route, repository: &Repository) -> Self {
+        Self::to(route, repository, "delete")
     }
 
     /// Writing to one repository what another one of the same registry holds.
-    pub(crate) fn mount(to: &Repository, from: &Repository) -> Self {
-        let mut access = Self::push(to);
-        access.scopes.push(scope(from, "pull"));
+    pub(crate) fn mount(route: &Route, to: &Repository, from: &Repository) -> Self {
+        let mut access = Self::push(route, to);
+        access.scopes.push(scope(&route.name_of(from), "pull"));
         access
     }
 
-    fn to(repository: &Repository, actions: &str) -> Self {
-        Self { registry: repository.host().to_owned(), scopes: vec![scope(repository, actions)] }
+    fn to(route: &Route, repository: &Repository, actions: &str) -> Self {
+        let repository = route.name_of(repository);
+        let scopes = vec![scope(&repository, actions)];
+        let origin = route.api().origin().ascii_serialization();
+        Self { origin, registry: route.host().to_owned(), repository, scopes }
     }
 
-    /// The registry, as references name it.
+    /// Scheme, host and port.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The host, as credentials are filed.
     pub(crate) fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// The repository, as that host knows it.
+    pub(crate) fn repository(&self) -> &str {
+        &self.repository
     }
 
     /// Our scopes and those a challenge names besides, each once: a challenge may want less than we
@@ -55,8 +74,8 @@ impl Access {
     }
 }
 
-fn scope(repository: &Repository, actions: &str) -> String {
-    format!("repository:{}:{actions}", repository.name())
+fn scope(repository: &str, actions: &str) -> String {
+    format!("repository:{repository}:{actions}")
 }
 
 /// Whether a scope grants everything that another asks for.
@@ -76,15 +95,24 @@ mod tests {
 
     #[test]
     fn joins_its_scopes_with_the_challenge() {
-        let (a, b) = ("r.example/a".parse().unwrap(), "r.example/b".parse().unwrap());
         let pull = "repository:a:pull";
+        let to = |scopes: &[&str]| Access {
+            origin: "https://r.example".to_owned(),
+            registry: "r.example".to_owned(),
+            repository: "a".to_owned(),
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+        };
         for (access, challenged, want) in [
-            (Access::pull(&a), None, vec![pull]),
-            (Access::pull(&a), Some(pull), vec![pull]),
-            (Access::pull(&a), Some("repository:a:pull,push"), vec!["repository:a:pull,push"]),
-            (Access::push(&a), Some("repository:a:push,pull"), vec!["repository:a:pull,push"]),
-            (Access::pull(&a), Some("aws"), vec![pull, "aws"]),
-            (Access::mount(&a, &b), Some(pull), vec!["repository:a:pull,push", "repository:b:pull"]),
+            (to(&[pull]), None, vec![pull]),
+            (to(&[pull]), Some(pull), vec![pull]),
+            (to(&[pull]), Some("repository:a:pull,push"), vec!["repository:a:pull,push"]),
+            (to(&["repository:a:pull,push"]), Some("repository:a:push,pull"), vec!["repository:a:pull,push"]),
+            (to(&[pull]), Some("aws"), vec![pull, "aws"]),
+            (
+                to(&["repository:a:pull,push", "repository:b:pull"]),
+                Some(pull),
+                vec!["repository:a:pull,push", "repository:b:pull"],
+            ),
         ] {
             assert_eq!(access.scopes_with(challenged), want);
         }

@@ -1,10 +1,12 @@
 //! Why there is no authorization to send.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::StatusCode;
 
 use crate::credentials::CredentialsError;
+use crate::hosts::HostsError;
 use crate::http::{BodyError, Failure};
 use crate::limits;
 
@@ -27,8 +29,8 @@ pub enum AuthError {
     /// The credentials exist but cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The registry wants a password, and the login left an identity token.
-    #[error("the registry wants a password, but the configured login for {registry} is an identity token")]
+    /// The registry wants a password, and the login left a token.
+    #[error("the registry wants a password, but the configured login for {registry} is a token")]
     NoPassword {
         /// The registry.
         registry: String,
@@ -77,6 +79,12 @@ pub enum AuthError {
         /// The whole cause.
         source: reqwest::Error,
     },
+    /// The settings of the token service's host cannot be used.
+    #[error("token service: {source}")]
+    Hosts {
+        /// The cause.
+        source: Arc<HostsError>,
+    },
     /// The token service's answer makes no sense.
     #[error("the token answer {reason}")]
     Answer {
@@ -104,6 +112,7 @@ impl AuthError {
             Failure::Silent { host, after } => Self::TimedOut { host, after },
             Failure::Trickling { host } => Self::TooSlow { host },
             Failure::Broken { host, reason, source } => Self::Interrupted { host, reason, source },
+            Failure::Settings { source } => Self::Hosts { source },
             Failure::Redirect(reason) => {
                 Self::Answer { reason: format!("from {host} is a redirect: {reason}") }
             }

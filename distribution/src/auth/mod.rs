@@ -19,9 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
+use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::credentials::{Credential, Credentials};
+use crate::hosts::Dial;
 use crate::http::Http;
 use crate::limits;
 
@@ -31,6 +33,13 @@ use token::TokenService;
 
 /// Of a token's life, the last part in which it is no longer used, so that it outlives its request.
 const MARGIN: u32 = 10;
+
+/// Who asks for authorization: the host that a call goes to.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer<'a> {
+    pub(crate) url: &'a Url,
+    pub(crate) dial: &'a Dial,
+}
 
 /// Something to send as `Authorization`.
 #[derive(Clone)]
@@ -66,7 +75,7 @@ pub(crate) struct Authenticator {
     http: Http,
     credentials: Credentials,
     slots: Mutex<LruCache<Access, Arc<Slot>>>,
-    /// What registries asked for last, by name.
+    /// What hosts asked for last, by origin.
     schemes: Mutex<LruCache<String, Scheme>>,
 }
 
@@ -78,7 +87,11 @@ impl Authenticator {
     }
 
     /// What to send with a request: `None` when the registry has not asked for anything yet.
-    pub(crate) async fn authorize(&self, access: &Access) -> Result<Option<Grant>, Arc<AuthError>> {
+    pub(crate) async fn authorize(
+        &self,
+        access: &Access,
+        peer: Peer<'_>,
+    ) -> Result<Option<Grant>, Arc<AuthError>> {
         let slot = self.slot(access);
         let arrived = slot.renewals.load(Ordering::Acquire);
         let mut state = slot.state.lock().await;
@@ -89,10 +102,10 @@ impl Authenticator {
             return Ok(Some(grant.clone()));
         }
         if let Some(scheme) = state.scheme.clone() {
-            return self.renew_slot(&slot, &mut state, access, scheme).await;
+            return self.renew_slot(&slot, &mut state, access, peer, scheme).await;
         }
-        let Some(scheme) = self.scheme_of(access.registry()) else { return Ok(None) };
-        match self.renew_slot(&slot, &mut state, access, scheme).await {
+        let Some(scheme) = self.scheme_of(access.origin()) else { return Ok(None) };
+        match self.renew_slot(&slot, &mut state, access, peer, scheme).await {
             // A guess from another repository must not fail what anonymous access might allow.
             Err(error) => {
                 tracing::debug!(registry = access.registry(), %error, "no authorization in advance");
@@ -104,12 +117,11 @@ impl Authenticator {
     }
 
     /// After a refusal: another grant than `refused`, or `None` when there is none to try.
-    /// `secure` says whether the refusal came over HTTPS.
     pub(crate) async fn renew(
         &self,
         access: &Access,
+        peer: Peer<'_>,
         refusal: &HeaderMap,
-        secure: bool,
         refused: Option<&Grant>,
     ) -> Result<Option<Grant>, Arc<AuthError>> {
         let slot = self.slot(access);
@@ -122,10 +134,11 @@ impl Authenticator {
         if let Some(grant) = state.grant.as_ref().filter(|grant| is_other(grant) && grant.is_usable()) {
             return Ok(Some(grant.clone()));
         }
+        let secure = peer.url.scheme() == "https";
         let Some(scheme) = Scheme::of(refusal, secure)?.or_else(|| state.scheme.clone()) else {
             return Ok(None);
         };
-        let renewed = self.renew_slot(&slot, &mut state, access, scheme).await?;
+        let renewed = self.renew_slot(&slot, &mut state, access, peer, scheme).await?;
         Ok(renewed.filter(is_other))
     }
 
@@ -135,10 +148,11 @@ impl Authenticator {
         slot: &Slot,
         state: &mut State,
         access: &Access,
+        peer: Peer<'_>,
         scheme: Scheme,
     ) -> Result<Option<Grant>, Arc<AuthError>> {
-        let outcome = self.obtain(access, &scheme).await;
-        lock(&self.schemes).put(access.registry().to_owned(), scheme.clone());
+        let outcome = self.obtain(access, peer, &scheme).await;
+        lock(&self.schemes).put(access.origin().to_owned(), scheme.clone());
         state.scheme = Some(scheme);
         match outcome {
             Ok(grant) => (state.grant, state.failure) = (grant, None),
@@ -148,20 +162,28 @@ impl Authenticator {
         state.outcome()
     }
 
-    async fn obtain(&self, access: &Access, scheme: &Scheme) -> Result<Option<Grant>, AuthError> {
+    async fn obtain(
+        &self,
+        access: &Access,
+        peer: Peer<'_>,
+        scheme: &Scheme,
+    ) -> Result<Option<Grant>, AuthError> {
         let registry = access.registry();
-        let credential = self.credentials.find(registry).await?;
+        let credential = self.credentials.find(registry, access.repository()).await?;
         match (scheme, credential) {
             (Scheme::Basic, None) => Ok(None),
             (Scheme::Basic, Some(Credential::Password { username, password })) => {
                 Ok(Some(Grant::new(token::basic(&username, &password)?, None)))
             }
-            (Scheme::Basic, Some(Credential::IdentityToken(_))) => {
+            (Scheme::Basic, Some(Credential::IdentityToken(_) | Credential::RegistryToken(_))) => {
                 Err(AuthError::NoPassword { registry: registry.to_owned() })
+            }
+            (Scheme::Bearer(_), Some(Credential::RegistryToken(token))) => {
+                Ok(Some(Grant::new(token::bearer(&token)?, None)))
             }
             (Scheme::Bearer(service), credential) => {
                 let scopes = access.scopes_with(service.scope.as_deref());
-                let token = service.fetch(&self.http, credential.as_ref(), &scopes).await?;
+                let token = service.fetch(&self.http, peer, credential.as_ref(), &scopes).await?;
                 Ok(Some(Grant::new(token::bearer(&token.secret)?, Some(token.life))))
             }
         }
@@ -175,9 +197,9 @@ impl Authenticator {
         }
     }
 
-    /// How the registry authenticates; the scope it named was another repository's.
-    fn scheme_of(&self, registry: &str) -> Option<Scheme> {
-        match lock(&self.schemes).get(registry)?.clone() {
+    /// How a host authenticates; the scope it named was another repository's.
+    fn scheme_of(&self, origin: &str) -> Option<Scheme> {
+        match lock(&self.schemes).get(origin)?.clone() {
             Scheme::Bearer(mut service) => {
                 service.scope = None;
                 Some(Scheme::Bearer(service))

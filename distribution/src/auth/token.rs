@@ -12,10 +12,12 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 
+use crate::auth::Peer;
 use crate::auth::challenge::Challenge;
 use crate::auth::error::AuthError;
 use crate::credentials::{Credential, Secret};
-use crate::http::{Answer, Http, Request, host_of, passes, read_whole};
+use crate::hosts::{Dial, host_of};
+use crate::http::{Answer, Http, Request, passes, read_whole};
 use crate::limits;
 
 /// How long a token lives whose service does not say, by the specification.
@@ -65,41 +67,36 @@ impl TokenService {
     pub(crate) async fn fetch(
         &self,
         http: &Http,
+        peer: Peer<'_>,
         credential: Option<&Credential>,
         scopes: &[String],
     ) -> Result<Token, AuthError> {
-        let request = match credential {
-            None => self.get(scopes, None, http),
-            Some(Credential::Password { username, password }) => {
-                self.get(scopes, Some(basic(username, password)?), http)
-            }
-            Some(Credential::IdentityToken(token)) => self.post(scopes, token, http),
-        };
         let host = host_of(&self.realm);
+        let dial = http.dial(&self.realm, peer.url, peer.dial).await;
+        let dial = dial.map_err(|failure| AuthError::from_failure(&host, failure))?;
+        let request = match credential {
+            // A registry token is for the registry alone.
+            None | Some(Credential::RegistryToken(_)) => self.get(scopes, None, http, dial),
+            Some(Credential::Password { username, password }) => {
+                self.get(scopes, Some(basic(username, password)?), http, dial)
+            }
+            Some(Credential::IdentityToken(token)) => self.post(scopes, token, http, dial),
+        };
         let answer = http.send(&request).await.map_err(|failure| AuthError::from_failure(&host, failure))?;
         read_token(&host, answer, http.patience).await
     }
 
-    fn get(&self, scopes: &[String], authorization: Option<HeaderValue>, http: &Http) -> Request {
+    fn get(&self, scopes: &[String], authorization: Option<HeaderValue>, http: &Http, dial: Dial) -> Request {
         let mut url = self.realm.clone();
         if self.service.is_some() || !scopes.is_empty() {
             let mut query = url.query_pairs_mut();
             query.extend_pairs(self.service.iter().map(|service| ("service", service)));
             query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
         }
-        Request {
-            method: Method::GET,
-            url,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-            authorization,
-            repeatable: true,
-            patience: http.patience,
-            attempts: http.attempts,
-        }
+        Request { authorization, ..Request::new(http, Method::GET, url, dial) }
     }
 
-    fn post(&self, scopes: &[String], identity: &Secret, http: &Http) -> Request {
+    fn post(&self, scopes: &[String], identity: &Secret, http: &Http, dial: Dial) -> Request {
         // A URL's query and a form are encoded alike.
         let mut form = self.realm.clone();
         form.set_query(None);
@@ -111,14 +108,9 @@ impl TokenService {
             .append_pair("refresh_token", identity.reveal());
         let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
         Request {
-            method: Method::POST,
-            url: self.realm.clone(),
             headers: HeaderMap::from_iter([(CONTENT_TYPE, form_type)]),
             body: Bytes::from(form.query().unwrap_or_default().to_owned()),
-            authorization: None,
-            repeatable: true,
-            patience: http.patience,
-            attempts: http.attempts,
+            ..Request::new(http, Method::POST, self.realm.clone(), dial)
         }
     }
 }
@@ -166,6 +158,7 @@ async fn read_token(host: &str, answer: Answer, patience: Duration) -> Result<To
 mod tests {
     use super::*;
     use crate::auth::challenge::challenges;
+    use crate::hosts::Router;
     use reqwest::header::WWW_AUTHENTICATE;
 
     fn service(challenge: &'static str, secure: bool) -> Result<TokenService, AuthError> {
@@ -177,11 +170,15 @@ mod tests {
     fn asks_for_every_scope_and_keeps_the_realms_own_query() {
         let service = service(r#"Bearer realm="https://a.example/t?x=1",service="s e""#, true).unwrap();
         let scopes = ["repository:a:pull,push".to_owned(), "aws".to_owned()];
-        let http = Http::new(&crate::ClientConfig::default()).unwrap();
-        let request = service.get(&scopes, None, &http);
+        let config = crate::ClientConfig::default();
+        let none = Default::default();
+        let dial = Dial::load(&none, &none, config.connect_timeout, None).unwrap();
+        let router = Router::new(config.hosts.clone(), config.plain_http.clone(), config.connect_timeout);
+        let http = Http::new(&config, router).unwrap();
+        let request = service.get(&scopes, None, &http, dial.clone());
         let want = "https://a.example/t?x=1&service=s+e&scope=repository%3Aa%3Apull%2Cpush&scope=aws";
         assert_eq!(request.url.as_str(), want);
-        let request = service.post(&scopes, &Secret::new("a&b".to_owned()), &http);
+        let request = service.post(&scopes, &Secret::new("a&b".to_owned()), &http, dial);
         assert_eq!(request.url.as_str(), "https://a.example/t?x=1");
         assert!(request.body.ends_with(b"&scope=repository%3Aa%3Apull%2Cpush+aws&refresh_token=a%26b"));
     }

@@ -3,8 +3,12 @@
 //! ```text
 //! closed -> open -> ... -> closed (the body broke: resume where it ended) -> open -> ... -> done
 //! ```
+//!
+//! A host that fails is left for the next one, in the middle of the bytes as well: a blob is the same
+//! everywhere. Only with the last host left is the same one asked again.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use jaunt_formats::Digest;
@@ -15,16 +19,19 @@ use crate::auth::Access;
 use crate::blob::content_range::{ContentRange, header};
 use crate::client::Client;
 use crate::error::Error;
+use crate::failover::{Candidates, Need, Turn};
 use crate::http::{Answer, Backoff, Body, drain};
-use crate::redirect::{BlobKey, is_spent};
 use crate::repository::Repository;
 use crate::request::Call;
 use crate::target::Target;
+use crate::whereabouts::{BlobKey, is_spent};
 
 pub(crate) struct Reader {
     client: Client,
     blob: BlobKey,
     target: Target,
+    /// Where the reading began.
+    start: u64,
     /// The blob offset of the next byte to hand out.
     next: u64,
     /// Where to stop: asked for, or learnt from the first answer.
@@ -32,7 +39,11 @@ pub(crate) struct Reader {
     /// Whether the caller asked for a range.
     ranged: bool,
     body: Option<Incoming>,
-    /// The tries left to reopen a body that broke.
+    /// The host that is being read from.
+    turn: Turn,
+    /// Those that may be read from when it fails.
+    others: Candidates,
+    /// The tries left to reopen a body that broke, once no other host is left.
     backoff: Backoff,
 }
 
@@ -44,25 +55,60 @@ struct Incoming {
 
 impl Reader {
     /// Reads a whole blob, whose length the server will tell.
-    pub(crate) fn whole(client: Client, repository: &Repository, digest: &Digest) -> Self {
-        Self::new(client, repository, digest, 0, None)
+    pub(crate) async fn whole(
+        client: &Client,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Self, Error> {
+        Self::new(client, repository, digest, 0, None).await
     }
 
     /// Reads a range that is not empty.
-    pub(crate) fn range(client: Client, repository: &Repository, digest: &Digest, range: Range<u64>) -> Self {
-        Self::new(client, repository, digest, range.start, Some(range.end))
+    pub(crate) async fn range(
+        client: &Client,
+        repository: &Repository,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Self, Error> {
+        Self::new(client, repository, digest, range.start, Some(range.end)).await
     }
 
-    fn new(client: Client, repository: &Repository, digest: &Digest, next: u64, end: Option<u64>) -> Self {
-        let backoff = Backoff::new(client.attempts());
+    async fn new(
+        client: &Client,
+        repository: &Repository,
+        digest: &Digest,
+        start: u64,
+        end: Option<u64>,
+    ) -> Result<Self, Error> {
         let (blob, target) = ((repository.clone(), *digest), Target::blob(repository, digest));
-        Self { client, blob, target, next, end, ranged: end.is_some(), body: None, backoff }
+        let mut others = client.candidates(&target, Need::Pull).await?;
+        if let Some(found) = client.whereabouts().of(&blob) {
+            others.prefer(&found.api);
+        }
+        let turn = others.first();
+        let backoff = Backoff::new(client.attempts(&turn));
+        let client = client.clone();
+        let (next, ranged) = (start, end.is_some());
+        Ok(Self { client, blob, target, start, next, end, ranged, body: None, turn, others, backoff })
+    }
+
+    /// Lets the reading take as long as it will.
+    pub(crate) fn unbounded(&mut self) {
+        self.turn.unbounded();
+        self.others.unbounded();
     }
 
     /// Sends the first request; tells where the bytes end, if that is known.
     pub(crate) async fn open(&mut self) -> Result<Option<u64>, Error> {
-        if self.body.is_none() {
-            self.body = Some(self.request().await?);
+        while self.body.is_none() {
+            let (turn, target) = (self.turn.clone(), self.target.clone());
+            match turn.bounded(&target, self.request()).await {
+                Ok(body) => {
+                    turn.route.standing.rose();
+                    self.body = Some(body);
+                }
+                Err(error) => self.ask_next(error)?,
+            }
         }
         Ok(self.end)
     }
@@ -72,7 +118,11 @@ impl Reader {
         while self.end != Some(self.next) {
             self.open().await?;
             let Some(incoming) = &mut self.body else { continue };
-            match incoming.body.next().await {
+            let piece = async {
+                let piece = incoming.body.next().await;
+                piece.map_err(|failure| Error::from_failure(&self.target, failure))
+            };
+            match self.turn.bounded(&self.target, piece).await {
                 Ok(Some(piece)) => {
                     if let Some(piece) = self.wanted_part(piece) {
                         return Ok(Some(piece));
@@ -82,15 +132,32 @@ impl Reader {
                     None => self.end = Some(self.next),
                     Some(end) => {
                         let (target, ended) = (Box::new(self.target.clone()), self.next);
-                        self.pause_after(Error::Truncated { target, end, ended }).await?;
+                        self.resume_after(Error::Truncated { target, end, ended }).await?;
                     }
                 },
-                Err(failure) => self.pause_after(Error::from_failure(&self.target, failure)).await?,
+                Err(error) => self.resume_after(error).await?,
             }
         }
         // Its last byte read, the connection is free for the next request.
         self.body = None;
         Ok(None)
+    }
+
+    /// Begins again at another host, because the bytes that this one gave are not the blob's; gives the
+    /// error back when there is none.
+    pub(crate) fn distrust(&mut self, error: Error) -> Result<(), Error> {
+        self.client.whereabouts().forget_all(&self.blob);
+        self.ask_next(error)?;
+        (self.next, self.end) = (self.start, self.end.filter(|_| self.ranged));
+        Ok(())
+    }
+
+    /// Turns to another host, or gives up with the error.
+    fn ask_next(&mut self, error: Error) -> Result<(), Error> {
+        self.body = None;
+        self.turn = self.others.next_after(&self.turn, error)?;
+        self.backoff = Backoff::new(self.client.attempts(&self.turn));
+        Ok(())
     }
 
     /// Cuts off what lies in front of the wanted bytes, and behind them.
@@ -106,13 +173,21 @@ impl Reader {
         (!piece.is_empty()).then_some(piece)
     }
 
-    /// Drops the broken body and waits, or gives up with the error.
-    async fn pause_after(&mut self, error: Error) -> Result<(), Error> {
+    /// After a body that broke: on to another host, or after a pause to the same; or gives up.
+    async fn resume_after(&mut self, error: Error) -> Result<(), Error> {
+        if self.others.has_more() {
+            return self.ask_next(error);
+        }
         self.body = None;
-        let Some(pause) = self.backoff.after_failure() else { return Err(error) };
-        tracing::debug!(%error, ?pause, "will resume");
-        tokio::time::sleep(pause).await;
-        Ok(())
+        let in_time = |pause: &Duration| self.turn.end().is_none_or(|end| Instant::now() + *pause < end);
+        match self.backoff.after_failure().filter(in_time) {
+            Some(pause) => {
+                tracing::debug!(%error, ?pause, "will resume");
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => self.ask_next(error),
+        }
     }
 
     async fn request(&mut self) -> Result<Incoming, Error> {
@@ -186,11 +261,13 @@ impl Reader {
         self.ranged || self.next > 0
     }
 
-    /// Asks where the blob was last found; if that is no longer so, the registry.
+    /// Asks where the blob was last found; if that is no longer so, the host.
     async fn fetch(&self) -> Result<Answer, Error> {
-        let urls = self.client.signed_urls();
-        if let Some(url) = urls.of(&self.blob) {
-            match self.client.transport().send(self.call()?.elsewhere(url.clone()).tried_once()).await {
+        let whereabouts = self.client.whereabouts();
+        let api = self.turn.route.api().as_str();
+        let found = whereabouts.of(&self.blob).filter(|found| found.api == api);
+        if let Some(url) = found.and_then(|found| found.url) {
+            match self.client.transport().send(self.call()?.elsewhere(url.clone()).tried(1)).await {
                 Ok(answer) if !is_spent(answer.status()) => return Ok(answer),
                 Ok(answer) => {
                     tracing::debug!(target = %self.target, status = %answer.status(), "signed URL spent");
@@ -198,20 +275,20 @@ impl Reader {
                 }
                 Err(error) => tracing::debug!(%error, "signed URL failed"),
             }
-            urls.forget(&self.blob, &url);
+            whereabouts.forget(&self.blob, &url);
         }
         let answer = self.client.transport().send(self.call()?).await?;
-        if let Some(url) = answer.elsewhere.clone().filter(|_| answer.status().is_success()) {
-            urls.remember(self.blob.clone(), url);
+        if answer.status().is_success() && (answer.elsewhere.is_some() || self.others.had_others()) {
+            whereabouts.remember(self.blob.clone(), &self.turn.route, answer.elsewhere.clone());
         }
         Ok(answer)
     }
 
     fn call(&self) -> Result<Call, Error> {
         let (repository, digest) = &self.blob;
-        let url = self.client.endpoints().blob(repository, digest);
-        let access = Access::pull(repository);
-        let call = self.client.call(Method::GET, url, self.target.clone(), access)?;
+        let url = self.turn.route.url(repository, &format!("blobs/{digest}"));
+        let access = Access::pull(&self.turn.route, repository);
+        let call = self.client.call(&self.turn, Method::GET, url, self.target.clone(), access);
         let call = call.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if !self.asks_range() {
             return Ok(call);

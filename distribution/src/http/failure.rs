@@ -4,10 +4,12 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::hosts::{HostsError, host_of};
 use crate::limits;
 
 /// No answer.
@@ -28,6 +30,9 @@ pub(crate) enum Failure {
     /// A redirect that cannot be followed.
     #[error("{0}")]
     Redirect(String),
+    /// The settings of a host that a redirect led to cannot be used.
+    #[error(transparent)]
+    Settings { source: Arc<HostsError> },
 }
 
 /// No whole body.
@@ -60,6 +65,11 @@ impl Failure {
         Self::Connect { host, reason, hopeless, source }
     }
 
+    /// Makes a failure of a pool of connections that cannot be made: nothing was sent.
+    pub(crate) fn dialling(url: &Url, error: reqwest::Error) -> Self {
+        Self::Connect { host: host_of(url), reason: root_cause(&error), hopeless: true, source: error }
+    }
+
     /// Sorts an error met in the middle of a body.
     pub(crate) fn receiving(url: &Url, error: reqwest::Error) -> Self {
         let (host, source) = (host_of(url), error.without_url());
@@ -79,15 +89,9 @@ impl Failure {
         match self {
             Self::Connect { hopeless, .. } => !hopeless,
             Self::Silent { .. } | Self::Trickling { .. } | Self::Broken { .. } => repeatable,
-            Self::Redirect(_) => false,
+            Self::Redirect(_) | Self::Settings { .. } => false,
         }
     }
-}
-
-/// `host` or `host:port`, as a person would write it.
-pub(crate) fn host_of(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The innermost cause, in the plainest words there are for it.

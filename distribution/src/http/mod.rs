@@ -1,40 +1,37 @@
 //! HTTP as this crate uses it: one request, sent until answered, redirects followed by hand.
 //!
-//! Knows nothing of registries or tokens. Invariant: the `authorization` of a [`Request`] goes to the
-//! origin of its URL only; once a redirect has left that origin it is not sent again, even if a later
-//! redirect leads back.
+//! Knows nothing of tokens or of what is in a registry. Invariant: the `authorization` of a [`Request`]
+//! and its host's own headers go to the origin of its URL only; once a redirect has left that origin they
+//! are not sent again, even if a later redirect leads back. A client certificate is for its host only.
 
 mod body;
+mod connections;
 mod expiry;
 mod failure;
 mod retry;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
-use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url, redirect};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use crate::config::ClientConfig;
-use crate::endpoint::is_loopback;
+use crate::hosts::{Dial, Router};
 use crate::limits;
 
 pub(crate) use body::{Body, drain, read_whole};
+use connections::Connections;
 use expiry::expiry;
-pub(crate) use failure::{BodyError, Failure, host_of};
+pub(crate) use failure::{BodyError, Failure};
 pub(crate) use retry::{Backoff, passes};
 
-/// Bandwidth times delay of 1 Gbit/s over 30 ms: a smaller window would throttle one HTTP/2 stream.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// Room for four streams at full speed on the one connection HTTP/2 opens.
-const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
-
-/// Sends requests over two pools of connections: one that honours the system's proxies, and one for
-/// loopback, which no proxy can serve.
+/// Sends requests.
 #[derive(Clone)]
 pub(crate) struct Http {
-    proxied: Client,
-    direct: Client,
+    connections: Arc<Connections>,
+    router: Router,
     pub(crate) attempts: u32,
     /// Longest silence tolerated from a server that owes us an answer.
     pub(crate) patience: Duration,
@@ -47,12 +44,18 @@ pub(crate) struct Request {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) authorization: Option<HeaderValue>,
+    /// For the origin of the URL only, like the authorization.
+    pub(crate) host_headers: HeaderMap,
+    /// How the origin of the URL is connected to.
+    pub(crate) dial: Dial,
     /// Whether sending it again is harmless when the first try may have been acted upon.
     pub(crate) repeatable: bool,
     /// Longest wait for the answer's headers.
     pub(crate) patience: Duration,
     /// How often it is tried.
     pub(crate) attempts: u32,
+    /// No pause before another try may reach beyond this.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// An answer of any status but a redirect.
@@ -76,34 +79,63 @@ impl Answer {
     }
 }
 
+impl Request {
+    /// A request without a body, to be sent as often as `http` sends one.
+    pub(crate) fn new(http: &Http, method: Method, url: Url, dial: Dial) -> Self {
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            authorization: None,
+            host_headers: HeaderMap::new(),
+            dial,
+            repeatable: true,
+            patience: http.patience,
+            attempts: http.attempts,
+            deadline: None,
+        }
+    }
+}
+
+/// One hop of a request: the request itself, or one that a redirect led to.
+struct Hop<'a> {
+    request: &'a Request,
+    url: Url,
+    dial: Dial,
+    elsewhere: Option<Elsewhere>,
+}
+
 impl Http {
-    pub(crate) fn new(config: &ClientConfig) -> Result<Self, reqwest::Error> {
-        // Fails only when the process has chosen a provider already, which then serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let direct = builder(config).no_proxy().tls_certs_only([]).build()?;
-        let proxied = builder(config).build().or_else(|error| {
-            tracing::warn!(%error, "no CA certificates found: HTTPS registries cannot be trusted");
-            builder(config).tls_certs_only([]).build()
-        })?;
-        Ok(Self { proxied, direct, attempts: config.attempts.max(1), patience: config.read_timeout })
+    pub(crate) fn new(config: &ClientConfig, router: Router) -> Result<Self, reqwest::Error> {
+        let connections = Arc::new(Connections::new(&config.user_agent, config.connect_timeout)?);
+        Ok(Self { connections, router, attempts: config.attempts.max(1), patience: config.read_timeout })
+    }
+
+    /// How to connect to a URL that a host connected to by `from` led to; `there` is of that host.
+    pub(crate) async fn dial(&self, url: &Url, there: &Url, from: &Dial) -> Result<Dial, Failure> {
+        if url.origin() == there.origin() {
+            return Ok(from.clone());
+        }
+        self.router.elsewhere(url, from).await.map_err(|source| Failure::Settings { source })
     }
 
     /// Sends until answered, following redirects of GET and HEAD.
     pub(crate) async fn send(&self, request: &Request) -> Result<Answer, Failure> {
-        let mut url = request.url.clone();
-        let mut elsewhere: Option<Elsewhere> = None;
+        let (url, dial) = (request.url.clone(), request.dial.clone());
+        let mut hop = Hop { request, url, dial, elsewhere: None };
         for _ in 0..=limits::REDIRECTS {
-            let authorization = request.authorization.as_ref().filter(|_| elsewhere.is_none());
-            let response = self.send_until_answered(request, &url, authorization).await?;
+            let response = self.send_until_answered(&hop).await?;
             let Some(target) = redirect_target(&request.method, &response)? else {
-                return Ok(Answer { response, elsewhere });
+                return Ok(Answer { response, elsewhere: hop.elsewhere });
             };
-            if elsewhere.is_some() || target.origin() != request.url.origin() {
+            hop.dial = self.dial(&target, &hop.url, &hop.dial).await?;
+            if hop.elsewhere.is_some() || target.origin() != request.url.origin() {
                 let expires = expiry(&target, response.headers());
-                elsewhere = Some(Elsewhere { url: target.clone(), expires });
+                hop.elsewhere = Some(Elsewhere { url: target.clone(), expires });
             }
             drain(response).await;
-            url = target;
+            hop.url = target;
         }
         Err(Failure::Redirect(format!("more than {} redirects", limits::REDIRECTS)))
     }
@@ -111,7 +143,9 @@ impl Http {
     /// Sends a body that exists only once: no retry, no redirect, and no limit on the time taken,
     /// which is the body's producer's to set.
     pub(crate) async fn send_stream(&self, request: Request, body: reqwest::Body) -> Result<Answer, Failure> {
-        let built = self.build(&request, &request.url, request.authorization.as_ref()).body(body);
+        let (url, dial) = (request.url.clone(), request.dial.clone());
+        let hop = Hop { request: &request, url, dial, elsewhere: None };
+        let built = self.build(&hop)?.body(body);
         let response = built.send().await.map_err(|error| Failure::sending(&request.url, error))?;
         match redirect_target(&request.method, &response)? {
             Some(_) => Err(Failure::Redirect(format!("a {} was redirected", request.method))),
@@ -119,74 +153,52 @@ impl Http {
         }
     }
 
-    async fn send_until_answered(
-        &self,
-        request: &Request,
-        url: &Url,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Response, Failure> {
+    async fn send_until_answered(&self, hop: &Hop<'_>) -> Result<Response, Failure> {
+        let request = hop.request;
         let mut backoff = Backoff::new(request.attempts);
         loop {
-            let outcome = self.send_once(request, url, authorization).await;
+            let outcome = self.send_once(hop).await;
             let pause = match &outcome {
                 Ok(response) if request.repeatable => backoff.after_answer(response),
                 Err(failure) if failure.may_repeat(request.repeatable) => backoff.after_failure(),
                 _ => None,
             };
-            let Some(pause) = pause else { return outcome };
+            // Nothing is gained by waiting for what comes too late: what is known now says more.
+            let in_time = |pause: &Duration| request.deadline.is_none_or(|end| Instant::now() + *pause < end);
+            let Some(pause) = pause.filter(in_time) else { return outcome };
             match outcome {
                 Ok(response) => {
-                    tracing::debug!(host = url.host_str(), status = %response.status(), ?pause, "will retry");
+                    tracing::debug!(host = hop.url.host_str(), status = %response.status(), ?pause, "will retry");
                     drain(response).await;
                 }
-                Err(failure) => tracing::debug!(host = url.host_str(), %failure, ?pause, "will retry"),
+                Err(failure) => tracing::debug!(host = hop.url.host_str(), %failure, ?pause, "will retry"),
             }
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn send_once(
-        &self,
-        request: &Request,
-        url: &Url,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<Response, Failure> {
-        let mut built = self.build(request, url, authorization);
-        if !request.body.is_empty() {
-            built = built.body(request.body.clone());
+    async fn send_once(&self, hop: &Hop<'_>) -> Result<Response, Failure> {
+        let mut built = self.build(hop)?;
+        if !hop.request.body.is_empty() {
+            built = built.body(hop.request.body.clone());
         }
-        match tokio::time::timeout(request.patience, built.send()).await {
-            Ok(outcome) => outcome.map_err(|error| Failure::sending(url, error)),
-            Err(_) => Err(Failure::silent(url, request.patience)),
+        match tokio::time::timeout(hop.request.patience, built.send()).await {
+            Ok(outcome) => outcome.map_err(|error| Failure::sending(&hop.url, error)),
+            Err(_) => Err(Failure::silent(&hop.url, hop.request.patience)),
         }
     }
 
-    fn build(
-        &self,
-        request: &Request,
-        url: &Url,
-        authorization: Option<&HeaderValue>,
-    ) -> reqwest::RequestBuilder {
-        let loopback = url.scheme() == "http" && url.host_str().is_some_and(is_loopback);
-        let client = if loopback { &self.direct } else { &self.proxied };
-        let built = client.request(request.method.clone(), url.clone()).headers(request.headers.clone());
-        match authorization {
-            Some(value) => built.header(AUTHORIZATION, value),
-            None => built,
+    fn build(&self, hop: &Hop<'_>) -> Result<reqwest::RequestBuilder, Failure> {
+        let Hop { request, url, dial, elsewhere } = hop;
+        let client = self.connections.to(url, dial).map_err(|error| Failure::dialling(url, error))?;
+        let mut headers = HeaderMap::new();
+        if elsewhere.is_none() {
+            headers.extend(request.host_headers.clone());
+            headers.extend(request.authorization.clone().map(|value| (AUTHORIZATION, value)));
         }
+        headers.extend(request.headers.clone());
+        Ok(client.request(request.method.clone(), url.clone()).headers(headers))
     }
-}
-
-fn builder(config: &ClientConfig) -> ClientBuilder {
-    Client::builder()
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Duration::from_secs(30))
-        .connect_timeout(config.connect_timeout)
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .user_agent(&config.user_agent)
 }
 
 /// Where a response redirects to, if it does.

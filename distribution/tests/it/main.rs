@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, missing_docs, clippy::cast_possible_truncation)]
 
 mod auth;
+mod certificates;
 mod errors;
+mod logins;
 mod manifests;
+mod mirrors;
 mod network;
 mod ranges;
 mod redirects;
@@ -13,4 +16,5 @@ mod retries;
 mod support;
 mod tags;
 mod tls;
+mod trust;
 mod uploads;

@@ -15,7 +15,7 @@ use wiremock::MockServer;
 /// Settings without the credentials of whoever runs the tests, and with little patience.
 pub fn config() -> ClientConfig {
     ClientConfig {
-        docker_config: None,
+        auth_files: Vec::new(),
         connect_timeout: Duration::from_secs(2),
         read_timeout: Duration::from_secs(5),
         attempts: 3,
@@ -28,11 +28,11 @@ pub fn client() -> Client {
 }
 
 /// A client with a Docker configuration, whose directory must outlive it.
-pub fn client_with_login(docker_config: &str) -> (Client, tempfile::TempDir) {
+pub fn client_with_login(login: &str) -> (Client, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.json");
-    std::fs::write(&path, docker_config).unwrap();
-    (Client::new(ClientConfig { docker_config: Some(path), ..config() }).unwrap(), directory)
+    std::fs::write(&path, login).unwrap();
+    (Client::new(ClientConfig { auth_files: vec![path], ..config() }).unwrap(), directory)
 }
 
 /// Repository `a/b` of a mock registry.
@@ -123,7 +123,13 @@ impl Registry {
 
     /// Starts one that speaks HTTPS.
     pub async fn start_tls(certificate: &str, key: &str) -> Option<Self> {
-        Self::start_with(&format!(", tls: {{certificate: {certificate}, key: {key}}}"), None).await
+        Self::start_tls_for(certificate, key, None).await
+    }
+
+    /// Starts one that speaks HTTPS, with those only who have a certificate of this authority.
+    pub async fn start_tls_for(certificate: &str, key: &str, clients: Option<&str>) -> Option<Self> {
+        let clients = clients.map_or(String::new(), |clients| format!(", clientcas: [{clients}]"));
+        Self::start_with(&format!(", tls: {{certificate: {certificate}, key: {key}{clients}}}"), None).await
     }
 
     async fn start_with(http: &str, htpasswd: Option<&str>) -> Option<Self> {

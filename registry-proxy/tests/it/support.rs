@@ -49,7 +49,7 @@ impl Registry {
         let (child, address) =
             (0..5).find_map(|_| spawn(binary, directory.path(), storage)).expect("a registry starts");
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let client = Client::new(ClientConfig { docker_config: None, ..ClientConfig::default() }).unwrap();
+        let client = Client::new(ClientConfig { auth_files: Vec::new(), ..ClientConfig::default() }).unwrap();
         Some(Self { child, address, directory, runtime, client })
     }
 

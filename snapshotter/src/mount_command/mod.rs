@@ -164,7 +164,7 @@ fn client_config(args: &MountArgs) -> ClientConfig {
     let defaults = ClientConfig::default();
     ClientConfig {
         plain_http: args.plain_http.iter().cloned().collect(),
-        docker_config: args.docker_config.clone().or(defaults.docker_config),
+        auth_files: args.docker_config.clone().map_or(defaults.auth_files, |file| vec![file]),
         ..crate::daemon::patience()
     }
 }

@@ -1,37 +1,38 @@
-//! Registry credentials from Docker's configuration, for containerd to use.
+//! Registry credentials from where logins are kept, for containerd to use.
 
 use std::fmt;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
+use jaunt_distribution::{ClientConfig, Credential, Credentials};
+use jaunt_formats::Reference;
 
 use crate::proto::runtime::v1::AuthConfig;
 
-/// Docker Hub's entry in Docker's configuration is neither the host in references nor the one that answers.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
-const DOCKER_HUB_HOSTS: [&str; 2] = ["docker.io", "registry-1.docker.io"];
+/// Another name of Docker Hub's: the host that answers for it.
+const DOCKER_API: &str = "registry-1.docker.io";
 
-/// What Docker has for `host`. Having none is no error; a broken helper is worth a warning, since the
-/// image may be public.
-pub(super) async fn find(host: &str) -> Option<AuthConfig> {
-    let server = if DOCKER_HUB_HOSTS.contains(&host) { DOCKER_HUB } else { host }.to_owned();
-    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&server)).await.ok()?;
-    match found {
-        Ok(DockerCredential::UsernamePassword(username, password)) => {
-            Some(AuthConfig { username, password, ..AuthConfig::default() })
-        }
-        Ok(DockerCredential::IdentityToken(identity_token)) => {
-            Some(AuthConfig { identity_token, ..AuthConfig::default() })
-        }
-        Err(
-            CredentialRetrievalError::ConfigNotFound
-            | CredentialRetrievalError::ConfigReadError
-            | CredentialRetrievalError::NoCredentialConfigured,
-        ) => None,
+/// The login for `host`, which is the image's registry or a mirror of it. Having none is no error; a
+/// broken helper is worth a warning, since the image may be public.
+pub(super) async fn find(host: &str, image: &Reference) -> Option<AuthConfig> {
+    let host = if host == DOCKER_API { "docker.io" } else { host };
+    let files = ClientConfig::default().auth_files;
+    let found = match Credentials::new(files).find(host, image.repository()).await {
+        Ok(found) => found?,
         Err(error) => {
-            tracing::warn!(%error, "no credentials from Docker's configuration");
-            None
+            tracing::warn!(%error, "no credentials");
+            return None;
         }
-    }
+    };
+    Some(match found {
+        Credential::Password { username, password } => {
+            AuthConfig { username, password: password.reveal().to_owned(), ..AuthConfig::default() }
+        }
+        Credential::IdentityToken(token) => {
+            AuthConfig { identity_token: token.reveal().to_owned(), ..AuthConfig::default() }
+        }
+        Credential::RegistryToken(token) => {
+            AuthConfig { registry_token: token.reveal().to_owned(), ..AuthConfig::default() }
+        }
+    })
 }
 
 /// Secrets are not printed.

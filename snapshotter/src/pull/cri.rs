@@ -7,7 +7,7 @@ use crate::proto::runtime::v1::{ImageSpec, PullImageRequest};
 
 /// Pulls and unpacks.
 pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
-    let auth = credentials::find(request.image.host()).await;
+    let auth = credentials::find(request.image.host(), &request.image).await;
     let image = Some(ImageSpec { image: request.image.to_string() });
     let pull = in_namespace(PullImageRequest { image, auth }, &request.namespace);
     let mut client = ImageServiceClient::new(containerd.channel.clone());

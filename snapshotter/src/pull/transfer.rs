@@ -3,6 +3,7 @@
 //! A request refers to streams by name: they are opened first, and stay open while it runs. Messages
 //! travel in `Any` under their bare protobuf name, as containerd writes them.
 
+use jaunt_formats::Reference;
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -34,7 +35,7 @@ pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(
         options: Some(TransferOptions { progress_stream: progress.id.clone() }),
     };
     let printer = tokio::spawn(print(progress));
-    let authenticator = tokio::spawn(authenticate(auth));
+    let authenticator = tokio::spawn(authenticate(auth, request.image.clone()));
     let pulled = TransferClient::new(containerd.channel.clone())
         .transfer(in_namespace(message, &request.namespace))
         .await
@@ -124,11 +125,16 @@ async fn print(mut stream: Stream) {
 
 /// Answers what containerd asks for a registry; an empty answer is anonymous access. A mirror is asked for
 /// by its own name: the image's registry's credentials are not its business.
-async fn authenticate(mut stream: Stream) {
+async fn authenticate(mut stream: Stream, image: Reference) {
     while let Ok(Some(asked)) = stream.receive.message().await {
         let Ok(asked) = AuthRequest::decode(asked.value.as_slice()) else { return };
-        let answer = match credentials::find(&asked.host).await {
+        let answer = match credentials::find(&asked.host, &image).await {
             None => AuthResponse::default(),
+            // It has no way to take a token for the registry itself.
+            Some(auth) if !auth.registry_token.is_empty() => {
+                tracing::warn!(host = asked.host, "a registry token cannot be passed to containerd: pull through CRI");
+                AuthResponse::default()
+            }
             Some(auth) if auth.identity_token.is_empty() => AuthResponse {
                 auth_type: AuthType::Credentials.into(),
                 username: auth.username,

@@ -37,7 +37,7 @@ impl Node {
     }
 
     fn resolver(dir: &tempfile::TempDir, store: &MetaStore) -> Arc<Resolver> {
-        let config = ClientConfig { docker_config: None, attempts: 1, ..ClientConfig::default() };
+        let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
         let indexes = IndexStore::open(dir.path()).unwrap();
         Arc::new(Resolver::new(Client::new(config).unwrap(), store.clone(), indexes, LIMITS))
     }
