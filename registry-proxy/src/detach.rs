@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jaunt_distribution::{Client, Manifest};
 use jaunt_formats::Digest;
-use jaunt_formats::media_type::OCI_MANIFEST;
+use jaunt_formats::media_type::{LAUNCH_PARTIAL, OCI_MANIFEST, ORIGINAL_MANIFEST};
 use serde_json::json;
 
 use crate::cli::ReadArgs;
@@ -192,8 +192,15 @@ impl Removal<'_> {
 
 fn is_ours(found: &Manifest, subject: &Digest) -> bool {
     let relation = Relation::of(&found.bytes).unwrap_or_default();
-    relation.artifact_type().is_some_and(|kind| kind.starts_with(OURS))
-        && relation.subject() == Some(*subject)
+    // What an interrupted conversion left is no referrer.
+    let of = match relation.artifact_type() {
+        Some(kind) if kind == LAUNCH_PARTIAL => {
+            relation.annotation(ORIGINAL_MANIFEST).and_then(|of| of.parse().ok())
+        }
+        Some(kind) if kind.starts_with(OURS) => relation.subject(),
+        _ => None,
+    };
+    of == Some(*subject)
 }
 
 fn gone_is_good(deleted: Result<(), PlaceError>) -> Result<(), PlaceError> {

@@ -3,6 +3,7 @@
 use jaunt_formats::Digest;
 use serde_json::{Value, json};
 
+use crate::meddler::{Meddler, Then};
 use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, run, tar};
 
 const REPOSITORY: &str = "team/app";
@@ -190,6 +191,24 @@ fn an_interrupted_detach_is_completed_by_the_next() {
     assert!(registry.manifest(REPOSITORY, &tag(&subject, "")).is_some());
     assert!(registry.run(&["inspect", &reference]).succeeded().stdout.contains("not converted"));
     registry.run(&["detach", &reference]).succeeded();
+    assert_eq!(registry.tags(REPOSITORY), ["v1"]);
+}
+
+#[test]
+fn detach_removes_what_an_interrupted_conversion_left() {
+    let Some(registry) = Registry::start() else { return };
+    let subject = registry.push_image(REPOSITORY, "v1", &layers());
+    let reference = registry.reference("team/app:v1");
+    let meddler = Meddler::start(registry.address(), |method, path| {
+        if method == "PUT" && path.ends_with(".jaunt") { Then::Refuse(409) } else { Then::Pass }
+    });
+    // One layer after the other, so that one is finished before the last.
+    let stopped = run(&["convert", "--concurrency", "1", &meddler.reference("team/app:v1")]);
+    assert!(stopped.failed().contains("409"), "{stopped:?}");
+    let partial = tag(&subject, ".jaunt-partial");
+    assert!(registry.tags(REPOSITORY).contains(&partial), "{:?}", registry.tags(REPOSITORY));
+    let detached = registry.run(&["detach", "--json", &reference]).json();
+    assert_eq!(detached["images"][0]["removed"].as_array().unwrap().len(), 2, "{detached}");
     assert_eq!(registry.tags(REPOSITORY), ["v1"]);
 }
 
