@@ -118,10 +118,10 @@ fn the_index_of_several_layers_is_the_same_as_ever() {
     let index = launch::write(&records, &tree.finish()).unwrap();
     assert_eq!(
         Digest::of(&index).to_string(),
-        "sha256:43d1356d7e699eb4b7444788d6c139fe6229d39c18373a82dae9584aca44ced6"
+        "sha256:41173bf0b60dc3b4a9396bd1c4c46aad7d22d4127df3c319341d8bc99904e744"
     );
     assert_eq!(
         Digest::of(&launch::pack(&index).unwrap()).to_string(),
-        "sha256:d8fc5f0c82daf4fe240d27bebbcca319c7f4427c42ed4b1d39d3efb2a9e44b57"
+        "sha256:f2c46b935e08fdc45a852417996e13e9989c85cffeefedf0cbf893cd00593f18"
     );
 }
