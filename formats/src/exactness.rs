@@ -118,10 +118,10 @@ fn the_index_of_several_layers_is_the_same_as_ever() {
     let index = launch::write(&records, &tree.finish()).unwrap();
     assert_eq!(
         Digest::of(&index).to_string(),
-        "sha256:41173bf0b60dc3b4a9396bd1c4c46aad7d22d4127df3c319341d8bc99904e744"
+        "sha256:10cff6401b5cd93f5b96db5e081ef3b357c77af29e00f58a48c4eb2f5b6d3096"
     );
     assert_eq!(
         Digest::of(&launch::pack(&index).unwrap()).to_string(),
-        "sha256:f2c46b935e08fdc45a852417996e13e9989c85cffeefedf0cbf893cd00593f18"
+        "sha256:5b1ce06f50cd9eb9e6b16439e0fc1233e2030790e181f905690b839d75b24065"
     );
 }

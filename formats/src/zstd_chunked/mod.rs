@@ -11,6 +11,7 @@ mod crc64;
 mod entries;
 pub mod foreign;
 mod layout;
+mod level;
 mod plan;
 mod reader;
 mod replay;

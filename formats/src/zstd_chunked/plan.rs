@@ -9,6 +9,7 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::level::small_level;
 use super::tar_split::{Finished, TarSplit};
 use super::toc::TocEntry;
 use super::weight::{MAX_METADATA, weight_of};
@@ -125,7 +126,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner at the start of a tar. `level` is for the tar-split.
+    /// A planner at the start of a tar. `level` is the blob's, here for the tar-split.
     pub fn new(level: i32) -> Result<Self, ZstdError> {
         Ok(Self {
             scanner: Scanner::new(),
@@ -134,7 +135,7 @@ impl Planner {
             catalogue: Catalogue {
                 entries: Vec::new(),
                 toc: Vec::new(),
-                tar_split: TarSplit::new(level)?,
+                tar_split: TarSplit::new(small_level(level))?,
                 file: None,
                 obstacle: None,
                 weight: 0,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sha2::{Digest as _, Sha256};
 
 use super::layout::{Annotations, Footer, Position, SKIPPABLE_MAGIC};
+use super::level::{is_small, small_level};
 use super::plan::{LayerPlan, Obstacle, Part, SpanPlan, TocPlan};
 use super::reader::MAX_TOC_LEN;
 use super::toc::{Toc, TocEntry};
@@ -13,7 +14,7 @@ use crate::seekable::{Frame, SeekTable};
 use crate::{BlobOffset, DiffId, Digest, Entry, Span, SpanDigest, TarOffset};
 
 /// How frames and spans are cut: changes whenever the same tar would give other bytes.
-pub const FORMAT_RECIPE: &str = "zstd:chunked+seekable v1, frames 512KiB";
+pub const FORMAT_RECIPE: &str = "zstd:chunked+seekable v2, frames 512KiB, small ones from level 6";
 
 /// One compressed span.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +34,16 @@ struct PackedFrame {
     part: Option<(Part, Digest)>,
 }
 
-/// Compresses spans on one reused context: one for each thread.
-pub struct SpanCompressor(FrameEncoder);
+/// Compresses spans on reused contexts: one for each thread.
+pub struct SpanCompressor {
+    large: FrameEncoder,
+    small: FrameEncoder,
+}
 
 impl SpanCompressor {
     /// A compressor at a level.
     pub fn new(level: i32) -> Result<Self, ZstdError> {
-        FrameEncoder::new(level).map(Self)
+        Ok(Self { large: FrameEncoder::new(level)?, small: FrameEncoder::new(small_level(level))? })
     }
 
     /// Compresses a span. The same plan gives the same bytes, on any thread.
@@ -50,7 +54,8 @@ impl SpanCompressor {
         for frame in &plan.frames {
             let (tar, behind) = rest.split_at(frame.len as usize);
             rest = behind;
-            let compressed = self.0.encode(tar, &mut bytes)?;
+            let encoder = if is_small(frame.len) { &mut self.small } else { &mut self.large };
+            let compressed = encoder.encode(tar, &mut bytes)?;
             let part = frame.part.map(|part| (part, Digest::of(&tar[..part.len as usize])));
             let lengths = Frame { compressed: frame_len(compressed)?, decompressed: frame.len };
             frames.push(PackedFrame { lengths, part });
@@ -237,7 +242,7 @@ fn encode_toc(
 ) -> Result<(Vec<u8>, u64), ZstdError> {
     const BATCH: usize = 64 << 10;
     let json_error = |_| ZstdError::Library("TOC is no JSON");
-    let mut encoder = StreamEncoder::new(level)?;
+    let mut encoder = StreamEncoder::new(small_level(level))?;
     // The same document as serialising `Toc` at once, without ever holding it.
     let whole = Toc { version: 1, entries: Vec::new(), tar_split_digest: Some(tar_split_digest) };
     let whole = serde_json::to_string(&whole).map_err(json_error)?;
