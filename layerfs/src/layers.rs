@@ -13,10 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use jaunt_formats::DigestScope;
 use jaunt_formats::launch::LaunchLayer;
 
-use crate::layer::{Counters, Inner, Layer};
+use crate::counters::Counters;
+use crate::fetch::{Fetcher, Node};
+use crate::layer::{Handle, Layer};
 use crate::prefetch::Prefetcher;
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
+
+pub use crate::fetch::Settings;
 
 /// All layers of a node. Cheap to clone.
 #[derive(Clone)]
@@ -24,9 +28,9 @@ pub struct Layers(Arc<Shared>);
 
 struct Shared {
     store: Arc<Store>,
-    open: Mutex<HashMap<LayerId, Weak<Inner>>>,
+    open: Mutex<HashMap<LayerId, Weak<Handle>>>,
+    node: Arc<Node>,
     prefetcher: Prefetcher,
-    counters: Arc<Counters>,
 }
 
 /// What makes two layers one.
@@ -60,13 +64,11 @@ impl LayerId {
 
 impl Layers {
     /// Layers kept in `store`.
-    pub fn new(store: Arc<Store>) -> Self {
-        Self::with_prefetcher(store, Prefetcher::new(true))
-    }
-
-    /// The same, fetching ahead or not.
-    pub(crate) fn with_prefetcher(store: Arc<Store>, prefetcher: Prefetcher) -> Self {
-        Self(Arc::new(Shared { store, open: Mutex::default(), prefetcher, counters: Arc::default() }))
+    pub fn new(store: Arc<Store>, settings: Settings) -> Self {
+        let ahead = settings.ahead;
+        let node = Node::new(settings);
+        let prefetcher = Prefetcher::new(ahead, node.pool.urgency.clone());
+        Self(Arc::new(Shared { store, open: Mutex::default(), node, prefetcher }))
     }
 
     /// The layer, of whose files some are `large`, which may come from `sources` as well. Cheap: no file is opened
@@ -78,9 +80,9 @@ impl Layers {
             let found = open.get(&id).and_then(Weak::upgrade);
             found.map(Layer).unwrap_or_else(|| {
                 let shared = &self.0;
-                let (store, prefetcher) = (shared.store.clone(), shared.prefetcher.clone());
-                let new =
-                    Layer::new(layer.clone(), large.clone(), store, prefetcher, shared.counters.clone());
+                let (store, node) = (shared.store.clone(), shared.node.clone());
+                let fetcher = Fetcher::new(node, layer.clone(), large.clone(), store);
+                let new = Layer::new(fetcher, shared.prefetcher.clone());
                 open.retain(|_, layer| layer.strong_count() > 0);
                 open.insert(id, Arc::downgrade(&new.0));
                 new
@@ -97,6 +99,6 @@ impl Layers {
 
     /// What reading has cost so far.
     pub fn counters(&self) -> &Counters {
-        &self.0.counters
+        &self.0.node.counters
     }
 }

@@ -2,21 +2,40 @@
 //! FUSE as one merged tree.
 //!
 //! The way of a read, top to bottom: [`fuse`] decodes the request; [`fs`] turns inode and offset into a layer
-//! and a range of its tar; [`layer`], one for all mounts of the node ([`layers`]), answers from the [`store`] or fetches through a [`source`], once for all
-//! who ask ([`single_flight`]), and what lies around it as well ([`prefetch`]); [`verify`] alone makes usable bytes of fetched ones.
+//! and a range of its tar; [`layer`], one for all mounts of the node ([`layers`]), answers from the [`store`] or has it
+//! fetched (`fetch`) through its [`source`]s, once for all who ask ([`single_flight`]), and what lies around it as
+//! well (`prefetch`); [`verify`] alone makes usable bytes of fetched ones.
 //!
 //! Invariant: layerfs knows nothing of containerd, snapshots or processes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+#[cfg(test)]
+mod chance;
+pub mod class;
+pub mod counters;
 mod decode;
+#[cfg(test)]
+mod fault_tests;
+mod fetch;
 pub mod fs;
 pub mod fuse;
 pub mod index_file;
 pub mod layer;
 pub mod layers;
-pub mod prefetch;
+#[cfg(test)]
+mod pipeline_tests;
+mod prefetch;
+mod read_error;
 mod recent_failures;
+#[cfg(test)]
+mod shuttled;
 pub mod single_flight;
+#[cfg(test)]
+mod single_flight_tests;
 pub mod source;
+mod spans;
 pub mod store;
+mod sync;
+#[cfg(test)]
+mod testing;
 pub mod verify;

@@ -9,11 +9,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::sync::Notify;
+
+use crate::fetch::Urgency;
 
 /// Misses this close to each other, in compressed bytes, are one neighbourhood.
 const NEAR: u64 = 2 << 20;
@@ -26,17 +26,14 @@ const WORKERS: usize = 2;
 /// Misses remembered for each layer.
 const MEMORY: usize = 64;
 
-/// Fetches ahead for all layers of a file system.
+/// Fetches ahead for all layers of a node.
 #[derive(Clone)]
-pub struct Prefetcher(Arc<Inner>);
+pub(crate) struct Prefetcher(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
     enabled: bool,
     jobs: Mutex<Jobs>,
-    /// Readers that wait for a fetch.
-    waiting: AtomicUsize,
-    quiet: Notify,
+    urgency: Urgency,
 }
 
 #[derive(Default)]
@@ -45,27 +42,18 @@ struct Jobs {
     workers: usize,
 }
 
-/// A reader that waits for a fetch; prefetching stands back until it is dropped.
-pub struct Waiting(Arc<Inner>);
-
 /// Where a layer's recent misses were, as offsets in its blob.
 #[derive(Default)]
-pub struct Misses(Mutex<VecDeque<u64>>);
+pub(crate) struct Misses(Mutex<VecDeque<u64>>);
 
 impl Prefetcher {
-    /// One that fetches ahead only if `enabled`.
-    pub fn new(enabled: bool) -> Self {
-        Self(Arc::new(Inner { enabled, ..Inner::default() }))
-    }
-
-    /// Makes prefetching stand back.
-    pub fn stand_back(&self) -> Waiting {
-        self.0.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(self.0.clone())
+    /// One that fetches ahead only if `enabled`, and only while no reader waits.
+    pub(crate) fn new(enabled: bool, urgency: Urgency) -> Self {
+        Self(Arc::new(Inner { enabled, jobs: Mutex::default(), urgency }))
     }
 
     /// A fetch of what may be wanted soon. Returns at once; the fetch may never run.
-    pub fn suggest(&self, fetch: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn suggest(&self, fetch: impl Future<Output = ()> + Send + 'static) {
         if !self.0.enabled {
             return;
         }
@@ -83,7 +71,7 @@ impl Prefetcher {
 impl Inner {
     async fn work(&self) {
         loop {
-            self.wait_for_quiet().await;
+            self.urgency.quiet().await;
             let next = {
                 let mut jobs = self.lock();
                 let next = jobs.queue.pop_front();
@@ -97,33 +85,15 @@ impl Inner {
         }
     }
 
-    async fn wait_for_quiet(&self) {
-        loop {
-            let changed = self.quiet.notified();
-            if self.waiting.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         // Pushing and popping leave the queue whole wherever a panic strikes.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.quiet.notify_waiters();
-        }
-    }
-}
-
 impl Misses {
     /// Notes a miss; the blob range worth fetching around it, if there was another one nearby.
-    pub fn note(&self, miss: &Range<u64>) -> Option<Range<u64>> {
+    pub(crate) fn note(&self, miss: &Range<u64>) -> Option<Range<u64>> {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let neighbour = recent.iter().any(|&other| other.abs_diff(miss.start) <= NEAR);
         recent.push_front(miss.start);
@@ -147,14 +117,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn prefetching_stands_back_while_a_reader_waits() {
-        let prefetcher = Prefetcher::new(true);
-        let first = prefetcher.stand_back();
-        let second = prefetcher.stand_back();
-        let mut quiet = std::pin::pin!(prefetcher.0.wait_for_quiet());
-        drop(first);
-        assert!(futures_util::poll!(&mut quiet).is_pending());
-        drop(second);
-        quiet.await;
+    async fn the_newest_jobs_run_once_no_reader_waits_and_the_oldest_are_forgotten() {
+        let urgency = Urgency::default();
+        let prefetcher = Prefetcher::new(true, urgency.clone());
+        let (ran, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let reader = urgency.wait();
+        for job in 0..QUEUE + 3 {
+            let ran = ran.clone();
+            prefetcher.suggest(async move { ran.send(job).unwrap() });
+        }
+        tokio::task::yield_now().await;
+        assert!(told.try_recv().is_err());
+        drop((reader, ran));
+        let mut order = Vec::new();
+        while order.len() < QUEUE {
+            order.push(told.recv().await.unwrap());
+        }
+        assert_eq!(order, (3..QUEUE + 3).rev().collect::<Vec<_>>());
+        assert_eq!(told.recv().await, None);
     }
 }

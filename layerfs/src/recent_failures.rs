@@ -6,7 +6,9 @@
 //! remembered: trying again costs nothing.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A failure that took this long was a wait for somebody silent.
 const SLOW: Duration = Duration::from_secs(2);
@@ -55,15 +57,15 @@ impl<K, E> Default for RecentFailures<K, E> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_slow_failures_are_remembered_and_only_for_a_moment() {
+    #[tokio::test(start_paused = true)]
+    async fn only_slow_failures_are_remembered_and_only_for_a_moment() {
         let failures = RecentFailures::default();
         failures.note([1, 2], &"quick", Duration::from_millis(3));
         assert_eq!(failures.find([1, 2]), None);
         failures.note([1, 2], &"slow", SLOW);
         assert_eq!(failures.find([5, 2]), Some("slow"));
         assert_eq!(failures.find([5]), None);
-        std::thread::sleep(REMEMBERED);
+        tokio::time::sleep(REMEMBERED).await;
         assert_eq!(failures.find([1, 2]), None);
     }
 }

@@ -1,138 +1,287 @@
-//! One fetch for all who want the same thing at the same time.
+//! One fetch for all who want the same span at the same time, from the wish to the outcome.
 //!
-//! The first to [`join`](SingleFlight::join) leads and gets a [`Ticket`]; the others follow and wait. A leader
-//! that goes away without an outcome (its task was dropped, or panicked) wakes its followers with `None`, and
-//! the next to join leads. Outcomes are not kept: whoever joins after the end leads anew.
+//! ```text
+//! join                take              complete
+//! -----> wanted ------------> flying ------------> landed (kept for those who followed, then forgotten)
+//!          | nobody follows     | ticket dropped
+//!          v any more           v
+//!       forgotten             lost (followers may join anew)
+//! ```
+//!
+//! Whoever wants a span joins and gets a [`Follower`]. Whoever is to fetch takes a run of wanted neighbours, and gets
+//! a [`Ticket`] for each: the duty to report an outcome. A ticket that goes away without one (its task was dropped,
+//! or panicked) tells its followers so, and the next to join is taken anew. Outcomes are not kept: whoever joins after the
+//! end starts anew.
+//!
+//! A flight is as urgent as the most urgent of those who joined it, and is needed as long as one of them is there.
+//!
+//! Invariants: at most one flight of a span is wanted or flying; a follower is always told, or its flight still goes on.
+//! Everything happens under one lock, and no lock is held while waiting.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::PoisonError;
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-type Flights<K, V> = Arc<Mutex<HashMap<K, watch::Receiver<Option<V>>>>>;
+use super::class::Class;
+use super::sync::{Arc, Mutex, MutexGuard};
 
-/// Fetches under way, by key.
-pub struct SingleFlight<K, V> {
-    flights: Flights<K, V>,
+/// Fetches that are wanted or under way, by number of span.
+pub struct SingleFlight<V>(Arc<Shared<V>>);
+
+struct Shared<V> {
+    state: Mutex<State<V>>,
+    changed: Notify,
 }
 
-/// What joining made of the caller.
-pub enum Joined<K: Eq + Hash, V> {
-    /// It must do the work and report with the ticket.
-    Leader(Ticket<K, V>),
-    /// Somebody else is at it.
-    Follower(Follower<V>),
+struct State<V> {
+    next: u64,
+    /// The flights that are wanted or flying.
+    current: BTreeMap<usize, u64>,
+    flights: HashMap<u64, Flight<V>>,
+    closed: bool,
+}
+
+struct Flight<V> {
+    class: Class,
+    followers: usize,
+    phase: Phase<V>,
+    wakers: Vec<Waker>,
+}
+
+enum Phase<V> {
+    Wanted,
+    Flying,
+    Landed(V),
+    Lost,
+}
+
+/// The right to be told of an outcome, as a future: `None` if the fetch ended without one. Dropping it takes the wish
+/// back.
+pub struct Follower<V> {
+    shared: Arc<Shared<V>>,
+    flight: u64,
+    key: usize,
 }
 
 /// The duty to report an outcome.
-pub struct Ticket<K: Eq + Hash, V> {
-    key: K,
-    outcome: watch::Sender<Option<V>>,
-    flights: Flights<K, V>,
+pub struct Ticket<V> {
+    shared: Arc<Shared<V>>,
+    flight: u64,
+    key: usize,
 }
 
-/// The right to be told of it.
-pub struct Follower<V>(watch::Receiver<Option<V>>);
-
-impl<K: Eq + Hash + Clone, V: Clone> SingleFlight<K, V> {
-    /// No fetch under way.
+impl<V: Clone> SingleFlight<V> {
+    /// Nothing wanted.
     pub fn new() -> Self {
-        Self { flights: Flights::default() }
+        let state = State { next: 0, current: BTreeMap::new(), flights: HashMap::new(), closed: false };
+        Self(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }))
     }
 
-    /// Leads, or follows who already leads.
-    pub fn join(&self, key: K) -> Joined<K, V> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        match flights.entry(key) {
-            Entry::Occupied(flight) => Joined::Follower(Follower(flight.get().clone())),
-            Entry::Vacant(place) => {
-                let (outcome, receiver) = watch::channel(None);
-                let key = place.key().clone();
-                place.insert(receiver);
-                Joined::Leader(Ticket { key, outcome, flights: self.flights.clone() })
+    /// Wants a span. The second value says whether the caller must see to it that it is taken, as one of `class`, whether
+    /// or not he goes on to follow: it was not wanted yet, or less urgently, and others rely on it.
+    pub fn join(&self, key: usize, class: Class) -> (Follower<V>, bool) {
+        let mut state = self.0.lock();
+        let closed = state.closed;
+        let follower = |flight| Follower { shared: self.0.clone(), flight, key };
+        if let Some(&id) = state.current.get(&key)
+            && let Some(flight) = state.flights.get_mut(&id)
+        {
+            flight.followers += 1;
+            let raised = class < flight.class;
+            flight.class = flight.class.min(class);
+            let flying = matches!(flight.phase, Phase::Flying);
+            if raised && flying {
+                self.0.changed.notify_waiters();
             }
+            return (follower(id), raised && !flying);
         }
+        let id = state.next;
+        state.next += 1;
+        if !closed {
+            state.current.insert(key, id);
+            state
+                .flights
+                .insert(id, Flight { class, followers: 1, phase: Phase::Wanted, wakers: Vec::new() });
+        }
+        (follower(id), !closed)
+    }
+
+    /// Takes a span that is wanted at least as urgently as `class`, and its wanted neighbours on both sides as far as
+    /// `fits` agrees to them: it is given the lowest and the highest of the run that would be, and which two of it
+    /// would come to follow each other. In order; empty if the span is not wanted (any more).
+    pub fn take(
+        &self,
+        key: usize,
+        class: Class,
+        fits: impl Fn(usize, usize, (usize, usize)) -> bool,
+    ) -> Vec<Ticket<V>> {
+        let mut state = self.0.lock();
+        if !state.is_wanted(key, class) {
+            return Vec::new();
+        }
+        let mut run = vec![key];
+        let wanted = |key: &usize| state.is_wanted(*key, class);
+        let mut last = key;
+        for above in state.current.range(key + 1..).map(|(key, _)| *key).filter(wanted) {
+            if !fits(key, above, (last, above)) {
+                break;
+            }
+            last = above;
+            run.push(above);
+        }
+        let mut first = key;
+        for below in state.current.range(..key).rev().map(|(key, _)| *key).filter(wanted) {
+            if !fits(below, last, (below, first)) {
+                break;
+            }
+            first = below;
+            run.push(below);
+        }
+        run.sort_unstable();
+        let tickets = run.into_iter().filter_map(|key| state.fly(key).map(|flight| (key, flight)));
+        tickets.map(|(key, flight)| Ticket { shared: self.0.clone(), flight, key }).collect()
+    }
+
+    /// The lowest of a range of spans that is wanted at least as urgently as `class`, and not taken.
+    pub fn first_wanted(&self, keys: Range<usize>, class: Class) -> Option<usize> {
+        let state = self.0.lock();
+        let mut keys = state.current.range(keys).map(|(key, _)| *key);
+        keys.find(|key| state.is_wanted(*key, class))
+    }
+
+    /// How urgently the most urgent of some spans that fly is wanted by now; `None` if nobody needs any of them.
+    pub fn class_of<'t>(&self, tickets: impl IntoIterator<Item = &'t Ticket<V>>) -> Option<Class>
+    where
+        V: 't,
+    {
+        let state = self.0.lock();
+        let flights = tickets.into_iter().filter_map(|ticket| state.flights.get(&ticket.flight));
+        flights.filter(|flight| flight.followers > 0 && !state.closed).map(|flight| flight.class).min()
+    }
+
+    /// Ends with the next change of how urgently something that flies is wanted, or whether it is. Begins to watch
+    /// when it is called, not when it is polled.
+    pub fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
+    }
+
+    /// Nothing is needed any more, whoever follows.
+    pub fn close(&self) {
+        let mut state = self.0.lock();
+        state.closed = true;
+        let current: Vec<(usize, u64)> = state.current.iter().map(|(&key, &id)| (key, id)).collect();
+        for (key, id) in current {
+            state.end(key, id, Phase::Lost, |phase| matches!(phase, Phase::Wanted));
+        }
+        self.0.changed.notify_waiters();
     }
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Default for SingleFlight<K, V> {
+impl<V: Clone> Default for SingleFlight<V> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<K: Eq + Hash, V> Ticket<K, V> {
-    /// What is to be done.
-    pub fn key(&self) -> &K {
-        &self.key
+impl<V> Shared<V> {
+    fn lock(&self) -> MutexGuard<'_, State<V>> {
+        // Nothing under the lock panics between two statements that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> State<V> {
+    fn is_wanted(&self, key: usize, class: Class) -> bool {
+        let flight = self.current.get(&key).and_then(|id| self.flights.get(id));
+        flight.is_some_and(|flight| matches!(flight.phase, Phase::Wanted) && flight.class <= class)
+    }
+
+    fn fly(&mut self, key: usize) -> Option<u64> {
+        let id = *self.current.get(&key)?;
+        self.flights.get_mut(&id)?.phase = Phase::Flying;
+        Some(id)
+    }
+
+    /// Ends a flight in `phase` if it is in one that `from` names, and tells its followers.
+    fn end(&mut self, key: usize, id: u64, phase: Phase<V>, from: impl Fn(&Phase<V>) -> bool) {
+        let Some(flight) = self.flights.get_mut(&id).filter(|flight| from(&flight.phase)) else { return };
+        flight.phase = phase;
+        flight.wakers.drain(..).for_each(Waker::wake);
+        if flight.followers == 0 {
+            self.flights.remove(&id);
+        }
+        self.current.remove(&key);
+    }
+}
+
+impl<V> Ticket<V> {
+    /// The span.
+    pub fn key(&self) -> usize {
+        self.key
     }
 
     /// Ends the flight: followers get the outcome.
     pub fn complete(self, outcome: V) {
-        self.outcome.send_replace(Some(outcome));
-    }
-
-    /// A follower of this very flight.
-    pub fn follow(&self) -> Follower<V> {
-        Follower(self.outcome.subscribe())
+        let flying = |phase: &Phase<V>| matches!(phase, Phase::Flying);
+        self.shared.lock().end(self.key, self.flight, Phase::Landed(outcome), flying);
     }
 }
 
-/// The flight ends with its ticket, whatever became of it; followers see the channel close after the outcome.
-impl<K: Eq + Hash, V> Drop for Ticket<K, V> {
+impl<V> Drop for Ticket<V> {
     fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let flying = |phase: &Phase<V>| matches!(phase, Phase::Flying);
+        self.shared.lock().end(self.key, self.flight, Phase::Lost, flying);
     }
 }
 
-impl<V: Clone> Follower<V> {
-    /// Waits for the outcome; `None` if the leader went away without one. Cancel-safe.
-    pub async fn outcome(mut self) -> Option<V> {
-        let outcome = self.0.wait_for(Option::is_some).await;
-        outcome.ok().and_then(|outcome| outcome.clone())
+impl<V> Follower<V> {
+    /// The span.
+    pub fn key(&self) -> usize {
+        self.key
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<V: Clone> Future for Follower<V> {
+    type Output = Option<V>;
 
-    fn leader(joined: Joined<u32, u32>) -> Ticket<u32, u32> {
-        match joined {
-            Joined::Leader(ticket) => ticket,
-            Joined::Follower(_) => panic!("somebody else leads"),
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<V>> {
+        let mut state = self.shared.lock();
+        let Some(flight) = state.flights.get_mut(&self.flight) else { return Poll::Ready(None) };
+        match &flight.phase {
+            Phase::Landed(outcome) => Poll::Ready(Some(outcome.clone())),
+            Phase::Lost => Poll::Ready(None),
+            Phase::Wanted | Phase::Flying => {
+                if !flight.wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+                    flight.wakers.push(context.waker().clone());
+                }
+                Poll::Pending
+            }
         }
     }
+}
 
-    fn follower(joined: Joined<u32, u32>) -> Follower<u32> {
-        match joined {
-            Joined::Follower(follower) => follower,
-            Joined::Leader(_) => panic!("nobody leads"),
+impl<V> Drop for Follower<V> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let Some(flight) = state.flights.get_mut(&self.flight) else { return };
+        flight.followers -= 1;
+        if flight.followers > 0 {
+            return;
         }
-    }
-
-    #[tokio::test]
-    async fn followers_get_the_leaders_outcome() {
-        let flights = SingleFlight::new();
-        let ticket = leader(flights.join(1));
-        let followers: Vec<_> = (0..64).map(|_| follower(flights.join(1))).collect();
-        drop(leader(flights.join(2)));
-        ticket.complete(7);
-        for follower in followers {
-            assert_eq!(follower.outcome().await, Some(7));
+        match flight.phase {
+            Phase::Flying => self.shared.changed.notify_waiters(),
+            Phase::Wanted => {
+                state.current.remove(&self.key);
+                state.flights.remove(&self.flight);
+            }
+            Phase::Landed(_) | Phase::Lost => {
+                state.flights.remove(&self.flight);
+            }
         }
-        leader(flights.join(1));
-    }
-
-    #[tokio::test]
-    async fn a_leader_that_vanishes_lets_the_next_try() {
-        let flights = SingleFlight::new();
-        let ticket = leader(flights.join(1));
-        let follower = follower(flights.join(1));
-        drop(ticket);
-        assert_eq!(follower.outcome().await, None);
-        leader(flights.join(1)).complete(1);
     }
 }

@@ -20,7 +20,7 @@ use jaunt_formats::{
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, Adapter, MountOptions};
 use jaunt_layerfs::index_file::open_index;
-use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{MemorySource, Source};
 use jaunt_layerfs::store::Store;
 
@@ -85,7 +85,7 @@ fn with_mount(entries: Vec<Entry>, tar: &[u8], check: impl FnOnce(&Path)) {
     let index = directory.path().join("index");
     fs::write(&index, index_bytes(vec![entries], &[layer])).unwrap();
     let store = Arc::new(Store::open(&directory.path().join("layers")).unwrap());
-    let layers = Layers::new(store);
+    let layers = Layers::new(store, Settings::default());
     let layer_fs =
         LayerFs::new(open_index(&index).unwrap(), 1, "test".to_owned(), &layers, &[source]).unwrap();
 

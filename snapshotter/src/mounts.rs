@@ -15,7 +15,7 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
-use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::{LargeFiles, Store, StoreError};
 use tokio::sync::OnceCell;
@@ -70,7 +70,7 @@ impl Mounts {
         layers_dir: &Path,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(layers_dir)?);
-        let layers = Layers::new(store.clone());
+        let layers = Layers::new(store.clone(), Settings::default());
         let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Arc::new(Self {
             supervisor,

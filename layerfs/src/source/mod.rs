@@ -1,6 +1,8 @@
 //! Where compressed bytes come from. A source promises nothing about them: `verify` decides.
 
 mod error;
+#[cfg(test)]
+mod faulty;
 mod memory;
 mod registry;
 mod set;
@@ -12,6 +14,8 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 use jaunt_formats::Digest;
 
 pub use error::{SourceError, Trouble};
+#[cfg(test)]
+pub(crate) use faulty::{Faulty, error};
 pub use memory::MemorySource;
 pub use registry::RegistrySource;
 pub use set::SourceSet;

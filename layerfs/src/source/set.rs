@@ -5,14 +5,11 @@
 //! those who had none, and who does not have it, last. Nobody is struck off: a registry may be mended, and a
 //! blob pushed again.
 
-use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use jaunt_formats::Digest;
 
-use super::{Source, SourceError, Trouble, whole};
+use super::{Source, Trouble};
 
 /// Sources of one layer.
 #[derive(Default)]
@@ -65,38 +62,14 @@ impl SourceSet {
         }
     }
 
-    /// A range from the first source that gives it. Those of a host in passing trouble are skipped after the first:
-    /// each would cost the full wait.
-    ///
-    /// # Errors
-    /// What the last one said.
-    pub async fn fetch(&self, blob: Digest, range: Range<u64>) -> Result<Bytes, SourceError> {
-        let mut in_trouble = HashSet::new();
-        let mut last = None;
-        for source in self.order(&blob) {
-            if in_trouble.contains(source.host()) {
-                continue;
-            }
-            match whole(&*source, blob, range.clone()).await {
-                Ok(bytes) => {
-                    self.succeeded(&*source, &blob);
-                    return Ok(bytes);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, cause = %error.cause, "this source did not give the range");
-                    self.failed(&*source, &blob, error.trouble);
-                    if error.trouble.may_pass() {
-                        in_trouble.insert(source.host().to_owned());
-                    }
-                    last = Some(error);
-                }
-            }
-        }
-        let nobody = || {
-            let cause = "no repository is known to hold it".into();
-            SourceError { place: "anywhere".to_owned(), blob, range, trouble: Trouble::Gone, cause }
-        };
-        Err(last.unwrap_or_else(nobody))
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
@@ -110,9 +83,8 @@ mod tests {
     use super::super::MemorySource;
     use super::*;
 
-    fn source(name: &str, blobs: &[&'static [u8]]) -> Arc<MemorySource> {
-        let blobs = blobs.iter().map(|blob| (Digest::of(blob), Bytes::from_static(blob)));
-        Arc::new(MemorySource::named(name, blobs))
+    fn source(name: &str) -> Arc<dyn Source> {
+        Arc::new(MemorySource::named(name, []))
     }
 
     fn names(set: &SourceSet, blob: &Digest) -> Vec<String> {
@@ -123,7 +95,7 @@ mod tests {
     fn a_source_is_learnt_once_by_its_name() {
         let set = SourceSet::default();
         for name in ["a", "b", "a"] {
-            set.learn(&(source(name, &[]) as Arc<dyn Source>));
+            set.learn(&source(name));
         }
         assert_eq!(names(&set, &Digest::of(b"")), ["a", "b"]);
     }
@@ -132,8 +104,7 @@ mod tests {
     fn who_has_trouble_is_asked_later_and_who_answers_first() {
         let set = SourceSet::default();
         let (blob, other) = (Digest::of(b"1"), Digest::of(b"2"));
-        let all: Vec<Arc<dyn Source>> =
-            ["gone", "refused", "silent", "well"].map(|n| source(n, &[]) as _).into();
+        let all: Vec<Arc<dyn Source>> = ["gone", "refused", "silent", "well"].map(source).into();
         all.iter().for_each(|source| set.learn(source));
         for (source, trouble) in all.iter().zip([Trouble::Gone, Trouble::Refused, Trouble::Silent]) {
             set.failed(&**source, &blob, trouble);
@@ -146,19 +117,5 @@ mod tests {
         );
         set.succeeded(&*all[0], &blob);
         assert_eq!(names(&set, &blob), ["gone", "well", "silent", "refused"]);
-    }
-
-    #[tokio::test]
-    async fn a_blob_that_is_gone_from_one_repository_comes_from_the_other_and_that_one_is_asked_from_then_on()
-    {
-        let (set, blob) = (SourceSet::default(), Digest::of(b"bytes"));
-        let (empty, full) = (source("empty", &[]), source("full", &[b"bytes"]));
-        set.learn(&(empty.clone() as Arc<dyn Source>));
-        set.learn(&(full.clone() as Arc<dyn Source>));
-        for _ in 0..3 {
-            assert_eq!(&set.fetch(blob, 1..4).await.unwrap()[..], b"yte");
-        }
-        assert_eq!((empty.fetches(), full.fetches()), (1, 3));
-        assert_eq!(set.fetch(Digest::of(b"none"), 0..1).await.unwrap_err().trouble, Trouble::Gone);
     }
 }

@@ -9,7 +9,7 @@ use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, UnmountError};
 use jaunt_layerfs::fuse::{self, Adapter, MountError, MountOptions, SessionError, SessionHandle};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
-use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::{Store, StoreError};
 
@@ -68,7 +68,7 @@ pub(super) struct Served {
 impl Served {
     /// Mounts, and returns when the mount is out of use.
     pub(super) async fn run(self, stop: &mut Stop) -> Result<(), ServeError> {
-        let layers = Layers::new(Arc::new(Store::open(&self.layers)?));
+        let layers = Layers::new(Arc::new(Store::open(&self.layers)?), Settings::default());
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;

@@ -1,0 +1,83 @@
+//! Landing: a span's bytes are verified, decoded, kept, and handed to those who wait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::pool::{Decoder, Held};
+use super::run::Run;
+use super::{Fetcher, Landed, Outcome};
+use crate::read_error::{ReadError, ReadErrors};
+use crate::single_flight::Ticket;
+use crate::source::{Source, Trouble};
+use crate::verify::{TarBytes, VerifyError, verify};
+
+/// How often a span that arrives wrong is fetched again: once more from every source, and so often at most.
+const REFETCHES: usize = 3;
+
+impl Fetcher {
+    /// Verifies, decodes and keeps one span, on a thread of its own: half a mebibyte takes a millisecond. If its bytes
+    /// are wrong, it is fetched again by itself: `wrong` says how often they have been.
+    pub(super) fn land(
+        self: Arc<Self>,
+        ticket: Ticket<Outcome>,
+        bytes: Bytes,
+        source: Arc<dyn Source>,
+        wrong: usize,
+        holds: (Decoder, Arc<Held>),
+    ) {
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let span = &self.layer.spans[ticket.key()];
+            let verified = verify(span, self.layer.scope, &bytes);
+            drop(bytes);
+            let outcome = verified.map(|verified| self.keep(verified));
+            drop(holds);
+            match outcome {
+                Ok(landed) => {
+                    self.sources.succeeded(&*source, &self.layer.converted.digest);
+                    ticket.complete(Ok(landed));
+                }
+                Err(error) => {
+                    let error = self.wrong(&ticket, &*source, error);
+                    if wrong < self.sources.len().min(REFETCHES) {
+                        runtime.spawn(again(self, ticket, wrong + 1));
+                    } else {
+                        ticket.complete(Err(error));
+                    }
+                }
+            }
+        });
+    }
+
+    fn keep(&self, verified: TarBytes) -> Landed {
+        if let Err(error) = self.file().keep(&verified) {
+            // A full disk costs a fetch the next time; it must not cost the reader who waits now.
+            tracing::warn!(diff_id = %self.layer.diff_id, %error, "a span cannot be kept; it is served from memory");
+            return Landed::Bytes(verified, None);
+        }
+        match self.node.pool.lend(verified.bytes().len() as u64) {
+            Some(lent) => Landed::Bytes(verified, Some(Arc::new(lent))),
+            None => Landed::Kept,
+        }
+    }
+
+    fn wrong(&self, ticket: &Ticket<Outcome>, source: &dyn Source, error: VerifyError) -> ReadErrors {
+        let (diff_id, blob) = (self.layer.diff_id.0, self.layer.converted.digest);
+        self.node.counters.wrong_spans.fetch_add(1, Ordering::Relaxed);
+        self.sources.failed(source, &blob, Trouble::Wrong);
+        let (place, span) = (source.name().to_owned(), Box::new(self.layer.spans[ticket.key()]));
+        let error = ReadError::Wrong { diff_id, blob, place, span, source: error };
+        tracing::warn!(%error, "wrong bytes");
+        ReadErrors::from(error)
+    }
+}
+
+/// Fetches a span that arrived wrong once more. (Boxed: it leads back to `land`.)
+fn again(fetcher: Arc<Fetcher>, ticket: Ticket<Outcome>, wrong: usize) -> BoxFuture<'static, ()> {
+    let mut run = Run::new(&fetcher.layer, vec![ticket]);
+    run.wrong = wrong;
+    Box::pin(fetcher.fetch(run, None))
+}

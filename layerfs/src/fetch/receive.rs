@@ -1,0 +1,162 @@
+//! Receiving: pieces of a range as they arrive, cut into spans that land while the rest is on its way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use tokio::time::Instant;
+
+use super::Fetcher;
+use super::lane::Passage;
+use super::patience::Patience;
+use super::pool::Held;
+use super::run::{Run, Stop};
+use crate::source::{ByteStream, Source, SourceError, Trouble};
+
+/// How long an answer is left standing for readers that wait. After that it is abandoned: a server does not wait for
+/// ever either.
+const STAND_BACK: Duration = Duration::from_secs(2);
+
+/// An answer on its way.
+struct Incoming {
+    stream: ByteStream,
+    passage: Passage,
+    patience: Patience,
+    /// Bytes of the last piece that are not used yet.
+    piece: Bytes,
+}
+
+impl Fetcher {
+    /// Asks one source for what is left of a run, and lands each span as soon as it is there.
+    pub(super) async fn receive(
+        self: &Arc<Self>,
+        source: &Arc<dyn Source>,
+        run: &mut Run,
+        passage: Passage,
+        held: &Arc<Held>,
+    ) -> Result<(), Stop> {
+        let (blob, range) = (self.layer.converted.digest, run.blob());
+        self.node.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        let (stream, patience) =
+            (source.fetch(blob, range.clone()), Patience::new(self.node.settings.silence));
+        let mut incoming = Incoming { stream, passage, patience, piece: Bytes::new() };
+        let mut at = range.start;
+        while let Some(next) = run.front() {
+            let span = self.layer.spans[next].blob_range();
+            self.skip(&mut incoming, source, run, span.start - at).await?;
+            let bytes = self.take(&mut incoming, source, run, span.end - span.start).await?;
+            at = span.end;
+            let Some(ticket) = run.pop_front(&self.layer) else { break };
+            let Some(decoder) = self.node.pool.decoder().await else { break };
+            self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, held.clone()));
+        }
+        let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+        let (start, len) = (range.start, range.end - range.start);
+        tracing::debug!(source = source.name(), %blob, start, len, milliseconds, "fetched");
+        Ok(())
+    }
+
+    /// Passes over bytes between two spans.
+    async fn skip(
+        &self,
+        incoming: &mut Incoming,
+        source: &Arc<dyn Source>,
+        run: &Run,
+        mut len: u64,
+    ) -> Result<(), Stop> {
+        while len > 0 {
+            self.refill(incoming, source, run).await?;
+            let skipped = usize::try_from(len).unwrap_or(usize::MAX).min(incoming.piece.len());
+            incoming.piece.advance(skipped);
+            len -= skipped as u64;
+        }
+        Ok(())
+    }
+
+    /// The next `len` bytes.
+    async fn take(
+        &self,
+        incoming: &mut Incoming,
+        source: &Arc<dyn Source>,
+        run: &Run,
+        len: u64,
+    ) -> Result<Bytes, Stop> {
+        // At most 64 MiB, by the promise of `Span`.
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.refill(incoming, source, run).await?;
+        if incoming.piece.len() >= len {
+            return Ok(incoming.piece.split_to(len));
+        }
+        let mut bytes = BytesMut::with_capacity(len);
+        while bytes.len() < len {
+            self.refill(incoming, source, run).await?;
+            let wanted = (len - bytes.len()).min(incoming.piece.len());
+            bytes.extend_from_slice(&incoming.piece.split_to(wanted));
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Makes sure that there are bytes to use.
+    async fn refill(&self, incoming: &mut Incoming, source: &Arc<dyn Source>, run: &Run) -> Result<(), Stop> {
+        while incoming.piece.is_empty() {
+            let asked = Instant::now();
+            let piece = self.next_piece(incoming, run).await?;
+            let (blob, range) = (self.layer.converted.digest, run.blob());
+            let failed = |trouble, cause: &str| {
+                let (place, range, cause) = (source.name().to_owned(), range.clone(), cause.into());
+                Stop::Failed(SourceError { place, blob, range, trouble, cause })
+            };
+            let outcome = match piece {
+                Waited::Piece(Some(Ok(piece))) => Ok(piece),
+                Waited::Piece(Some(Err(error))) => Err(Stop::Failed(error)),
+                Waited::Piece(None) => Err(failed(Trouble::Broken, "the answer ended early")),
+                Waited::InVain => {
+                    Err(failed(Trouble::Silent, "no answer, or hardly any, in all the time it had"))
+                }
+            };
+            let piece = outcome.inspect_err(|stop| match stop {
+                Stop::Failed(error) if error.trouble.may_pass() => incoming.passage.failed(),
+                _ => {}
+            })?;
+            incoming.patience.spend(asked.elapsed(), piece.len());
+            incoming.passage.delivered(piece.len() as u64);
+            self.node.counters.fetched_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            incoming.piece = piece;
+        }
+        Ok(())
+    }
+
+    /// The next piece, unless nobody needs it, or it is time to stand back.
+    async fn next_piece(&self, incoming: &mut Incoming, run: &Run) -> Result<Waited, Stop> {
+        let mut ends = incoming.patience.ends(Instant::now());
+        loop {
+            let changed = self.flights.changed();
+            let class = self.class_of(run).ok_or(Stop::Unneeded)?;
+            if class.stands_back() && !self.node.pool.urgency.is_quiet() {
+                let begun = Instant::now();
+                tokio::select! {
+                    () = self.node.pool.urgency.quiet() => {}
+                    () = changed => {}
+                    () = tokio::time::sleep(STAND_BACK) => return Err(Stop::StoodBack),
+                }
+                ends += begun.elapsed();
+                continue;
+            }
+            tokio::select! {
+                biased;
+                piece = incoming.stream.next() => return Ok(Waited::Piece(piece)),
+                () = tokio::time::sleep_until(ends) => return Ok(Waited::InVain),
+                () = changed => {}
+            }
+        }
+    }
+}
+
+/// What waiting for a piece brought.
+enum Waited {
+    Piece(Option<Result<Bytes, SourceError>>),
+    InVain,
+}

@@ -1,0 +1,158 @@
+//! A run of spans: fetched with one request where all goes well, and with as many as it takes where not.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jaunt_formats::launch::LaunchLayer;
+
+use super::lane::{Lane, Passage};
+use super::round::{Next, Round};
+use super::{Fetcher, Outcome};
+use crate::class::Class;
+use crate::read_error::ReadErrors;
+use crate::single_flight::Ticket;
+use crate::source::{Source, SourceError};
+
+/// Spans to fetch, in the order in which they lie in the blob.
+pub(super) struct Run {
+    tickets: VecDeque<Ticket<Outcome>>,
+    blob: Range<u64>,
+    /// Decoded bytes of the largest span.
+    largest: u64,
+    /// How often they arrived wrong already.
+    pub(super) wrong: usize,
+}
+
+/// Why receiving stopped before the end.
+pub(super) enum Stop {
+    /// Nobody needs the rest.
+    Unneeded,
+    /// A reader waits for something else, and has done so for long.
+    StoodBack,
+    /// The source failed.
+    Failed(SourceError),
+}
+
+impl Run {
+    pub(super) fn new(layer: &LaunchLayer, tickets: Vec<Ticket<Outcome>>) -> Self {
+        let span = |ticket: &Ticket<Outcome>| &layer.spans[ticket.key()];
+        let blob = match (tickets.first(), tickets.last()) {
+            (Some(first), Some(last)) => span(first).blob_offset.0..span(last).blob_range().end,
+            _ => 0..0,
+        };
+        let largest = tickets.iter().map(|ticket| u64::from(span(ticket).tar_len)).max().unwrap_or(0);
+        Self { tickets: tickets.into(), blob, largest, wrong: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// The next span to land.
+    pub(super) fn front(&self) -> Option<usize> {
+        self.tickets.front().map(Ticket::key)
+    }
+
+    /// Hands the next span's ticket over to who lands it.
+    pub(super) fn pop_front(&mut self, layer: &LaunchLayer) -> Option<Ticket<Outcome>> {
+        let ticket = self.tickets.pop_front()?;
+        self.blob.start = self.front().map_or(self.blob.end, |next| layer.spans[next].blob_offset.0);
+        Some(ticket)
+    }
+
+    /// The range of the blob that is still to come.
+    pub(super) fn blob(&self) -> Range<u64> {
+        self.blob.clone()
+    }
+
+    /// Bytes to fetch.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blob.end - self.blob.start
+    }
+
+    /// Bytes that fetching it holds: what arrives, and two spans decoded.
+    fn memory(&self) -> u64 {
+        self.bytes() + 2 * self.largest
+    }
+
+    pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket<Outcome>> {
+        self.tickets.iter()
+    }
+
+    fn fail(self, error: &ReadErrors) {
+        self.tickets.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
+    }
+}
+
+impl Fetcher {
+    /// The way to the source that is asked first.
+    pub(super) fn lane(&self) -> Arc<Lane> {
+        let first = self.sources.order(&self.layer.converted.digest).into_iter().next();
+        self.node.pool.lane(first.as_deref().map_or("", Source::host))
+    }
+
+    /// How urgently a run is needed by now, if it is.
+    pub(super) fn class_of(&self, run: &Run) -> Option<Class> {
+        self.flights.class_of(run.tickets())
+    }
+
+    /// Fetches a run, with a passage to the first source or none yet.
+    pub(super) async fn fetch(self: Arc<Self>, mut run: Run, mut passage: Option<Passage>) {
+        let (mut round, mut held) = (Round::new(), None);
+        // Dropping what is left of the run tells its followers, if there still are any.
+        while let Some(class) = self.class_of(&run) {
+            let source = match round.next(&self.sources, &self.layer.converted.digest) {
+                Next::Ask(source) => source,
+                Next::Wait(pause) => {
+                    passage = None;
+                    self.pause(&run, pause).await;
+                    continue;
+                }
+                Next::GiveUp(error) => return run.fail(&error),
+            };
+            if held.is_none() {
+                held = self.node.pool.hold(class, run.memory()).await.map(Arc::new);
+            }
+            let lane = self.node.pool.lane(source.host());
+            let passed = match passage.take().filter(|passage| passage.leads(&lane)) {
+                Some(passage) => Some(passage),
+                None => lane.enter(class, run.bytes()).await,
+            };
+            let (Some(passed), Some(memory)) = (passed, &held) else { return };
+            let received = self.receive(&source, &mut run, passed, memory).await;
+            match received {
+                Ok(()) => return self.note_trouble(None),
+                Err(Stop::Unneeded) => return,
+                Err(Stop::StoodBack) => {
+                    held.take();
+                    self.node.pool.urgency.quiet().await;
+                    round.again(source);
+                }
+                Err(Stop::Failed(error)) => {
+                    tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
+                    self.sources.failed(&*source, &error.blob, error.trouble);
+                    let error = Arc::new(error);
+                    self.note_trouble(Some(error.clone()));
+                    round.failed(&*source, error);
+                }
+            }
+        }
+    }
+
+    /// Waits, but not longer than the run is needed.
+    async fn pause(&self, run: &Run, pause: Duration) {
+        let mut pause = std::pin::pin!(tokio::time::sleep(pause));
+        loop {
+            let changed = self.flights.changed();
+            if self.class_of(run).is_none() {
+                return;
+            }
+            tokio::select! {
+                () = &mut pause => return,
+                () = changed => {}
+            }
+        }
+    }
+}

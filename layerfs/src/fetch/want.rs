@@ -1,0 +1,78 @@
+//! Wanting spans: joining those that are missing, and waiting for them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{Fetcher, Landed, Outcome};
+use crate::class::Class;
+use crate::read_error::{ReadError, ReadErrors};
+use crate::single_flight::Follower;
+
+/// Rounds of joining: the second heals a fetch that ended without an outcome; more would only spin while the daemon
+/// stops.
+const ROUNDS: usize = 3;
+
+impl Fetcher {
+    /// For each of a run of spans: its bytes, or `None` where they are in the store. Cancel-safe: who goes away takes
+    /// his wish back, and a fetch that nobody needs stops.
+    ///
+    /// # Errors
+    /// A span could not be had, or not by `deadline`.
+    pub(crate) async fn want(
+        self: &Arc<Self>,
+        spans: Range<usize>,
+        class: Class,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Option<Landed>>, ReadErrors> {
+        let mut landed: Vec<Option<Landed>> = vec![None; spans.len()];
+        for _ in 0..ROUNDS {
+            let missing = |at: &usize| landed[at - spans.start].is_none() && !self.is_local(*at);
+            let missing: Vec<usize> = spans.clone().filter(missing).collect();
+            if missing.is_empty() {
+                return Ok(landed);
+            }
+            for follower in self.join(&missing, class) {
+                let at = follower.key() - spans.start;
+                if let Some(outcome) = self.outcome(follower, deadline).await? {
+                    landed[at] = Some(outcome?);
+                }
+            }
+        }
+        Err(ReadErrors::from(ReadError::Abandoned { diff_id: self.layer.diff_id.0 }))
+    }
+
+    /// Joins every span, and sees to those that nobody has seen to yet.
+    fn join(self: &Arc<Self>, missing: &[usize], class: Class) -> Vec<Follower<Outcome>> {
+        let mut followers = Vec::with_capacity(missing.len());
+        let mut news: Option<Range<usize>> = None;
+        for &at in missing {
+            let (follower, new) = self.flights.join(at, class);
+            if new && self.is_local(at) {
+                // It landed between the look at the store and the join; others may have joined since.
+                let landed = self.flights.take(at, class, |_, _, _| false);
+                landed.into_iter().for_each(|ticket| ticket.complete(Ok(Landed::Kept)));
+            } else if new {
+                news = Some(news.map_or(at, |news| news.start)..at + 1);
+            }
+            followers.push(follower);
+        }
+        if let Some(news) = news {
+            self.dispatch(news, class);
+        }
+        followers
+    }
+
+    async fn outcome(
+        &self,
+        follower: Follower<Outcome>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Outcome>, ReadErrors> {
+        let Some(deadline) = deadline else { return Ok(follower.await) };
+        tokio::time::timeout_at(deadline, follower).await.map_err(|_| {
+            let (diff_id, after) = (self.layer.diff_id.0, self.node.settings.read_deadline);
+            ReadErrors::from(ReadError::Deadline { diff_id, after, last: self.last_trouble() })
+        })
+    }
+}

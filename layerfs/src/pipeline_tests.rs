@@ -1,0 +1,184 @@
+//! The pipeline on a simulated line, with the clock paused: what is asked for, in which order, and how long it takes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::class::Class;
+use crate::layer::Layer;
+use crate::layers::Layers;
+use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD};
+
+const MS: Duration = Duration::from_millis(1);
+/// 100 Mbit/s: a span takes five milliseconds.
+const RATE: f64 = 12.5e6;
+
+fn open(fixture: &Fixture, line: &Line) -> Layer {
+    fixture.open_with(NOT_AHEAD(), &[line.source()])
+}
+
+/// Requests as runs of spans.
+fn runs(fixture: &Fixture, line: &Line) -> Vec<Range<usize>> {
+    let spans = &fixture.layer.spans;
+    let at = |offset: u64| spans.partition_point(|span| span.blob_offset.0 < offset);
+    line.asked().into_iter().map(|(_, range)| at(range.start)..at(range.end)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_read_has_several_ranges_in_flight_and_asks_for_nothing_twice() {
+    let fixture = Fixture::new(400);
+    let line = Line::new(&fixture, 100 * MS, RATE);
+    let layer = open(&fixture, &line);
+    let begun = Instant::now();
+    assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
+    let least = Duration::from_secs_f64(fixture.blob.len() as f64 / RATE) + 100 * MS;
+    assert!(begun.elapsed() < least + 20 * MS, "{:?} for what takes {least:?}", begun.elapsed());
+    assert!(line.under_way().1 > 1);
+    let mut runs = runs(&fixture, &line);
+    runs.sort_by_key(|run| run.start);
+    assert!(runs.windows(2).all(|pair| pair[0].end == pair[1].start), "{runs:?}");
+    assert_eq!((runs[0].start, runs[runs.len() - 1].end), (0, 400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_several_readers_want_side_by_side_is_one_request() {
+    let fixture = Fixture::new(60);
+    let line = Line::new(&fixture, 10 * MS, RATE);
+    let layer = open(&fixture, &line);
+    // The first reader has the lane to himself, with more than a window.
+    let first = layer.read(fixture.tar_range(0..30));
+    let others = async {
+        sleep(MS).await;
+        join_all((40..50).map(|at| layer.read(fixture.tar_range(at..at + 1)))).await
+    };
+    let (_, others) = tokio::join!(first, others);
+    assert!(others.into_iter().all(|read| read.is_ok()));
+    assert_eq!(runs(&fixture, &line), [0..30, 40..50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_does_not_wait_for_the_background_which_starts_nothing_meanwhile() {
+    let fixture = Fixture::new(400);
+    let line = Line::new(&fixture, MS, RATE);
+    let alone = {
+        let line = Line::new(&fixture, MS, RATE);
+        let begun = Instant::now();
+        open(&fixture, &line).read(fixture.tar_range(399..400)).await.unwrap();
+        begun.elapsed()
+    };
+    let fixture = fixture.anew();
+    let layer = fixture.open_with(NOT_AHEAD(), &[line.source()]);
+    let filling = layer.clone();
+    let background = tokio::spawn(async move { filling.fetch(0..390, Class::Background).await });
+    sleep(30 * MS).await;
+    let asked = line.asked().len();
+    assert!(asked > 0 && line.under_way().0 > 0);
+    for at in (392..400).rev() {
+        let begun = Instant::now();
+        layer.read(fixture.tar_range(at..at + 1)).await.unwrap();
+        // What had been on the line when the reader came is a piece of each request.
+        assert!(begun.elapsed() <= alone + 4 * MS, "{:?} instead of {alone:?}", begun.elapsed());
+    }
+    assert_eq!(line.asked().len(), asked + 8, "one for each read");
+    background.await.unwrap().unwrap();
+    assert!(layer.read_local(&fixture.tar_range(0..390)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn classes_have_their_turn_in_strict_order() {
+    let fixture = Fixture::new(400);
+    let line = Line::new(&fixture, MS, RATE);
+    let layer = open(&fixture, &line);
+    let reader = layer.read(fixture.tar_range(0..60));
+    let wanted = async {
+        sleep(MS / 2).await;
+        let order = [(300, Class::Background), (200, Class::Boot), (100, Class::Demand), (160, Class::Ahead)];
+        join_all(order.map(|(at, class)| layer.fetch(at..at + 40, class))).await
+    };
+    let _ = tokio::join!(reader, wanted);
+    assert_eq!(runs(&fixture, &line), [0..60, 100..140, 160..200, 200..240, 300..340]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_takes_over_what_the_background_wants_or_fetches() {
+    let fixture = Fixture::new(100);
+    let line = Line::new(&fixture, MS, RATE / 10.0);
+    let layer = open(&fixture, &line);
+    let _others: Vec<_> = [0..50, 50..100]
+        .map(|spans| {
+            let layer = layer.clone();
+            tokio::spawn(async move { layer.fetch(spans, Class::Background).await })
+        })
+        .into();
+    sleep(20 * MS).await;
+    // Under way, and paused by another reader: now it must go on.
+    let other = layer.fetch(0..0, Class::Background);
+    let begun = Instant::now();
+    layer.read(fixture.tar_range(3..4)).await.unwrap();
+    assert!(begun.elapsed() < 1000 * MS, "{:?}", begun.elapsed());
+    other.await.unwrap();
+    assert!(runs(&fixture, &line).iter().filter(|run| run.contains(&3)).count() == 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_needs_any_more_is_not_fetched_to_its_end() {
+    let fixture = Fixture::new(300);
+    let line = Line::new(&fixture, 10 * MS, RATE / 10.0);
+    let layer = open(&fixture, &line);
+    let mut reader = layer.read(fixture.tar_range(0..300)).boxed();
+    let mut other = layer.read(fixture.tar_range(0..1)).boxed();
+    assert!(tokio::time::timeout(50 * MS, &mut reader).await.is_err());
+    assert!(futures_util::poll!(&mut other).is_pending());
+    let queued = line.asked().len();
+    assert!(line.under_way().0 > 0);
+    drop(reader);
+    other.await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(line.under_way().0, 0, "what the other needed had come");
+    sleep(5000 * MS).await;
+    assert_eq!(line.asked().len(), queued, "and nothing else was asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_is_let_go_stops_its_background() {
+    let fixture = Fixture::new(300);
+    let line = Line::new(&fixture, MS, RATE / 10.0);
+    let layers = Layers::new(fixture.store.clone(), NOT_AHEAD());
+    let layer = fixture.open_in(&layers, &[line.source()]);
+    let filling = {
+        let layer = layer.clone();
+        tokio::spawn(async move { layer.fetch(0..300, Class::Background).await })
+    };
+    sleep(20 * MS).await;
+    assert_eq!(line.under_way().0, 1);
+    filling.abort();
+    drop(layer);
+    sleep(MS).await;
+    assert_eq!(line.under_way().0, 0);
+    assert!(Arc::strong_count(&fixture.store) <= 2);
+}
+
+/// doc/SEMANTICS.md B6: one host that is silent holds up neither the readers of another nor its background for long.
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_is_nobody_elses_trouble() {
+    let (silent, well) = (Fixture::new(40), Fixture::new(41));
+    let never = FnSource::source("never", |_, _| Box::pin(futures_util::stream::pending()));
+    let line = Line::new(&well, MS, RATE);
+    let layers = Layers::new(well.store.clone(), NOT_AHEAD());
+    let (hung, healthy) = (silent.open_in(&layers, &[never]), well.open_in(&layers, &[line.source()]));
+    let readers = join_all((0..40).map(|at| hung.read(silent.tar_range(at..at + 1))));
+    let others = async {
+        sleep(MS).await;
+        let begun = Instant::now();
+        healthy.read(well.tar_range(0..20)).await.unwrap();
+        assert!(begun.elapsed() < 120 * MS, "{:?}", begun.elapsed());
+        healthy.fetch(20..41, Class::Background).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    };
+    let (failed, ()) = tokio::join!(readers, others);
+    assert!(failed.into_iter().all(|read| read.is_err()));
+}

@@ -1,0 +1,82 @@
+//! Why a range of a layer cannot be read.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jaunt_formats::{Digest, Span};
+
+use crate::source::SourceError;
+use crate::verify::VerifyError;
+
+/// Why a range of a layer cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be fetched.
+    #[error(transparent)]
+    Source(#[from] Arc<SourceError>),
+    /// What was fetched is not what the index says, from every source, twice.
+    #[error("span at tar offset {} of layer {diff_id}: bytes {}..{} of blob {blob} from {place} are wrong", span.tar_offset, span.blob_range().start, span.blob_range().end)]
+    Wrong {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The blob.
+        blob: Digest,
+        /// Who gave them last.
+        place: String,
+        /// The span.
+        span: Box<Span>,
+        /// In what way.
+        #[source]
+        source: VerifyError,
+    },
+    /// The sources were tried until the reader's time was up.
+    #[error("layer {diff_id} could not be fetched within {after:?}")]
+    Deadline {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The time a read may take.
+        after: Duration,
+        /// What the last source said, if one said anything.
+        #[source]
+        last: Option<Arc<SourceError>>,
+    },
+    /// The range lies beyond the layer, or in a part of it that no span covers.
+    #[error("bytes {}..{} lie outside what the spans of layer {diff_id} cover", range.start, range.end)]
+    OutOfRange {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The range.
+        range: Range<u64>,
+    },
+    /// The store lost it as fast as it was fetched.
+    #[error("layer {diff_id} does not stay in the store")]
+    Store {
+        /// The layer's diffID.
+        diff_id: Digest,
+    },
+    /// A fetch ended without an outcome, again and again: the daemon is stopping.
+    #[error("the fetch of layer {diff_id} was abandoned")]
+    Abandoned {
+        /// The layer's diffID.
+        diff_id: Digest,
+    },
+}
+
+/// An error that several readers may share.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ReadErrors(Arc<ReadError>);
+
+impl ReadErrors {
+    /// The error itself.
+    pub fn kind(&self) -> &ReadError {
+        &self.0
+    }
+}
+
+impl From<ReadError> for ReadErrors {
+    fn from(error: ReadError) -> Self {
+        Self(Arc::new(error))
+    }
+}

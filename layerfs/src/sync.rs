@@ -1,0 +1,4 @@
+//! The locks of code that is also run under a scheduler that tries interleavings: it takes them from its parent
+//! module, which is another one there.
+
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
