@@ -8,6 +8,7 @@
 //! Format: containers/storage, pkg/chunked; `layout` draws the bytes.
 
 mod crc64;
+mod draft;
 mod entries;
 pub mod foreign;
 mod layout;

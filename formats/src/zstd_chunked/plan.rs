@@ -9,7 +9,9 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::draft::TocDraft;
 use super::level::small_level;
+use super::reader::MAX_TOC_LEN;
 use super::tar_split::{Finished, TarSplit};
 use super::toc::TocEntry;
 use super::weight::{MAX_METADATA, weight_of};
@@ -112,7 +114,7 @@ pub struct LayerPlan {
 }
 
 pub(super) struct TocPlan {
-    pub entries: Vec<TocEntry>,
+    pub draft: TocDraft,
     pub tar_split: Finished,
 }
 
@@ -134,10 +136,8 @@ impl Planner {
             cutter: Cutter::default(),
             catalogue: Catalogue {
                 entries: Vec::new(),
-                toc: Vec::new(),
-                tar_split: TarSplit::new(small_level(level))?,
+                toc: Ok(TocParts { draft: TocDraft::new()?, tar_split: TarSplit::new(small_level(level))? }),
                 file: None,
-                obstacle: None,
                 weight: 0,
             },
             max_metadata: MAX_METADATA,
@@ -193,70 +193,91 @@ impl Planner {
 /// Keeps what the TOC, the tar-split and the launch index need.
 struct Catalogue {
     entries: Vec<Entry>,
-    /// One for each entry, as long as there is no obstacle.
-    toc: Vec<TocEntry>,
-    tar_split: TarSplit,
+    /// What the TOC is made of; let go as soon as there can be none.
+    toc: Result<TocParts, Obstacle>,
     /// Digest of the file being read, if it has several frames, and what is left of it.
     file: Option<(Sha256, u64)>,
-    obstacle: Option<Obstacle>,
     /// Bytes that the entries weigh.
     weight: u64,
 }
 
+struct TocParts {
+    draft: TocDraft,
+    tar_split: TarSplit,
+}
+
 impl Catalogue {
     fn take(&mut self, event: &Event<'_>) -> Result<(), ZstdError> {
-        match event {
-            Event::Member(member) => {
-                self.weight += weight_of(member);
-                self.entries.push(member.entry.clone());
-                self.member(member);
-                if self.obstacle.is_none()
-                    && let Some(entry) = self.toc.last()
-                {
-                    self.tar_split.entry(&entry.name, member.content.end - member.content.start)?;
-                }
-            }
-            _ if self.obstacle.is_some() => {}
-            Event::Header(bytes) => self.tar_split.raw(bytes)?,
-            Event::Content(bytes) => self.content(bytes),
-            Event::Padding(bytes) if !all_zero(bytes) => self.obstacle = Some(Obstacle::Padding),
-            Event::Padding(bytes) => self.tar_split.raw(bytes)?,
-            Event::Trailing(bytes) if !all_zero(bytes) => self.obstacle = Some(Obstacle::Padding),
-            Event::Trailing(bytes) => self.tar_split.trailing(bytes)?,
-            Event::GlobalHeader => self.obstacle = Some(Obstacle::GlobalHeader),
+        if let Event::Member(member) = event {
+            self.weight += weight_of(member);
+            self.entries.push(member.entry.clone());
+            let len = member.content.end - member.content.start;
+            self.file = (len > u64::from(FRAME_LEN)).then(|| (Sha256::new(), len));
+        }
+        let Ok(parts) = &mut self.toc else { return Ok(()) };
+        let obstacle = match event {
+            Event::Member(member) => parts.member(member)?,
+            Event::Content(bytes) => parts.content(bytes, &mut self.file),
+            Event::Header(bytes) => parts.raw(bytes)?,
+            Event::Padding(bytes) | Event::Trailing(bytes) if !all_zero(bytes) => Some(Obstacle::Padding),
+            Event::Padding(bytes) => parts.raw(bytes)?,
+            Event::Trailing(bytes) => parts.trailing(bytes)?,
+            Event::GlobalHeader => Some(Obstacle::GlobalHeader),
+        };
+        if let Some(obstacle) = obstacle {
+            self.toc = Err(obstacle);
         }
         Ok(())
     }
 
-    fn member(&mut self, member: &Member) {
+    fn finish(self) -> Result<(Vec<Entry>, Result<TocPlan, Obstacle>), ZstdError> {
+        let toc = match self.toc {
+            Ok(_) if has_duplicates(&self.entries) => Err(Obstacle::Duplicate),
+            Ok(parts) => Ok(TocPlan { draft: parts.draft, tar_split: parts.tar_split.finish()? }),
+            Err(obstacle) => Err(obstacle),
+        };
+        Ok((self.entries, toc))
+    }
+}
+
+impl TocParts {
+    fn member(&mut self, member: &Member) -> Result<Option<Obstacle>, ZstdError> {
+        let entry = match TocEntry::of(member) {
+            Ok(entry) => entry,
+            Err(obstacle) => return Ok(Some(obstacle)),
+        };
         let len = member.content.end - member.content.start;
-        self.file = (len > u64::from(FRAME_LEN)).then(|| (Sha256::new(), len));
-        match TocEntry::of(member) {
-            Ok(entry) if self.obstacle.is_none() => self.toc.push(entry),
-            Ok(_) => {}
-            Err(obstacle) => self.obstacle = Some(obstacle),
-        }
+        self.draft.push(&entry, len > u64::from(FRAME_LEN))?;
+        self.tar_split.entry(&entry.name, len)?;
+        Ok(self.too_large())
     }
 
-    fn content(&mut self, bytes: &[u8]) {
+    fn raw(&mut self, bytes: &[u8]) -> Result<Option<Obstacle>, ZstdError> {
+        self.tar_split.raw(bytes)?;
+        Ok(None)
+    }
+
+    fn trailing(&mut self, bytes: &[u8]) -> Result<Option<Obstacle>, ZstdError> {
+        self.tar_split.trailing(bytes)?;
+        Ok(self.too_large())
+    }
+
+    fn content(&mut self, bytes: &[u8], file: &mut Option<(Sha256, u64)>) -> Option<Obstacle> {
         self.tar_split.content(bytes);
-        let Some((digest, left)) = &mut self.file else { return };
+        let (digest, left) = file.as_mut()?;
         digest.update(bytes);
         *left -= bytes.len() as u64;
         if *left == 0
-            && let Some((digest, _)) = self.file.take()
-            && let Some(entry) = self.toc.last_mut()
+            && let Some((digest, _)) = file.take()
         {
-            entry.digest = Some(Digest::from_bytes(digest.finalize().into()));
+            self.draft.digest(Digest::from_bytes(digest.finalize().into()));
         }
+        None
     }
 
-    fn finish(self) -> Result<(Vec<Entry>, Result<TocPlan, Obstacle>), ZstdError> {
-        let obstacle = self.obstacle.or_else(|| has_duplicates(&self.entries).then_some(Obstacle::Duplicate));
-        if let Some(obstacle) = obstacle {
-            return Ok((self.entries, Err(obstacle)));
-        }
-        Ok((self.entries, Ok(TocPlan { entries: self.toc, tar_split: self.tar_split.finish()? })))
+    /// It only grows: what is too large already need not be kept any longer.
+    fn too_large(&self) -> Option<Obstacle> {
+        (self.tar_split.raw_len() > MAX_TOC_LEN).then_some(Obstacle::TooLarge)
     }
 }
 

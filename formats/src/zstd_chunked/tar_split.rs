@@ -64,6 +64,11 @@ impl TarSplit {
         Ok(())
     }
 
+    /// Bytes of it so far, before compression; they only grow.
+    pub fn raw_len(&self) -> u64 {
+        self.encoder.raw_len() + self.json.len() as u64
+    }
+
     /// The headers of an entry are complete; `size` bytes of content follow.
     pub fn entry(&mut self, name: &str, size: u64) -> Result<(), ZstdError> {
         self.end_file()?;

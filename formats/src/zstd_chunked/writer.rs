@@ -1,14 +1,16 @@
 //! Compressing spans, and joining them into a blob.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use sha2::{Digest as _, Sha256};
 
+use super::draft::{self, Placement, TocDraft};
 use super::layout::{Annotations, Footer, Position, SKIPPABLE_MAGIC};
 use super::level::{is_small, small_level};
 use super::plan::{LayerPlan, Obstacle, Part, SpanPlan, TocPlan};
 use super::reader::MAX_TOC_LEN;
-use super::toc::{Toc, TocEntry};
+use super::toc::Toc;
 use crate::compression::{FrameEncoder, SKIPPABLE_HEADER_LEN, StreamEncoder, ZstdError, push_skippable};
 use crate::seekable::{Frame, SeekTable};
 use crate::{BlobOffset, DiffId, Digest, Entry, Span, SpanDigest, TarOffset};
@@ -186,8 +188,8 @@ impl BlobWriter {
         tail: &mut Vec<u8>,
     ) -> Result<Result<Annotations, Obstacle>, ZstdError> {
         let tar_split_digest = Digest::of(&toc.tar_split.compressed);
-        let entries = place(toc.entries, &std::mem::take(&mut self.parts));
-        let (compressed, raw_len) = encode_toc(entries, tar_split_digest, level)?;
+        let parts = std::mem::take(&mut self.parts);
+        let (compressed, raw_len) = encode_toc(toc.draft, &parts, tar_split_digest, level)?;
         if raw_len > MAX_TOC_LEN || toc.tar_split.raw_len > MAX_TOC_LEN {
             return Ok(Err(Obstacle::TooLarge));
         }
@@ -208,60 +210,65 @@ impl BlobWriter {
     }
 }
 
-/// Gives files their places, and files of several frames their further chunks.
-fn place(entries: Vec<TocEntry>, parts: &[PlacedPart]) -> Vec<TocEntry> {
-    let mut placed = Vec::with_capacity(parts.len() + entries.len());
-    let mut parts = parts.iter().peekable();
-    for (index, mut entry) in entries.into_iter().enumerate() {
-        let name = entry.name.clone();
-        while let Some(here) = parts.next_if(|placed| placed.part.entry == index) {
-            let mut target =
-                if here.part.offset == 0 { std::mem::take(&mut entry) } else { TocEntry::chunk(&name) };
-            target.offset = here.offset.cast_signed();
-            target.end_offset = here.end.cast_signed();
-            if here.part.whole {
-                target.digest = Some(here.digest);
-            } else {
-                target.chunk_size = here.part.len.into();
-                target.chunk_offset = here.part.offset.cast_signed();
-                target.chunk_digest = Some(here.digest);
-            }
-            placed.push(target);
-        }
-        if !entry.kind.is_empty() {
-            placed.push(entry);
-        }
-    }
-    placed
-}
-
+/// Writes the TOC, giving files their places, and files of several frames their further chunks: the same
+/// document as serialising [`Toc`] at once, without ever holding it.
 fn encode_toc(
-    entries: Vec<TocEntry>,
+    draft: TocDraft,
+    parts: &[PlacedPart],
     tar_split_digest: Digest,
     level: i32,
 ) -> Result<(Vec<u8>, u64), ZstdError> {
     const BATCH: usize = 64 << 10;
-    let json_error = |_| ZstdError::Library("TOC is no JSON");
     let mut encoder = StreamEncoder::new(small_level(level))?;
-    // The same document as serialising `Toc` at once, without ever holding it.
     let whole = Toc { version: 1, entries: Vec::new(), tar_split_digest: Some(tar_split_digest) };
-    let whole = serde_json::to_string(&whole).map_err(json_error)?;
+    let whole = serde_json::to_string(&whole).map_err(|_| ZstdError::Library("TOC is no JSON"))?;
     let (start, end) = whole.split_once("[]").unwrap_or((&whole, ""));
     let mut json = format!("{start}[").into_bytes();
-    for (index, entry) in entries.iter().enumerate() {
-        if index > 0 {
-            json.push(b',');
+    let mut parts = parts.iter().peekable();
+    draft.read(&mut |number, entry, large| {
+        let (name, digest) = large.unwrap_or_default();
+        let mut first = true;
+        while let Some(here) = parts.next_if(|placed| placed.part.entry == number) {
+            let placement = placement(here, digest.filter(|_| first));
+            if number > 0 || !first {
+                json.push(b',');
+            }
+            let open = if first { Cow::Borrowed(entry) } else { Cow::Owned(draft::chunk(&name)?) };
+            draft::append(&mut json, &open, &placement)?;
+            first = false;
         }
-        serde_json::to_writer(&mut json, entry).map_err(json_error)?;
+        if first {
+            if number > 0 {
+                json.push(b',');
+            }
+            draft::append(&mut json, entry, &Placement::default())?;
+        }
         if json.len() >= BATCH {
             encoder.push(&json)?;
             json.clear();
         }
-    }
+        Ok(())
+    })?;
     json.extend_from_slice(format!("]{end}").as_bytes());
     encoder.push(&json)?;
     let raw_len = encoder.raw_len();
     Ok((encoder.finish()?, raw_len))
+}
+
+/// Where a part of a file is; `digest` is the whole file's, if it has several parts and this is the first.
+fn placement(here: &PlacedPart, digest: Option<Digest>) -> Placement {
+    let (offset, end_offset) = (here.offset.cast_signed(), here.end.cast_signed());
+    if here.part.whole {
+        return Placement { digest: Some(here.digest), offset, end_offset, ..Placement::default() };
+    }
+    Placement {
+        digest,
+        offset,
+        end_offset,
+        chunk_size: here.part.len.into(),
+        chunk_offset: here.part.offset.cast_signed(),
+        chunk_digest: Some(here.digest),
+    }
 }
 
 #[cfg(test)]

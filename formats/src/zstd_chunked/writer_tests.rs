@@ -9,7 +9,7 @@ use super::super::samples::{convert, document, foreign_tar, sample};
 use super::*;
 use crate::compression::FrameDecoder;
 use crate::tar::fixture::Tar;
-use crate::zstd_chunked::decode_toc;
+use crate::zstd_chunked::{TocEntry, decode_toc};
 use crate::{Content, EntryKind, seekable};
 
 /// Decodes the blob span by span, each checked against its digest.

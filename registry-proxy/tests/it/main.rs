@@ -8,6 +8,7 @@ mod failures;
 mod faults;
 mod layout;
 mod meddler;
+mod memory;
 mod replace;
 mod reuse;
 mod support;

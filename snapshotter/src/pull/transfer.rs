@@ -132,7 +132,10 @@ async fn authenticate(mut stream: Stream, image: Reference) {
             None => AuthResponse::default(),
             // It has no way to take a token for the registry itself.
             Some(auth) if !auth.registry_token.is_empty() => {
-                tracing::warn!(host = asked.host, "a registry token cannot be passed to containerd: pull through CRI");
+                tracing::warn!(
+                    host = asked.host,
+                    "a registry token cannot be passed to containerd: pull through CRI"
+                );
                 AuthResponse::default()
             }
             Some(auth) if auth.identity_token.is_empty() => AuthResponse {
