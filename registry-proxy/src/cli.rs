@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jaunt_formats::Platform;
 
@@ -29,7 +31,7 @@ impl Cli {
             Command::Convert(ConvertArgs { to, .. }) => to.as_ref(),
             Command::Copy(CopyArgs { to, .. }) => Some(to),
             Command::Revert(RevertArgs { common }) => Some(&common.reference),
-            Command::Detach(_) | Command::Verify(_) | Command::Inspect(_) => None,
+            Command::Detach(_) | Command::Verify(_) | Command::Sign(_) | Command::Inspect(_) => None,
         };
         match target.filter(|target| target.digest().is_some()) {
             None => Ok(self),
@@ -52,7 +54,9 @@ pub enum Command {
     /// Copy an image with all that refers to it: launch artifact, signatures, attestations
     Copy(CopyArgs),
     /// Check a converted image: every span, every layer, the whole tree
-    Verify(ReadArgs),
+    Verify(VerifyArgs),
+    /// Check a converted image as verify does, and sign its launch artifacts as cosign does
+    Sign(SignArgs),
     /// Show what a converted image consists of
     Inspect(ReadArgs),
 }
@@ -87,6 +91,9 @@ pub struct ConvertArgs {
     /// Take layers that were converted there, too, before converting any: a repository, or oci:DIR (repeatable)
     #[arg(long, value_name = "REPO")]
     pub reuse_from: Vec<ImageName>,
+    /// Sign the launch artifacts with this key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -118,6 +125,28 @@ pub struct ReadArgs {
     pub common: Common,
     #[command(flatten)]
     pub platforms: Platforms,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub platforms: Platforms,
+    /// Launch artifacts must be signed by this public key in PEM, or by another one given (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SignArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub platforms: Platforms,
+    /// The private key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: PathBuf,
 }
 
 /// Which images of a multi-platform image.

@@ -1,5 +1,9 @@
 //! Why a command failed: one line that names the image, the layer and the cause.
 
+use std::path::PathBuf;
+
+use jaunt_formats::cosign::KeyError;
+use jaunt_formats::cosign::manifest::ManifestError;
 use jaunt_formats::launch::LaunchError;
 use jaunt_formats::tree::TreeError;
 use jaunt_formats::{Digest, DigestError};
@@ -97,6 +101,16 @@ pub enum Error {
     Artifact { artifact: Digest, what: String },
     #[error("layer {layer}: {what}")]
     Mismatch { layer: Digest, what: String },
+    #[error("{}: {source}", path.display())]
+    KeyFile { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}{}", path.display(), if *source == KeyError::PasswordNeeded { ": set COSIGN_PASSWORD" } else { "" })]
+    Key { path: PathBuf, source: KeyError },
+    #[error("launch artifact {artifact}: {source}")]
+    Signatures { artifact: Digest, source: ManifestError },
+    #[error("launch artifact {artifact} is not signed by a key that was given: {what}")]
+    NotSigned { artifact: Digest, what: String },
+    #[error("tag {0} is moved by others all the time: sign again")]
+    SignatureTag(String),
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }

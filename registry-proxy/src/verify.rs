@@ -18,18 +18,20 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::artifact::Artifact;
-use crate::cli::ReadArgs;
+use crate::cli::VerifyArgs;
 use crate::console::{Console, bytes};
 use crate::error::Error;
 use crate::image::{self, Image};
 use crate::launch::tree_of;
 use crate::manifest::Descriptor;
 use crate::place::Place;
+use crate::sign;
 use crate::stream::{self, BlobRead, BlobReader, StreamError, explain};
 
 /// Runs the command.
-pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
+pub async fn run(client: Client, args: &VerifyArgs) -> Result<(), Error> {
     let console = Console::new(args.common.json);
+    let keys = sign::keys(&args.key)?;
     let reference = &args.common.reference;
     let place = Place::of(&client, reference);
     let resolved = image::resolve(&place, reference, &args.platforms.wanted).await?;
@@ -40,7 +42,19 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     for image in &resolved.images {
         let artifact = verify(&place, image, &console).await;
         let artifact = artifact.map_err(|error| error.of_image(reference, image.descriptor.digest))?;
-        verified.push(json!({ "manifest": image.descriptor.digest, "artifact": artifact, "verified": true }));
+        let signed_by = match &keys[..] {
+            [] => None,
+            keys => Some(sign::check(&place, artifact, keys).await?),
+        };
+        if let Some(key) = &signed_by {
+            console.line(&format!("signed: artifact {artifact}, key {key}"));
+        }
+        verified.push(json!({
+            "manifest": image.descriptor.digest,
+            "artifact": artifact,
+            "verified": true,
+            "signed_by": signed_by,
+        }));
     }
     if let Some(error) = resolved.failed.into_iter().next() {
         return Err(error);
@@ -48,7 +62,8 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     console.result(&json!({ "reference": reference.to_string(), "images": verified }))
 }
 
-async fn verify(place: &Place, image: &Image, console: &Console) -> Result<Digest, Error> {
+/// Reads the conversion of one image back; its artifact.
+pub async fn verify(place: &Place, image: &Image, console: &Console) -> Result<Digest, Error> {
     let subject = image.descriptor.digest;
     let found = Artifact::find(place, &subject).await?;
     let artifact = found.ok_or(Error::NotConverted(subject))?;

@@ -66,6 +66,11 @@ impl Payload {
         Self { identity: format!("{host}/{}", reference.repository()), digest }
     }
 
+    /// A statement about a manifest that is in no registry.
+    pub fn with_identity(identity: &str, digest: Digest) -> Self {
+        Self { identity: identity.to_owned(), digest }
+    }
+
     /// Where the signer says that it is: by convention host and repository.
     pub fn identity(&self) -> &str {
         &self.identity

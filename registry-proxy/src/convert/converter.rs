@@ -1,6 +1,6 @@
 //! Images one after the other, their layers several at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::image::{Image, Layer};
 use crate::launch;
 use crate::pipeline::{Processed, Workshop};
 use crate::place::{ImageName, Place};
+use crate::sign::Signer;
 
 /// How a layer came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub struct Converter<'c> {
     concurrency: usize,
     /// Layers that this run has at hand.
     known: HashMap<Key, Arc<Processed>>,
+    /// Those of them that it did not convert itself.
+    reused: HashSet<Key>,
+    /// What signs the artifacts.
+    pub signer: Option<Signer>,
     /// Blobs of finished images that nothing should name any more.
     litter: Vec<Digest>,
     console: &'c Console,
@@ -73,6 +78,8 @@ impl<'c> Converter<'c> {
             recipe,
             concurrency: args.concurrency.into(),
             known: HashMap::new(),
+            reused: HashSet::new(),
+            signer: args.sign_key.as_deref().map(Signer::load).transpose()?,
             litter: Vec::new(),
             console,
         })
@@ -123,6 +130,11 @@ impl<'c> Converter<'c> {
         Ok(Outcome { image, artifact, layers: Some(layers), made })
     }
 
+    /// Whether this run converted all layers of an image from the originals.
+    pub fn has_seen(&self, image: &Image) -> bool {
+        !image.layers.iter().any(|layer| self.reused.contains(&key(layer)))
+    }
+
     /// The image's artifact, if it is what this run would make.
     pub async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
         let found = match Artifact::find(&self.place, &image.descriptor.digest).await {
@@ -160,10 +172,12 @@ impl<'c> Converter<'c> {
         }));
         let taken: Vec<_> = taken.buffer_unordered(self.concurrency).try_collect().await?;
         let (mut made, mut known, mut rest) = (HashMap::new(), HashMap::new(), Vec::new());
+        let mut reused = Vec::new();
         for (layer, taken) in taken {
             match taken {
                 Some((processed, origin)) => {
                     made.insert(key(layer), Made::Reused(origin));
+                    reused.push(key(layer));
                     known.insert(key(layer), processed);
                 }
                 None => rest.push(layer),
@@ -180,6 +194,7 @@ impl<'c> Converter<'c> {
             known.insert(key, converted);
         }
         self.known.extend(known);
+        self.reused.extend(reused);
         Ok(made)
     }
 

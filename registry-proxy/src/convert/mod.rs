@@ -27,7 +27,8 @@ use crate::copy;
 use crate::error::Error;
 use crate::image::{self, Resolved};
 use crate::manifest;
-use crate::place::Place;
+use crate::place::{ImageName, Place};
+use crate::verify;
 use converter::{Converter, Made, Outcome};
 use report::Totals;
 
@@ -71,7 +72,13 @@ async fn one(
     let (resolved, then) = prepare(client, args, console).await?;
     let (mut outcomes, mut failed, mut totals) = (Vec::new(), 0, Totals::default());
     for image in &resolved.images {
-        match converter.convert(image).await.map_err(|e| e.of_image(reference, image.descriptor.digest)) {
+        let mut converted = converter.convert(image).await;
+        if let Ok(outcome) = &converted
+            && let Err(error) = sign(converter, reference, outcome, console).await
+        {
+            converted = Err(error);
+        }
+        match converted.map_err(|e| e.of_image(reference, image.descriptor.digest)) {
             Ok(outcome) => {
                 totals.add(&outcome);
                 outcomes.push(outcome);
@@ -86,7 +93,7 @@ async fn one(
     }
     let (failed, images) = (failed + resolved.failed.len(), resolved.images.len() + resolved.failed.len());
     let replaced = if args.mode == Mode::Replace && failed == 0 && images > 0 {
-        replace::finish(&converter.place, reference, &resolved, &outcomes, then, console).await?
+        replace::finish(converter, reference, &resolved, &outcomes, then, console).await?
     } else {
         None
     };
@@ -98,6 +105,20 @@ async fn one(
         Mode::Replace => Some(Error::NotReplaced { reference, failed, images }),
     };
     Ok(Done { document, totals, failed })
+}
+
+/// Signs the artifact of an image, if there is a key. What this run did not make itself is read back first.
+async fn sign(
+    converter: &Converter<'_>,
+    reference: &ImageName,
+    outcome: &Outcome<'_>,
+    console: &Console,
+) -> Result<(), Error> {
+    let Some(signer) = &converter.signer else { return Ok(()) };
+    if outcome.layers.is_none() || !converter.has_seen(outcome.image) {
+        verify::verify(&converter.place, outcome.image, console).await?;
+    }
+    signer.sign(&converter.place, reference, outcome.artifact.digest, console).await
 }
 
 /// Finds the images, brings them to where `--to` says, and tells what of them stays as it is. With them

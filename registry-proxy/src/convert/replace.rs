@@ -9,7 +9,7 @@ use jaunt_distribution::Client;
 use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_MANIFEST;
 
-use super::Outcome;
+use super::{Converter, Outcome};
 use crate::artifact::Artifact;
 use crate::cli::ConvertArgs;
 use crate::console::Console;
@@ -61,13 +61,14 @@ pub async fn prepare(
 
 /// After the work: replaces what can be replaced; `None` when all of it is already.
 pub async fn finish(
-    place: &Place,
+    converter: &Converter<'_>,
     reference: &ImageName,
     resolved: &Resolved,
     outcomes: &[Outcome<'_>],
     then: Option<Digest>,
     console: &Console,
 ) -> Result<Option<Replaced>, Error> {
+    let place = &converter.place;
     let (top, mut replaced, mut replacement) = (&resolved.top, HashMap::new(), None);
     for outcome in outcomes.iter().filter(|outcome| outcome.image.original.is_none()) {
         let new = replace::manifest(outcome.image, &outcome.artifact)?;
@@ -77,6 +78,9 @@ pub async fn finish(
         let artifact = Artifact::publish(place, &new.descriptor, index, layers).await?;
         let (image, old) = (outcome.image, outcome.image.descriptor.digest);
         console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
+        if let Some(signer) = &converter.signer {
+            signer.sign(place, reference, artifact.digest, console).await?;
+        }
         replaced.insert(old, new.descriptor.clone());
         replacement = Some(new);
     }

@@ -11,6 +11,7 @@ mod meddler;
 mod memory;
 mod replace;
 mod reuse;
+mod sign;
 mod support;
 mod undo;
 mod wild;
