@@ -58,6 +58,14 @@ pub enum LaunchError {
     /// It would decode to more than [`MAX_INDEX_LEN`] bytes.
     #[error("launch index of {0} bytes is larger than the limit of {MAX_INDEX_LEN}")]
     TooLarge(u64),
+    /// It would be so much larger than its blob that it can be no index.
+    #[error("launch index of {declared} bytes in a blob of {packed}: no index is that regular")]
+    Ratio {
+        /// What the blob says.
+        declared: u64,
+        /// The blob's length.
+        packed: u64,
+    },
     /// The first bytes are something else.
     #[error("not a launch index: wrong magic number")]
     Magic,

@@ -6,6 +6,10 @@ use super::LaunchError;
 
 /// Bytes an index may have when unpacked: some ten million entries. A larger claim is an attack.
 pub const MAX_INDEX_LEN: u64 = 1 << 30;
+/// Times its packed length that an index may have, besides a MiB: honest ones have three, and the most regular
+/// that can be made some tens. It keeps a small blob from filling a node's memory.
+const MAX_RATIO: u64 = 256;
+const SMALL: u64 = 1 << 20;
 /// The index is written once and fetched at every first start: worth the encoder's time.
 const LEVEL: i32 = 15;
 
@@ -34,6 +38,9 @@ pub fn unpack(blob: &[u8]) -> Result<Vec<u8>, LaunchError> {
     })?;
     if declared > MAX_INDEX_LEN {
         return Err(LaunchError::TooLarge(declared));
+    }
+    if declared > SMALL + MAX_RATIO * blob.len() as u64 {
+        return Err(LaunchError::Ratio { declared, packed: blob.len() as u64 });
     }
     let capacity = usize::try_from(declared).map_err(|_| LaunchError::TooLarge(declared))?;
     let mut index = Vec::with_capacity(capacity);

@@ -187,6 +187,18 @@ fn damage_is_found() {
     assert!(matches!(unpack(&good), Err(LaunchError::Packing(_))));
 }
 
+#[test]
+fn a_small_blob_does_not_become_a_large_index() {
+    let zeros = pack(&vec![0; 16 << 20]).unwrap();
+    assert!(matches!(unpack(&zeros), Err(LaunchError::Ratio { .. })), "{} bytes", zeros.len());
+    // As regular as a tree can be: empty files in one directory.
+    let files = (0..25_000).map(|n| Entry { mtime: Timestamp::default(), ..file(&format!("f{n:05}"), 0) });
+    let index = index_of(vec![files.collect()]).into_bytes();
+    assert_eq!(unpack(&pack(&index).unwrap()).unwrap(), index);
+    let blob = pack(&index).unwrap().len();
+    assert!(index.len() > 1 << 20 && index.len() / blob < 100, "{} bytes in {blob}", index.len());
+}
+
 proptest! {
     #[test]
     fn flipped_bytes_never_panic(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
