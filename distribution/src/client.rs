@@ -11,11 +11,11 @@ use crate::auth::Access;
 use crate::config::ClientConfig;
 use crate::credentials::Credentials;
 use crate::error::Error;
-use crate::failover::Turn;
 use crate::hosts::Router;
 use crate::http::{Answer, Http};
 use crate::request::{Call, Transport};
 use crate::target::Target;
+use crate::turn::Turn;
 use crate::whereabouts::Whereabouts;
 
 /// A client of every registry. Cheap to clone; clones share connections, tokens and signed URLs.

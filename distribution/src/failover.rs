@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::hosts::{Capabilities, HostsError, Route, Routes};
 use crate::target::Target;
+use crate::turn::{Deadline, Turn};
 
 /// What a host must be capable of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +26,6 @@ pub(crate) enum Need {
     Referrers,
     /// To take what is written; the registry itself only.
     Push,
-}
-
-/// The time a call may take.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    end: Instant,
-    /// The whole of it, for the error.
-    limit: Duration,
-}
-
-/// One host's turn to answer a call.
-#[derive(Clone, Debug)]
-pub(crate) struct Turn {
-    pub(crate) route: Arc<Route>,
-    /// Whether no other host is left to be asked.
-    pub(crate) last: bool,
-    deadline: Option<Deadline>,
 }
 
 /// The hosts that may answer a call and have not been asked yet.
@@ -184,38 +168,6 @@ impl Candidates {
         } else {
             tracing::debug!(mirror = mirror.host(), %error, "a mirror did not give what it was asked for");
         }
-    }
-}
-
-impl Turn {
-    /// The registry's own turn, or a mirror's: a part of the call, within the time there is for it.
-    pub(crate) async fn bounded<T>(
-        &self,
-        target: &Target,
-        part: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let Some(Deadline { end, limit: after }) = self.deadline else { return part.await };
-        let late = |_| Err(Error::Deadline { target: Box::new(target.clone()), after });
-        tokio::time::timeout_at(end.into(), part).await.unwrap_or_else(late)
-    }
-
-    /// When it is over.
-    pub(crate) fn end(&self) -> Option<Instant> {
-        self.deadline.map(|deadline| deadline.end)
-    }
-
-    /// Lets it take as long as it will.
-    pub(crate) fn unbounded(&mut self) {
-        self.deadline = None;
-    }
-}
-
-impl Deadline {
-    /// What one host may use of it while `others` wait behind it.
-    fn share(self, others: u32) -> Self {
-        let now = Instant::now();
-        let left = self.end.saturating_duration_since(now);
-        Self { end: now + left / others.saturating_add(1), limit: self.limit }
     }
 }
 

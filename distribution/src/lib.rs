@@ -31,6 +31,7 @@ mod repository;
 mod request;
 mod tags;
 mod target;
+mod turn;
 mod upload;
 mod whereabouts;
 

@@ -8,12 +8,13 @@ use reqwest::{Method, Response};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Need, Turn};
+use crate::failover::Need;
 use crate::http::{drain, read_whole};
 use crate::limits;
 use crate::repository::Repository;
 use crate::request::Call;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// A manifest as the registry holds it, bit for bit.
 #[derive(Clone, Debug, PartialEq, Eq)]

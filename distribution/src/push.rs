@@ -11,13 +11,14 @@ use reqwest::{Method, StatusCode, Url};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Need, Turn};
+use crate::failover::Need;
 use crate::http::{Answer, Backoff, drain, location};
 use crate::limits;
 use crate::manifest::{ManifestName, stated_digest, verify};
 use crate::repository::Repository;
 use crate::request::Call;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// What a registry said to a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,13 +13,14 @@ use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Need, Turn};
+use crate::failover::Need;
 use crate::http::{Answer, drain, read_whole};
 use crate::limits;
 use crate::manifest::content_type;
 use crate::page::next_page;
 use crate::repository::Repository;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// The tag under which referrers are kept where the registry has no API for them.
 pub fn referrers_tag(subject: &Digest) -> String {

@@ -11,10 +11,10 @@ use reqwest::{Method, StatusCode, Url};
 use crate::auth::{Access, Authenticator, Grant, Peer};
 use crate::credentials::Credentials;
 use crate::error::Error;
-use crate::failover::Turn;
 use crate::http::{Answer, Http, Request, drain, read_whole};
 use crate::limits;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// Sends calls.
 pub(crate) struct Transport {

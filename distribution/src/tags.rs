@@ -7,13 +7,14 @@ use reqwest::Method;
 use crate::auth::Access;
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Need, Turn};
+use crate::failover::Need;
 use crate::http::{Answer, drain, read_whole};
 use crate::limits;
 use crate::manifest::ManifestName;
 use crate::page::next_page;
 use crate::repository::Repository;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// Tags asked for at a time. A registry may send fewer.
 const PAGE: &str = "1000";

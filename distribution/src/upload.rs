@@ -24,11 +24,12 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Need, Turn};
+use crate::failover::Need;
 use crate::limits;
 use crate::push::{OCTETS, Session};
 use crate::repository::Repository;
 use crate::target::Target;
+use crate::turn::Turn;
 
 /// Writes that may wait in the queue.
 const QUEUE: usize = 4;

@@ -19,11 +19,12 @@ use crate::auth::Access;
 use crate::blob::content_range::{ContentRange, header};
 use crate::client::Client;
 use crate::error::Error;
-use crate::failover::{Candidates, Need, Turn};
+use crate::failover::{Candidates, Need};
 use crate::http::{Answer, Backoff, Body, drain};
 use crate::repository::Repository;
 use crate::request::Call;
 use crate::target::Target;
+use crate::turn::Turn;
 use crate::whereabouts::{BlobKey, is_spent};
 
 pub(crate) struct Reader {
