@@ -22,6 +22,7 @@ mod referrers;
 mod replace;
 mod revert;
 mod sign;
+mod sign_command;
 mod signed;
 mod stream;
 mod tag;
@@ -62,7 +63,7 @@ fn run(cli: Cli) -> Result<(), Error> {
         match cli.command {
             Command::Convert(args) => convert::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Verify(args) => verify::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Sign(args) => sign::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Sign(args) => sign_command::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Revert(args) => revert::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Detach(args) => detach::run(client(args.common.plain_http.clone())?, &args).await,
             Command::Copy(args) => copy::run(client(args.common.plain_http.clone())?, &args).await,

@@ -1,24 +1,19 @@
-//! `sign`, and what `convert --sign-key` and `verify --key` need: signatures of launch artifacts, as cosign
-//! keeps them.
+//! What `sign`, `convert --sign-key` and `verify --key` need: signatures of launch artifacts, as cosign keeps
+//! them.
 //!
 //! Nobody signs what he has not seen: an artifact that this very run did not make from the original layers
 //! is read back whole first, as `verify` does.
 
 use std::path::Path;
 
-use jaunt_distribution::Client;
 use jaunt_formats::cosign::manifest::{self as signatures, Existing, MAX_PAYLOAD_LEN};
 use jaunt_formats::cosign::{self, KeyError, Payload, SigningKey, VerifyingKey};
 use jaunt_formats::media_type::OCI_MANIFEST;
 use jaunt_formats::{Digest, Reference};
-use serde_json::json;
 
-use crate::cli::SignArgs;
 use crate::console::Console;
 use crate::error::Error;
-use crate::image;
 use crate::place::{ImageName, Place, TagMove};
-use crate::verify;
 
 /// Where cosign, too, looks for the password of an encrypted key.
 const PASSWORD: &str = "COSIGN_PASSWORD";
@@ -28,34 +23,6 @@ const CONFIG_LIMIT: u64 = 1 << 20;
 /// Others may sign at the same time: the last to write starts anew.
 const TRIES: usize = 5;
 
-/// Runs the command.
-pub async fn run(client: Client, args: &SignArgs) -> Result<(), Error> {
-    let console = Console::new(args.common.json);
-    let signer = Signer::load(&args.sign_key)?;
-    let reference = &args.common.reference;
-    let place = Place::of(&client, reference);
-    let resolved = image::resolve(&place, reference, &args.platforms.wanted).await?;
-    if resolved.images.is_empty() && resolved.failed.is_empty() {
-        return Err(resolved.nothing(reference));
-    }
-    let mut signed = Vec::new();
-    for image in &resolved.images {
-        let artifact = verify::verify(&place, image, &console).await;
-        let artifact = artifact.map_err(|error| error.of_image(reference, image.descriptor.digest))?;
-        signer.sign(&place, reference, artifact, &console).await?;
-        signed.push(json!({
-            "manifest": image.descriptor.digest,
-            "artifact": artifact,
-            "signature_tag": cosign::tag(&artifact),
-        }));
-    }
-    if let Some(error) = resolved.failed.into_iter().next() {
-        return Err(error);
-    }
-    let key = signer.key.verifying_key().fingerprint();
-    console.result(&json!({ "reference": reference.to_string(), "key": key, "images": signed }))
-}
-
 /// A private key at work.
 #[derive(Debug)]
 pub struct Signer {
@@ -63,6 +30,11 @@ pub struct Signer {
 }
 
 impl Signer {
+    /// What names the key to those who check.
+    pub fn fingerprint(&self) -> Digest {
+        self.key.verifying_key().fingerprint()
+    }
+
     /// Reads a key file; the password of an encrypted one is taken from the environment.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = zeroize::Zeroizing::new(read(path)?);
