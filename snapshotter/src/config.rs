@@ -45,6 +45,8 @@ pub struct Settings {
     pub docker_config: Option<PathBuf>,
     /// How long Prepare waits for a registry before the layer is unpacked instead.
     pub resolve_timeout_seconds: Option<u64>,
+    /// How long a container's read waits for registries in trouble before it is an error.
+    pub read_deadline_seconds: Option<u64>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
 }
@@ -65,6 +67,8 @@ pub struct Config {
     pub docker_config: Option<PathBuf>,
     /// See [`Settings::resolve_timeout_seconds`].
     pub resolve_timeout_seconds: u64,
+    /// See [`Settings::read_deadline_seconds`].
+    pub read_deadline_seconds: u64,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
 }
@@ -114,6 +118,7 @@ impl Settings {
             plain_http: self.plain_http.into_iter().chain(flags.plain_http).collect(),
             docker_config: flags.docker_config.or(self.docker_config),
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
+            read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
             log_format: flags.log_format.or(self.log_format),
         }
     }
@@ -132,6 +137,7 @@ impl Settings {
             plain_http: self.plain_http,
             docker_config: self.docker_config,
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
+            read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             log_format: self.log_format.unwrap_or_default(),
         }
     }
@@ -152,7 +158,7 @@ mod tests {
         let file = dir.path().join("c.toml");
         std::fs::write(
             &file,
-            "root = \"/a\"\nrun_dir = \"/r\"\nplain_http = [\"h:1\"]\nlog_format = \"json\"",
+            "read_deadline_seconds = 5\nroot = \"/a\"\nrun_dir = \"/r\"\nplain_http = [\"h:1\"]\nlog_format = \"json\"",
         )
         .unwrap();
         let flags = Settings {
@@ -164,6 +170,7 @@ mod tests {
         assert_eq!((config.root.to_str(), config.socket.to_str()), (Some("/b"), Some("/r/snapshotter.sock")));
         assert_eq!(config.plain_http.len(), 2);
         assert_eq!((config.log_format, config.resolve_timeout_seconds), (LogFormat::Json, 10));
+        assert_eq!(config.read_deadline_seconds, 5);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jaunt_distribution::{Client, ClientConfig, Repository};
 use jaunt_formats::Digest;
+use jaunt_layerfs::layers::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -27,8 +28,8 @@ use crate::supervisor::Handle;
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
-/// A container's read waits for a silent registry for this long, as often as [`ATTEMPTS`]: 24 s, and once more
-/// where the silence begins in the middle of an answer. Then it is EIO, and the next read tries anew.
+/// How long one registry may keep silent before a container's read is tried elsewhere, and before a resolution
+/// tries again, as often as [`ATTEMPTS`].
 const SILENCE: Duration = Duration::from_secs(8);
 /// See [`SILENCE`].
 const ATTEMPTS: u32 = 3;
@@ -123,6 +124,11 @@ fn assemble(config: &Config, supervisor: Handle) -> Result<Arc<Snapshotter>, Dae
         catalog,
         indexes.directory().to_owned(),
         &root.join("layers"),
+        Settings {
+            read_deadline: Duration::from_secs(config.read_deadline_seconds),
+            silence: SILENCE,
+            ..Settings::default()
+        },
     )
     .map_err(state(config))?;
     let limits = ResolveLimits {

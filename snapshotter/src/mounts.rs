@@ -68,9 +68,10 @@ impl Mounts {
         catalog: Arc<dyn Catalog>,
         index_dir: PathBuf,
         layers_dir: &Path,
+        settings: Settings,
     ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Store::open(layers_dir)?);
-        let layers = Layers::new(store.clone(), Settings::default());
+        let layers = Layers::new(store.clone(), settings);
         let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
         Ok(Arc::new(Self {
             supervisor,
