@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use jaunt_distribution::{Client, ClientCertificate, ClientConfig, HostSettings, TlsSettings};
 use jaunt_formats::Platform;
 
 use crate::place::ImageName;
@@ -162,12 +163,66 @@ pub struct Common {
     /// The image: host/name:tag, host/name@digest, or oci:DIR[:tag] for an OCI layout on disk
     #[arg(value_name = "REF")]
     pub reference: ImageName,
-    /// Speak plain HTTP with this registry (repeatable); loopback registries need no flag
-    #[arg(long, value_name = "HOST")]
-    pub plain_http: Vec<String>,
+    #[command(flatten)]
+    pub connection: Connection,
     /// Write the result to standard output as JSON, and all else to standard error
     #[arg(long)]
     pub json: bool,
+}
+
+/// How registries are connected to.
+#[derive(Clone, Debug, Args)]
+pub struct Connection {
+    /// Speak plain HTTP with this registry (repeatable); loopback registries need no flag
+    #[arg(long, value_name = "HOST")]
+    pub plain_http: Vec<String>,
+    /// Trust the authorities in this PEM file besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// The client certificate for registries that want one: a PEM file
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, unless --tls-cert has both
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates by registry, in Docker's layout or containerd's
+    #[arg(long, value_name = "DIR", default_value = "/etc/docker/certs.d")]
+    pub certs_dir: PathBuf,
+}
+
+impl Connection {
+    /// A client for all of a command. It asks no mirror: whoever writes must see what is there.
+    pub fn client(self) -> Result<Client, jaunt_distribution::Error> {
+        let certificate =
+            self.tls_cert.map(|certificate| ClientCertificate { certificate, key: self.tls_key });
+        let tls = TlsSettings {
+            authorities: self.tls_ca.into_iter().collect(),
+            client: certificate.into_iter().collect(),
+            skip_verify: false,
+        };
+        let config = ClientConfig {
+            plain_http: self.plain_http.into_iter().collect(),
+            hosts: HostSettings { directories: vec![self.certs_dir], tls, ..HostSettings::default() },
+            user_agent: concat!("jaunt-proxy/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..ClientConfig::default()
+        };
+        Ok(Client::new(config)?.without_mirrors())
+    }
+}
+
+impl Command {
+    /// What every command is told.
+    pub fn common(&self) -> &Common {
+        match self {
+            Self::Convert(ConvertArgs { common, .. })
+            | Self::Revert(RevertArgs { common })
+            | Self::Copy(CopyArgs { common, .. })
+            | Self::Detach(ReadArgs { common, .. })
+            | Self::Verify(VerifyArgs { common, .. })
+            | Self::Sign(SignArgs { common, .. })
+            | Self::Inspect(ReadArgs { common, .. }) => common,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +254,7 @@ mod tests {
             &["convert", "--platform", "linux", "h.io/a"],
             &["inspect", "--to", "h.io/b", "h.io/a"],
             &["convert", "--concurrency", "0", "h.io/a"],
+            &["inspect", "--tls-key", "k", "h.io/a"],
         ] {
             let error = Cli::try_parse_from(std::iter::once(&"jaunt-proxy").chain(bad)).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");

@@ -31,7 +31,6 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use jaunt_distribution::{Client, ClientConfig};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
@@ -54,20 +53,15 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
-        let client = |plain_http: Vec<String>| {
-            let user_agent = concat!("jaunt-proxy/", env!("CARGO_PKG_VERSION")).to_owned();
-            let plain_http = plain_http.into_iter().collect();
-            let config = ClientConfig { plain_http, user_agent, ..ClientConfig::default() };
-            Client::new(config).map_err(PlaceError::from)
-        };
+        let client = cli.command.common().connection.clone().client().map_err(PlaceError::from)?;
         match cli.command {
-            Command::Convert(args) => convert::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Verify(args) => verify::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Sign(args) => sign_command::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Revert(args) => revert::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Detach(args) => detach::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Copy(args) => copy::run(client(args.common.plain_http.clone())?, &args).await,
-            Command::Inspect(args) => inspect::run(client(args.common.plain_http.clone())?, &args).await,
+            Command::Convert(args) => convert::run(client, &args).await,
+            Command::Verify(args) => verify::run(client, &args).await,
+            Command::Sign(args) => sign_command::run(client, &args).await,
+            Command::Revert(args) => revert::run(client, &args).await,
+            Command::Detach(args) => detach::run(client, &args).await,
+            Command::Copy(args) => copy::run(client, &args).await,
+            Command::Inspect(args) => inspect::run(client, &args).await,
         }
     })
 }
