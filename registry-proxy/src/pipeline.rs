@@ -45,8 +45,13 @@ type Packed = Receiver<Result<(PackedSpan, Vec<u8>), ZstdError>>;
 
 impl Workshop {
     pub fn new(level: i32) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let pool = rayon::ThreadPoolBuilder::new().thread_name(|n| format!("compress-{n}")).build()?;
-        Ok(Self { pool, level })
+        Self::with_threads(level, 0)
+    }
+
+    /// One with so many threads; 0 stands for one a core.
+    fn with_threads(level: i32, threads: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        Ok(Self { pool: pool.thread_name(|n| format!("compress-{n}")).build()?, level })
     }
 
     /// Spans of one layer that may be in the pool: enough to keep every thread busy.
@@ -173,6 +178,65 @@ fn first_error<A, B>(
             let mut errors = [source.err(), plan.err(), joined.err()].into_iter().flatten();
             let cause = errors.find(|error| !matches!(error, StreamError::Interrupted));
             Err(cause.unwrap_or(StreamError::Interrupted))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jaunt_formats::Digest;
+
+    use super::*;
+    use crate::stream;
+
+    /// A tar of files from a byte to some MiB, of which some compress well.
+    fn tar() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for n in 0..60_u64 {
+            let len = n.pow(3) * 9 + 1;
+            let noise = (0..len).scan(n + 1, |state, at| {
+                *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(at);
+                Some(if n % 3 == 0 { b'x' } else { state.to_le_bytes()[7] })
+            });
+            let content: Vec<u8> = noise.collect();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(len);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, format!("file-{n}"), content.as_slice()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn converted(tar: &[u8], threads: usize) -> (Vec<u8>, Digest) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let workshop = Workshop::with_threads(3, threads).unwrap();
+        let (sender, reader) = stream::channel();
+        let (output, mut pieces) = mpsc::channel(8);
+        let worker = thread::spawn(move || workshop.process(reader, &output));
+        let input =
+            futures_util::stream::iter(tar.chunks(40_000).map(|piece| Ok(Bytes::copy_from_slice(piece))));
+        let blob = runtime.block_on(async {
+            let collect = async {
+                let mut blob = Vec::new();
+                while let Some(piece) = pieces.recv().await {
+                    blob.extend_from_slice(&piece);
+                }
+                blob
+            };
+            tokio::join!(stream::pump(input, tar.len() as u64, sender), collect).1
+        });
+        let digest = worker.join().unwrap().unwrap().layer.digest;
+        (blob, digest)
+    }
+
+    #[test]
+    fn the_number_of_threads_makes_no_difference() {
+        let tar = tar();
+        let (blob, digest) = converted(&tar, 1);
+        assert_eq!(digest, Digest::of(&blob));
+        assert_eq!(zstd::decode_all(blob.as_slice()).unwrap(), tar);
+        for threads in [2, 7] {
+            assert!(converted(&tar, threads) == (blob.clone(), digest), "{threads} threads");
         }
     }
 }
