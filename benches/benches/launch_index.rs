@@ -18,7 +18,7 @@ const LAYERS: u16 = 10;
 /// Directories of a layer, in two levels, and files in each of the lower ones: 10,000 entries a layer.
 const DIRS: u32 = 10;
 const SUBDIRS: u32 = 9;
-const FILES: u32 = 110;
+const FILES: u32 = 100;
 /// As files of 35 kB on average make them.
 const SPANS: u32 = 700;
 const SPAN_LEN: u32 = 512 << 10;
