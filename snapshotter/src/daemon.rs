@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use jaunt_distribution::{Client, ClientConfig, Repository};
 use jaunt_formats::Digest;
-use jaunt_layerfs::layers::Settings;
+use jaunt_layerfs::layers::{Layers, Settings};
+use jaunt_layerfs::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -25,6 +26,7 @@ use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
 use crate::status::StatusService;
 use crate::supervisor::Handle;
+use crate::upkeep;
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -88,8 +90,11 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
-    let snapshotter = assemble(config, supervisor)?;
+    let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
+    let store = Arc::new(store.with_cap(config.store.cap()));
+    let snapshotter = assemble(config, supervisor, store.clone())?;
     snapshotter.restore().await.map_err(state(config))?;
+    tokio::spawn(upkeep::upkeep(store.clone()));
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
@@ -107,10 +112,15 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
             tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
         }
     };
+    upkeep::once(&store).await;
     Ok(served?)
 }
 
-fn assemble(config: &Config, supervisor: Handle) -> Result<Arc<Snapshotter>, DaemonError> {
+fn assemble(
+    config: &Config,
+    supervisor: Handle,
+    layers: Arc<Store>,
+) -> Result<Arc<Snapshotter>, DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
@@ -118,19 +128,14 @@ fn assemble(config: &Config, supervisor: Handle) -> Result<Arc<Snapshotter>, Dae
     let indexes = IndexStore::open(root).map_err(state(config))?;
     let client = Client::new(client_config(config))?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
-    let mounts = Mounts::open(
-        supervisor,
-        client.clone(),
-        catalog,
-        indexes.directory().to_owned(),
-        &root.join("layers"),
-        Settings {
-            read_deadline: Duration::from_secs(config.read_deadline_seconds),
-            silence: SILENCE,
-            ..Settings::default()
-        },
-    )
-    .map_err(state(config))?;
+    let settings = Settings {
+        read_deadline: Duration::from_secs(config.read_deadline_seconds),
+        silence: SILENCE,
+        ..Settings::default()
+    };
+    let layers = Layers::new(layers, settings);
+    let index_dir = indexes.directory().to_owned();
+    let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers);
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()

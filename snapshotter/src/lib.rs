@@ -28,3 +28,4 @@ pub mod snapshotter;
 pub mod status;
 pub mod supervisor;
 pub mod unix_channel;
+pub mod upkeep;

@@ -6,7 +6,7 @@
 //! deleted from the store.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
-use jaunt_layerfs::layers::{Layers, Settings};
+use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
-use jaunt_layerfs::store::{LargeFiles, Store, StoreError};
+use jaunt_layerfs::store::{LargeFiles, Store};
 use tokio::sync::OnceCell;
 
 use crate::fallback::error_chain;
@@ -58,32 +58,17 @@ struct Served {
 }
 
 impl Mounts {
-    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept in `layers_dir`.
-    ///
-    /// # Errors
-    /// The store's directory cannot be made or written to.
+    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`.
     pub fn open(
         supervisor: Handle,
         client: Client,
         catalog: Arc<dyn Catalog>,
         index_dir: PathBuf,
-        layers_dir: &Path,
-        settings: Settings,
-    ) -> Result<Arc<Self>, StoreError> {
-        let store = Arc::new(Store::open(layers_dir)?);
-        let layers = Layers::new(store.clone(), settings);
+        layers: Layers,
+    ) -> Arc<Self> {
+        let store = layers.store().clone();
         let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self {
-            supervisor,
-            store,
-            layers,
-            index_dir,
-            client,
-            catalog,
-            served,
-            failing,
-            diff_ids,
-        }))
+        Arc::new(Self { supervisor, store, layers, index_dir, client, catalog, served, failing, diff_ids })
     }
 
     fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {

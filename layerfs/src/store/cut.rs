@@ -74,6 +74,33 @@ impl Cut {
         Some(first.unit_of(range.start)..last.unit_of(range.end - 1) + 1)
     }
 
+    /// The first unit of each run of whole spans of `len` bytes, or a little less.
+    pub(super) fn runs_of_spans(&self, len: u64) -> Vec<usize> {
+        let mut runs: Vec<&SpanUnits> = Vec::new();
+        for span in &self.spans {
+            if runs.last().is_none_or(|first| span.end() - first.start > len) {
+                runs.push(span);
+            }
+        }
+        runs.iter().map(|first| first.first).collect()
+    }
+
+    /// The units that lie in a range at least in part.
+    pub(super) fn units_touching(&self, range: &Range<u64>) -> Range<usize> {
+        let first = self.spans.partition_point(|span| span.end() <= range.start);
+        let last = self.spans.partition_point(|span| span.start < range.end);
+        let (Some(span), true) = (self.spans.get(first), first < last) else { return 0..0 };
+        let end = &self.spans[last - 1];
+        span.unit_of(range.start.max(span.start))..end.unit_of(range.end.min(end.end()) - 1) + 1
+    }
+
+    /// From the first byte of a run of units to the last; none for an empty run.
+    pub(super) fn extent_of(&self, units: &Range<usize>) -> Option<Range<u64>> {
+        let first = self.ranges_of(units.clone()).next()?;
+        let last = self.ranges_of(units.end - 1..units.end).next()?;
+        Some(first.start..last.end)
+    }
+
     /// The tar range of each of a run of units.
     pub(super) fn ranges_of(&self, units: Range<usize>) -> impl Iterator<Item = Range<u64>> {
         let mut at = self.spans.partition_point(|span| span.last() < units.start);

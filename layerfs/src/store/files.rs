@@ -12,9 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lru::LruCache;
 use rustix::buffer::spare_capacity;
+use rustix::fs::FallocateFlags;
 
+use super::disk;
 use super::large::LargeFiles;
 
+/// The packed file's name, and that of the directory of large ones.
+const PACKED: &str = "data";
+const LARGE: &str = "large";
 /// Large files of a layer that are kept open.
 const OPEN_FILES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expect("not zero");
 
@@ -35,7 +40,7 @@ enum Place {
 
 impl Files {
     pub(super) fn open(directory: &Path, large: LargeFiles) -> io::Result<Self> {
-        let packed = writable().open(directory.join("data"))?;
+        let packed = writable().open(directory.join(PACKED))?;
         let open = Mutex::new(LruCache::new(OPEN_FILES));
         Ok(Self { directory: directory.to_owned(), packed, large, open })
     }
@@ -65,6 +70,63 @@ impl Files {
             bytes = rest;
         }
         Ok(())
+    }
+
+    /// Gives a range's room back. What was there reads as zeros.
+    pub(super) fn punch(&self, range: &Range<u64>) -> io::Result<()> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        for (place, piece) in self.pieces(range) {
+            let len = piece.end - piece.start;
+            match place {
+                Place::Packed => rustix::fs::fallocate(&self.packed, how, piece.start, len)?,
+                Place::Large(number) => match self.large(number, false) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    file => {
+                        let start = self.large.ranges()[number].start;
+                        rustix::fs::fallocate(&*file?, how, piece.start - start, len)?;
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a large file. Whoever has it open, or mapped, or as what the kernel reads, keeps it as it is.
+    pub(super) fn remove(&self, large: &Range<u64>) -> io::Result<()> {
+        let Ok(number) = self.large.ranges().binary_search_by_key(&large.start, |range| range.start) else {
+            return Ok(());
+        };
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).pop(&number);
+        disk::remove(&self.path(number))
+    }
+
+    /// Opens the large file that holds exactly this range, to be read.
+    pub(super) fn open_large(&self, content: &Range<u64>) -> io::Result<Option<File>> {
+        let ranges = self.large.ranges();
+        let number = ranges.binary_search_by_key(&content.start, |range| range.start).ok();
+        let number = number.filter(|&number| ranges[number] == *content);
+        match number.map(|number| File::open(self.path(number))) {
+            // No span covers it: there is nothing to be read.
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.transpose(),
+        }
+    }
+
+    /// Makes all that was written last, and the names of the files that hold it.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        disk::sync_file(&self.packed, &self.directory.join(PACKED))?;
+        let mut any = false;
+        for number in 0..self.large.ranges().len() {
+            match self.large(number, false) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => disk::sync_file(&*file?, &self.path(number))?,
+            }
+            any = true;
+        }
+        if any {
+            disk::sync_dir(&self.directory.join(LARGE))?;
+        }
+        disk::sync_dir(&self.directory)
     }
 
     fn read_piece(&self, place: Place, piece: &Range<u64>) -> io::Result<Vec<u8>> {
@@ -107,7 +169,7 @@ impl Files {
         let opened = File::options().read(true).write(true).open(&path);
         let file = match opened {
             Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir_all(self.directory.join("large"))?;
+                std::fs::create_dir_all(self.directory.join(LARGE))?;
                 writable().open(&path)?
             }
             opened => opened?,
@@ -118,7 +180,7 @@ impl Files {
     }
 
     fn path(&self, number: usize) -> PathBuf {
-        self.directory.join("large").join(self.large.ranges()[number].start.to_string())
+        self.directory.join(LARGE).join(self.large.ranges()[number].start.to_string())
     }
 }
 

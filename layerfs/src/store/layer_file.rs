@@ -6,50 +6,37 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
+use super::StoreError;
+use super::complete::Holders;
 use super::cut::Cut;
-use super::files::Files;
 use super::large::LargeFiles;
-use super::record::{Record, Sum};
-use super::{StoreCounters, StoreError};
+use super::on_disk::{Damaged, OnDisk};
+use super::shared::Shared;
 use crate::verify::TarBytes;
 
 /// The layer's tar in sparse files, and which units of it are there.
 pub struct LayerFile {
     directory: PathBuf,
-    cut: Cut,
-    large: LargeFiles,
+    pub(super) cut: Cut,
+    pub(super) large: LargeFiles,
     disk: OnceLock<OnDisk>,
     /// One opens at a time.
     opening: Mutex<()>,
-    counters: Arc<StoreCounters>,
+    pub(super) holders: Holders,
+    shared: Arc<Shared>,
 }
-
-struct OnDisk {
-    files: Files,
-    record: Record,
-    /// Held by all who read or write units; exclusively by those who take units away.
-    gate: RwLock<()>,
-}
-
-/// Units that are claimed but are not what the disk gives.
-struct Damaged;
 
 impl LayerFile {
     /// The files of a layer that is kept in `directory`.
-    pub(super) fn open(
-        directory: PathBuf,
-        cut: Cut,
-        large: LargeFiles,
-        counters: Arc<StoreCounters>,
-    ) -> Self {
-        let (disk, opening) = (OnceLock::new(), Mutex::default());
-        let file = Self { directory, cut, large, disk, opening, counters };
+    pub(super) fn open(directory: PathBuf, cut: Cut, large: LargeFiles, shared: Arc<Shared>) -> Self {
+        let (disk, opening, holders) = (OnceLock::new(), Mutex::default(), Holders::default());
+        let file = Self { directory, cut, large, disk, opening, holders, shared };
         if let Err(error) = file.on_disk() {
             tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
         }
@@ -59,7 +46,7 @@ impl LayerFile {
     /// Whether every byte of a tar range seems to be there. Costs no I/O; [`read`](Self::read) has the last word.
     pub fn has(&self, range: &Range<u64>) -> bool {
         let present = |disk: &OnDisk| self.cut.units_of(range).is_some_and(|units| disk.record.all(units));
-        range.is_empty() || self.disk.get().is_some_and(present)
+        range.is_empty() || self.disk().is_some_and(present)
     }
 
     /// The bytes of a range, if all of them are there and are what was written. What is not is no longer
@@ -68,13 +55,15 @@ impl LayerFile {
         if range.is_empty() {
             return Some(Bytes::new());
         }
-        let disk = self.disk.get()?;
+        let disk = self.disk()?;
         let units = self.cut.units_of(range)?;
         match disk.read(&self.cut, units.clone()) {
-            Ok(read) => read.map(|(start, bytes)| {
+            Ok(Some((start, bytes))) => {
+                disk.regions.touch(&units, self.shared.now());
                 let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
-                bytes.slice(at(range.start)..at(range.end))
-            }),
+                Some(bytes.slice(at(range.start)..at(range.end)))
+            }
+            Ok(None) => None,
             Err(Damaged) => {
                 self.put_out_of_use(disk, units);
                 None
@@ -94,42 +83,37 @@ impl LayerFile {
                 "bytes that no span of the layer covers",
             ));
         };
-        let covered = |unit: &Range<u64>| range.start <= unit.start && unit.end <= range.end;
-        let whole: Vec<_> =
-            units.clone().zip(self.cut.ranges_of(units)).filter(|(_, r)| covered(r)).collect();
-        let (Some((first, start)), Some((_, end))) = (whole.first(), whole.last()) else { return Ok(()) };
-        let disk = self.on_disk().map_err(|error| error.source)?;
-        let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
-        disk.files.write(start.start, bytes.slice(&(start.start..end.end)))?;
-        let sums: Vec<Sum> = whole.iter().map(|(_, range)| Sum::of(bytes.slice(range))).collect();
-        disk.record.claim(*first, &sums)
+        let kept = self.on_disk().map_err(|error| error.source).and_then(|disk| {
+            disk.regions.touch(&units, self.shared.now());
+            disk.write(&self.cut, units, bytes)
+        });
+        self.shared.note_kept(range.end - range.start, &kept);
+        kept
     }
 
     /// Bytes present.
     pub fn present_bytes(&self) -> u64 {
-        let Some(disk) = self.disk.get() else { return 0 };
-        let units = 0..self.cut.units();
+        self.disk().map_or(0, |disk| self.present_of(disk, 0..self.cut.units()))
+    }
+
+    /// Bytes that there are to be had: all but what no span covers.
+    pub fn total_bytes(&self) -> u64 {
+        self.cut.ranges_of(0..self.cut.units()).map(|range| range.end - range.start).sum()
+    }
+
+    /// Bytes present, of some units.
+    pub(super) fn present_of(&self, disk: &OnDisk, units: Range<usize>) -> u64 {
         let there = units.clone().zip(self.cut.ranges_of(units)).filter(|(unit, _)| disk.record.has(*unit));
         there.map(|(_, range)| range.end - range.start).sum()
     }
 
-    /// Takes away those of the units that are not what was written, so that they are fetched again.
-    fn put_out_of_use(&self, disk: &OnDisk, units: Range<usize>) {
-        let _gate = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
-        for (unit, range) in units.clone().zip(self.cut.ranges_of(units)) {
-            if let Err(Damaged) = disk.read_held(&self.cut, unit..unit + 1) {
-                let forgotten = disk.record.disclaim(unit..unit + 1);
-                self.counters.damaged_units.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(
-                    layer = %self.directory.display(), start = range.start, len = range.end - range.start,
-                    ?forgotten, "bytes on disk are damaged, or were lost in a crash: they are fetched again"
-                );
-            }
-        }
+    /// The files, if they could be opened.
+    pub(super) fn disk(&self) -> Option<&OnDisk> {
+        self.disk.get()
     }
 
     /// The files, opened if they are not yet.
-    fn on_disk(&self) -> Result<&OnDisk, StoreError> {
+    pub(super) fn on_disk(&self) -> Result<&OnDisk, StoreError> {
         if let Some(disk) = self.disk.get() {
             return Ok(disk);
         }
@@ -137,54 +121,26 @@ impl LayerFile {
         match self.disk.get() {
             Some(disk) => Ok(disk),
             None => {
-                let disk = OnDisk::open(&self.directory, &self.cut, self.large.clone())?;
+                let disk = OnDisk::open(&self.directory, &self.cut, self.large.clone(), self.shared.now())?;
                 Ok(self.disk.get_or_init(|| disk))
             }
         }
     }
-}
 
-impl OnDisk {
-    fn open(directory: &Path, cut: &Cut, large: LargeFiles) -> Result<Self, StoreError> {
-        let fail = |what| move |source| StoreError { path: directory.to_owned(), what, source };
-        std::fs::create_dir_all(directory).map_err(fail("create the layer's directory"))?;
-        let files = Files::open(directory, large).map_err(fail("open the layer's data"))?;
-        let record = Record::open(&directory.join("units"), cut.units());
-        Ok(Self {
-            files,
-            record: record.map_err(fail("open the record of what is present"))?,
-            gate: RwLock::default(),
-        })
-    }
-
-    /// Where a run of units starts, and their bytes; `None` if they are not all there.
-    fn read(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        self.read_held(cut, units)
-    }
-
-    /// As [`read`](Self::read), for who holds the gate.
-    fn read_held(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
-        if !self.record.all(units.clone()) {
-            return Ok(None);
-        }
-        let ranges: Vec<Range<u64>> = cut.ranges_of(units.clone()).collect();
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
-        let read = self.files.read(&(first.start..last.end));
-        let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
-        let (bytes, sums) = read.map_err(|error| {
-            tracing::warn!(%error, "the disk does not give what was written");
-            Damaged
-        })?;
-        let mut rest = &bytes[..];
-        for (range, sum) in ranges.iter().zip(sums) {
-            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            let (unit, behind) = rest.split_at_checked(len).ok_or(Damaged)?;
-            if sum != Some(Sum::of(unit)) {
-                return Err(Damaged);
+    /// Takes away those of the units that are not what was written, so that they are fetched again.
+    fn put_out_of_use(&self, disk: &OnDisk, units: Range<usize>) {
+        let layer = self.directory.display();
+        match disk.take_damaged(&self.cut, units) {
+            Ok(damaged) => {
+                for range in damaged {
+                    let (start, len) = (range.start, range.end - range.start);
+                    self.shared.counters.damaged_units.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(%layer, start, len, "bytes on disk are damaged, or were lost in a crash: they are fetched again");
+                }
             }
-            rest = behind;
+            Err(error) => {
+                tracing::error!(%layer, %error, "bytes on disk are damaged, and the disk does not let that be noted");
+            }
         }
-        Ok(Some((first.start, bytes.into())))
     }
 }

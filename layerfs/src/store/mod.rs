@@ -4,51 +4,61 @@
 //! <root>/layers/<diffID hex>/<cut>/data             the tar, sparse, at its own offsets, without:
 //!                                 /large/<offset>   a large file, from its first byte; where it is in the tar
 //!                                 /units            which units of it are there, and what they must hash to
+//!                                 /used             when which part of it was last used
+//!                                 /complete         all of it is there, and is the layer
+//!                                 /handed-out       the kernel may read large files by itself
 //! ```
 //!
-//! `cut` names the layout and a hash of the layer's spans, their digests and what is large. An index only claims its diffIDs: whoever may push to
-//! some repository can claim the diffID of another's layer and give it spans of his own. Images share what they
-//! have verified against the same digests, and nothing else. Conversion is deterministic, so those that share a
-//! layer do share it.
+//! `cut` names the layout and a hash of the layer's spans, their digests and what is large. An index only claims its
+//! diffIDs: whoever may push to some repository can claim the diffID of another's layer and give it spans of his
+//! own. Images share what they have verified against the same digests, and nothing else. Conversion is
+//! deterministic, so those that share a layer do share it.
 //!
 //! Only verified bytes get in, and what is read is compared with the checksum that was noted then. So neither a
 //! killed daemon, a power cut nor a failing disk makes something else look like content, and nothing waits for a
 //! disk to sync.
 
 mod bitmap;
+mod complete;
 mod cut;
+mod disk;
+mod eviction;
 mod files;
 mod large;
 mod layer_file;
+mod maintenance;
+mod on_disk;
 mod record;
+mod regions;
+mod shared;
+mod usage;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use jaunt_formats::DiffId;
 use jaunt_formats::launch::LaunchLayer;
 
+pub use complete::CompleteLayer;
 pub use large::LargeFiles;
 pub use layer_file::LayerFile;
+pub use maintenance::{Cap, StoreUsage};
+pub use shared::StoreCounters;
 
 use self::cut::{Cut, CutName, LAYOUT};
+use self::shared::{Moment, Shared};
 
 /// All layers of a node.
 pub struct Store {
     root: PathBuf,
     open: Mutex<HashMap<LayerKey, Weak<LayerFile>>>,
-    counters: Arc<StoreCounters>,
-}
-
-/// What happened in the store since the process started.
-#[derive(Debug, Default)]
-pub struct StoreCounters {
-    /// Units whose bytes on disk were not what had been written.
-    pub damaged_units: AtomicU64,
+    shared: Arc<Shared>,
+    cap: Cap,
+    usage: Mutex<StoreUsage>,
 }
 
 /// What one set of files is for: a diffID, and the digests that its bytes were verified against.
@@ -79,12 +89,25 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let fail = |what| move |source| StoreError { path: root.to_owned(), what, source };
         std::fs::create_dir_all(root).map_err(fail("create the directory"))?;
-        let probe = root.join(".probe");
-        std::fs::write(&probe, b"")
-            .and_then(|()| std::fs::remove_file(&probe))
-            .map_err(fail("write to it"))?;
+        match probe(&root.join(".probe")) {
+            // A full disk will have room again.
+            Err(error) if error.kind() != io::ErrorKind::StorageFull => {
+                return Err(fail("write to it")(error));
+            }
+            _ => {}
+        }
         drop_other_layouts(root).map_err(fail("drop what an earlier version left"))?;
-        Ok(Self { root: root.to_owned(), open: Mutex::default(), counters: Arc::default() })
+        let (open, shared, usage) = (Mutex::default(), Arc::default(), Mutex::default());
+        let store = Self { root: root.to_owned(), open, shared, cap: Cap::default(), usage };
+        store.shared.set_now(Moment::of(SystemTime::now()));
+        store.measure()?;
+        Ok(store)
+    }
+
+    /// The same, holding no more than `cap`.
+    #[must_use]
+    pub fn with_cap(self, cap: Cap) -> Self {
+        Self { cap, ..self }
     }
 
     /// The layer's file; the same one for all who hold it at a time. Where the disk cannot hold it, it stays empty.
@@ -95,7 +118,7 @@ impl Store {
         if let Some(file) = open.get(&key).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(LayerFile::open(self.files(&key), cut, large.clone(), self.counters.clone()));
+        let file = Arc::new(LayerFile::open(self.files(&key), cut, large.clone(), self.shared.clone()));
         open.insert(key, Arc::downgrade(&file));
         open.retain(|_, file| file.strong_count() > 0);
         file
@@ -137,13 +160,16 @@ impl Store {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError { path, what: "delete the layer", source })
             }
-            _ => Ok(()),
+            _ => {
+                self.shared.note_changed();
+                Ok(())
+            }
         }
     }
 
     /// What happened in it.
     pub fn counters(&self) -> &StoreCounters {
-        &self.counters
+        &self.shared.counters
     }
 
     /// The directory it lives in.
@@ -158,6 +184,12 @@ impl Store {
     fn directory(&self, diff_id: DiffId) -> PathBuf {
         self.root.join(diff_id.0.hex())
     }
+}
+
+fn probe(path: &Path) -> io::Result<()> {
+    let written = std::fs::write(path, b"probe");
+    let removed = std::fs::remove_file(path);
+    written.and(removed)
 }
 
 /// Deletes what was kept in another layout: nobody would ever ask for it again.

@@ -17,6 +17,7 @@ use std::path::Path;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::bitmap::Bitmap;
+use super::disk;
 
 const MAGIC: &[u8; 8] = b"JAUNTUN1";
 const HEADER_LEN: usize = 64;
@@ -91,6 +92,11 @@ impl Record {
         self.file.write_all_at(&bytes, place_of(first))?;
         self.there.set(first..first + sums.len());
         Ok(())
+    }
+
+    /// Makes what is claimed last.
+    pub(super) fn sync(&self, path: &Path) -> io::Result<()> {
+        disk::sync_file(&self.file, path)
     }
 
     /// Claims a run of units no longer. Readers no longer find them even where the disk refuses to forget.

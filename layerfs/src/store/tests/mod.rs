@@ -1,4 +1,9 @@
-//! The store against a naive model, and against what a power cut leaves.
+//! The store against a naive model, power cuts, full disks, and time.
+
+mod eviction;
+mod full_disk;
+mod model;
+mod power_cut;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,16 +52,22 @@ struct Fixture {
     tar: Vec<u8>,
     layer: LaunchLayer,
     large: LargeFiles,
-    directory: tempfile::TempDir,
+    directory: Arc<tempfile::TempDir>,
 }
 
 impl Fixture {
     fn new(spans: &[(u64, u64)], large: &[Range<u64>]) -> Self {
+        // In memory where there is such a place: what is tested is not the disk.
+        let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::new_in(Arc::new(directory.unwrap()), spans, large)
+    }
+
+    fn new_in(directory: Arc<tempfile::TempDir>, spans: &[(u64, u64)], large: &[Range<u64>]) -> Self {
         let len = spans.iter().map(|(gap, len)| gap + len).sum();
         let tar: Vec<u8> =
             (0..len).map(|at: u64| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
         let layer = layer_of(Digest::of(&tar), spans);
-        Self { tar, layer, large: large::tests::large(large), directory: tempfile::tempdir().unwrap() }
+        Self { tar, layer, large: large::tests::large(large), directory }
     }
 
     fn open(&self) -> Arc<LayerFile> {
@@ -111,149 +122,12 @@ impl Fixture {
     }
 }
 
-#[derive(Clone, Debug)]
-enum Op {
-    Keep(prop::sample::Index),
-    Read(prop::sample::Index, u64),
-    Flip(prop::sample::Index),
-    Reopen,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let place = any::<prop::sample::Index>;
-    prop_oneof![
-        4 => place().prop_map(Op::Keep),
-        4 => (place(), prop_oneof![0..600u64, 0..100_000u64]).prop_map(|(at, len)| Op::Read(at, len)),
-        1 => place().prop_map(Op::Flip),
-        1 => Just(Op::Reopen),
-    ]
-}
-
 /// Spans, and what of their tar lies in files of its own: anywhere, as a hostile index may have it.
 fn spans() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<Range<u64>>)> {
     let gap = prop_oneof![3 => Just(0u64), 1 => 1..3000u64];
     let len = prop_oneof![1..1500u64, 16_000..17_000u64, 1..70_000u64];
     let large = (0..200_000u64, 1..90_000u64).prop_map(|(start, len)| start..start + len);
     (prop::collection::vec((gap, len), 1..8), prop::collection::vec(large, 0..3))
-}
-
-/// What is there, byte by byte, and which bytes were changed behind the store's back.
-struct Model {
-    there: Vec<bool>,
-    flipped: Vec<bool>,
-    units: Vec<Range<u64>>,
-}
-
-impl Model {
-    fn has(&self, range: &Range<u64>) -> bool {
-        self.there[range.start as usize..range.end as usize].iter().all(|there| *there)
-    }
-
-    /// Whether a range is given; units that are found damaged are there no longer.
-    fn read(&mut self, range: &Range<u64>) -> bool {
-        if range.is_empty() {
-            return true;
-        }
-        if !self.has(range) {
-            return false;
-        }
-        let mut sound = true;
-        for unit in self.units.iter().filter(|unit| unit.start < range.end && range.start < unit.end) {
-            let bytes = unit.start as usize..unit.end as usize;
-            if self.flipped[bytes.clone()].iter().any(|flipped| *flipped) {
-                self.there[bytes].fill(false);
-                sound = false;
-            }
-        }
-        sound
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn behaves_like_a_set_of_bytes((spans, large) in spans(), ops in prop::collection::vec(op(), 1..40)) {
-        let fixture = Fixture::new(&spans, &large);
-        let nothing = vec![false; fixture.tar.len()];
-        let mut model = Model { there: nothing.clone(), flipped: nothing, units: fixture.units() };
-        let mut file = fixture.open();
-        for op in ops {
-            match op {
-                Op::Keep(span) => {
-                    let span = span.index(spans.len());
-                    fixture.keep(&file, span);
-                    let range = fixture.layer.spans[span].tar_range();
-                    let bytes = range.start as usize..range.end as usize;
-                    model.there[bytes.clone()].fill(true);
-                    model.flipped[bytes].fill(false);
-                }
-                Op::Read(at, len) => {
-                    let start = at.index(fixture.tar.len()) as u64;
-                    let range = start..(start + len).min(fixture.tar.len() as u64);
-                    prop_assert_eq!(file.has(&range), model.has(&range), "{:?}", range);
-                    let read = file.read(&range);
-                    prop_assert_eq!(read.is_some(), model.read(&range), "{:?}", range);
-                    if let Some(bytes) = read {
-                        prop_assert!(bytes == fixture.slice(&range), "wrong bytes at {:?}", range);
-                    }
-                }
-                Op::Flip(at) => {
-                    let at = at.index(fixture.tar.len());
-                    model.flipped[at] ^= fixture.flip(at as u64);
-                }
-                Op::Reopen => {
-                    drop(file);
-                    file = fixture.open();
-                }
-            }
-        }
-        let present = model.there.iter().filter(|there| **there).count() as u64;
-        prop_assert_eq!(file.present_bytes(), present);
-    }
-
-    /// Without a sync, each file may be missing, and each page of it as it was at any time. doc/SEMANTICS.md B5.
-    #[test]
-    fn whatever_a_power_cut_leaves_is_right_or_absent(
-        (spans, large) in spans(),
-        kept in prop::collection::vec(any::<prop::sample::Index>(), 1..12),
-        pages in prop::collection::vec(any::<prop::sample::Index>(), 256),
-    ) {
-        let fixture = Fixture::new(&spans, &large);
-        let file = fixture.open();
-        let mut moments = vec![fixture.on_disk()];
-        for span in kept {
-            fixture.keep(&file, span.index(spans.len()));
-            moments.push(fixture.on_disk());
-        }
-        drop(file);
-        let mut chance = pages.iter().cycle();
-        for (path, last) in fixture.on_disk() {
-            let mut left = vec![0; last.len()];
-            for (at, page) in left.chunks_mut(4096).enumerate() {
-                let then = chance.next().unwrap().get(&moments).get(&path).map_or(&[][..], |bytes| bytes);
-                let then = then.get(at * 4096..).unwrap_or_default();
-                let len = then.len().min(page.len());
-                page[..len].copy_from_slice(&then[..len]);
-            }
-            match chance.next().unwrap().index(8) {
-                0 => fs::remove_file(path).unwrap(),
-                _ => fs::write(path, left).unwrap(),
-            }
-        }
-        let file = fixture.open();
-        for range in fixture.units() {
-            if let Some(bytes) = file.read(&range) {
-                prop_assert!(bytes == fixture.slice(&range), "wrong bytes at {:?}", range);
-            }
-        }
-        // What was lost can be kept again.
-        for span in 0..spans.len() {
-            fixture.keep(&file, span);
-            let range = fixture.layer.spans[span].tar_range();
-            prop_assert!(file.read(&range).is_some_and(|bytes| bytes == fixture.slice(&range)));
-        }
-    }
 }
 
 /// Spans of two files that meet within a block, a page and a unit of the disk.

@@ -3,10 +3,14 @@
 //! An unknown key is an error that names the key and the file: a misspelt setting must not be a setting
 //! silently left at its default.
 
+mod store;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+pub use store::{Percent, StoreConfig};
 
 /// Read when no other file is named; may be absent.
 pub const DEFAULT_FILE: &str = "/etc/jaunt/snapshotter.toml";
@@ -49,6 +53,8 @@ pub struct Settings {
     pub read_deadline_seconds: Option<u64>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
+    /// How much of layers is kept.
+    pub store: Option<StoreConfig>,
 }
 
 /// Settings with nothing left open. The supervisor hands them to every worker, so that a file edited
@@ -71,6 +77,8 @@ pub struct Config {
     pub read_deadline_seconds: u64,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
+    /// See [`Settings::store`].
+    pub store: StoreConfig,
 }
 
 /// Why there is no configuration.
@@ -120,6 +128,7 @@ impl Settings {
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
             log_format: flags.log_format.or(self.log_format),
+            store: flags.store.or(self.store),
         }
     }
 
@@ -139,6 +148,7 @@ impl Settings {
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             log_format: self.log_format.unwrap_or_default(),
+            store: self.store.unwrap_or_default(),
         }
     }
 
@@ -171,6 +181,24 @@ mod tests {
         assert_eq!(config.plain_http.len(), 2);
         assert_eq!((config.log_format, config.resolve_timeout_seconds), (LogFormat::Json, 10));
         assert_eq!(config.read_deadline_seconds, 5);
+    }
+
+    #[test]
+    fn the_file_that_is_shipped_names_every_key_with_its_default() {
+        let shipped = include_str!("../../dist/snapshotter.toml");
+        let is_key = |line: &&str| {
+            line.starts_with("#[")
+                || line.split_once(" = ").is_some_and(|(key, _)| {
+                    key.chars().all(|c| c == '#' || c == '_' || c.is_ascii_lowercase())
+                })
+        };
+        let keys: String = shipped.lines().filter(is_key).map(|line| format!("{}\n", &line[1..])).collect();
+        let settings: Settings = toml::from_str(&keys).unwrap();
+        let docker_config = settings.docker_config.clone();
+        assert_eq!(settings.complete(), Config { docker_config, ..Settings::default().complete() });
+        let names = |table: toml::Table| table.keys().cloned().collect::<BTreeSet<_>>();
+        let known = names(toml::Table::try_from(Settings::default().complete()).unwrap());
+        assert!(names(toml::from_str(&keys).unwrap()).is_superset(&known));
     }
 
     #[test]

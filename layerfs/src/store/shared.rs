@@ -1,0 +1,80 @@
+//! What the layers of one store share: its clock, and what it is told of them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
+
+/// What happened in the store since the process started.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Units whose bytes on disk were not what had been written.
+    pub damaged_units: AtomicU64,
+    /// Bytes that arrived and could not be kept.
+    pub unkept_bytes: AtomicU64,
+    /// Bytes that were taken away to make room.
+    pub evicted_bytes: AtomicU64,
+}
+
+/// Seconds since 1970: exact enough to tell what was used long ago, until 2106.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(pub u32);
+
+impl Moment {
+    pub(super) fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub counters: StoreCounters,
+    now: AtomicU32,
+    changed: AtomicBool,
+    full: AtomicBool,
+}
+
+impl Shared {
+    /// The time as of the last maintenance.
+    pub(super) fn now(&self) -> Moment {
+        Moment(self.now.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_now(&self, now: Moment) {
+        self.now.store(now.0, Ordering::Relaxed);
+    }
+
+    /// What the store occupies has changed.
+    pub(super) fn note_changed(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// Something was kept, or could not be.
+    pub(super) fn note_kept(&self, len: u64, kept: &io::Result<()>) {
+        match kept {
+            Ok(()) => self.note_changed(),
+            Err(error) => {
+                self.counters.unkept_bytes.fetch_add(len, Ordering::Relaxed);
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                    self.full.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whether what it occupies changed since this was last asked.
+    pub(super) fn take_changed(&self) -> bool {
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the disk was full since this was last asked.
+    pub(super) fn take_full(&self) -> bool {
+        self.full.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.counters.fmt(f)
+    }
+}

@@ -1,0 +1,30 @@
+//! What is done for the local store while nobody asks: its size is watched, and what is used is noted.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jaunt_layerfs::store::Store;
+use tokio::time::MissedTickBehavior;
+
+/// How often: a node at its limit fills a few hundred MiB meanwhile.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Keeps the store in order, until the runtime ends.
+pub async fn upkeep(store: Arc<Store>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        once(&store).await;
+    }
+}
+
+/// The same, once.
+pub async fn once(store: &Arc<Store>) {
+    let store = store.clone();
+    let done = tokio::task::spawn_blocking(move || store.maintain(SystemTime::now())).await;
+    // A panic there has been reported by its own thread.
+    if let Ok(Err(error)) = done {
+        tracing::warn!(%error, cause = %error.source, "the store is not kept in order");
+    }
+}
