@@ -18,14 +18,20 @@ const SIGNATURES: [&str; 3] = [
 
 /// An error if a signature is found.
 pub async fn refuse(place: &Place, image: Digest) -> Result<(), Error> {
-    let tag = format!("sha256-{}.sig", image.hex());
-    if place.manifest_if_exists(&tag, &ACCEPT).await?.is_some() {
-        return Err(Error::Signed { image, by: format!("tag {tag}") });
-    }
-    let referrers = place.referrers(&image, None).await?;
-    let types = referrers.into_iter().filter_map(|found| found.artifact_type);
-    match types.into_iter().find(|found| SIGNATURES.iter().any(|prefix| found.starts_with(prefix))) {
-        Some(found) => Err(Error::Signed { image, by: format!("referrer of type {found}") }),
+    match signature(place, &image).await? {
+        Some(by) => Err(Error::Signed { image, by }),
         None => Ok(()),
     }
+}
+
+/// Where a signature is, if there is any.
+pub async fn signature(place: &Place, manifest: &Digest) -> Result<Option<String>, Error> {
+    let tag = format!("sha256-{}.sig", manifest.hex());
+    if place.manifest_if_exists(&tag, &ACCEPT).await?.is_some() {
+        return Ok(Some(format!("tag {tag}")));
+    }
+    let referrers = place.referrers(manifest, None).await?;
+    let mut types = referrers.into_iter().filter_map(|found| found.artifact_type);
+    let found = types.find(|found| SIGNATURES.iter().any(|prefix| found.starts_with(prefix)));
+    Ok(found.map(|found| format!("referrer of type {found}")))
 }
