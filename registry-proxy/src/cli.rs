@@ -1,12 +1,13 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jaunt_distribution::{Client, ClientCertificate, ClientConfig, HostSettings, TlsSettings};
 use jaunt_formats::Platform;
 
-use crate::place::ImageName;
+use crate::place::{ImageName, NameError};
 
 /// Makes container images start before they have arrived: the registry's side.
 #[derive(Debug, Parser)]
@@ -58,8 +59,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Check a converted image as verify does, and sign its launch artifacts as cosign does
     Sign(SignArgs),
-    /// Show what a converted image consists of
-    Inspect(ReadArgs),
+    /// Show what an image consists of and who can read it lazily, or what a file is that a conversion made
+    Inspect(InspectArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -126,6 +127,39 @@ pub struct ReadArgs {
     pub common: Common,
     #[command(flatten)]
     pub platforms: Platforms,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// An image, as elsewhere; or a file, if one is there or it starts with ./, ../ or /: a launch index or a layer
+    #[arg(value_name = "REF|FILE")]
+    pub target: InspectTarget,
+    #[command(flatten)]
+    pub platforms: Platforms,
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Write the result to standard output as JSON, and all else to standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `inspect` looks at.
+#[derive(Clone, Debug)]
+pub enum InspectTarget {
+    Image(ImageName),
+    File(PathBuf),
+}
+
+impl FromStr for InspectTarget {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let is_path = ["./", "../", "/"].iter().any(|start| text.starts_with(start));
+        if is_path || Path::new(text).is_file() {
+            return Ok(Self::File(text.into()));
+        }
+        text.parse().map(Self::Image)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -211,16 +245,16 @@ impl Connection {
 }
 
 impl Command {
-    /// What every command is told.
-    pub fn common(&self) -> &Common {
+    /// How this command connects.
+    pub fn connection(&self) -> &Connection {
         match self {
             Self::Convert(ConvertArgs { common, .. })
             | Self::Revert(RevertArgs { common })
             | Self::Copy(CopyArgs { common, .. })
             | Self::Detach(ReadArgs { common, .. })
             | Self::Verify(VerifyArgs { common, .. })
-            | Self::Sign(SignArgs { common, .. })
-            | Self::Inspect(ReadArgs { common, .. }) => common,
+            | Self::Sign(SignArgs { common, .. }) => &common.connection,
+            Self::Inspect(InspectArgs { connection, .. }) => connection,
         }
     }
 }

@@ -8,6 +8,7 @@ use jaunt_formats::launch::LaunchError;
 use jaunt_formats::tree::TreeError;
 use jaunt_formats::{Digest, DigestError};
 
+use crate::inspect::FileError;
 use crate::manifest::DocumentError;
 use crate::place::{ImageName, PlaceError};
 use crate::stream::StreamError;
@@ -111,6 +112,8 @@ pub enum Error {
     NotSigned { artifact: Digest, what: String },
     #[error("tag {0} is moved by others all the time: sign again")]
     SignatureTag(String),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: FileError },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }

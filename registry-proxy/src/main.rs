@@ -1,7 +1,7 @@
 //! `jaunt-proxy`: the registry side of Jaunt.
 //!
 //! `convert` makes an image lazily readable, `verify` checks a conversion bit by bit, `inspect`
-//! shows one. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! shows one, or what a file is that one consists of. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![forbid(unsafe_code)]
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
-        let client = cli.command.common().connection.clone().client().map_err(PlaceError::from)?;
+        let client = cli.command.connection().clone().client().map_err(PlaceError::from)?;
         match cli.command {
             Command::Convert(args) => convert::run(client, &args).await,
             Command::Verify(args) => verify::run(client, &args).await,

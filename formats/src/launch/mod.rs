@@ -38,6 +38,17 @@ pub enum Compression {
     Zstd = 2,
 }
 
+impl Compression {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// A blob in a registry that decodes to a layer's tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Blob {

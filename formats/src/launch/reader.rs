@@ -83,6 +83,11 @@ impl<B: AsRef<[u8]>> LaunchIndex<B> {
         Ok(index)
     }
 
+    /// Length of the bytes it was opened from.
+    pub fn bytes_len(&self) -> usize {
+        self.bytes.as_ref().len()
+    }
+
     /// The bytes it was opened from.
     pub fn into_bytes(self) -> B {
         self.bytes

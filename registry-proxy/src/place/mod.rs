@@ -19,7 +19,7 @@ use jaunt_formats::Digest;
 
 pub use error::PlaceError;
 use layout::LayoutPlace;
-pub use name::ImageName;
+pub use name::{ImageName, NameError};
 use registry::RegistryPlace;
 pub use upload::Upload;
 

@@ -7,6 +7,7 @@ mod certificates;
 mod copies;
 mod failures;
 mod faults;
+mod inspect;
 mod layout;
 mod meddler;
 mod memory;
