@@ -105,6 +105,11 @@ impl Artifact {
         Ok(Self { digest, index, layers, untagged: None })
     }
 
+    /// Whether our own tag names it.
+    pub fn is_tagged(&self) -> bool {
+        self.untagged.is_none()
+    }
+
     /// The converted blob that stands for a layer; in replace mode, the layer itself.
     pub fn converted(&self, layer: &Layer) -> Option<&Descriptor> {
         let (original, diff_id) = (layer.descriptor.digest.to_string(), layer.diff_id.to_string());

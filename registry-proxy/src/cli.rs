@@ -55,7 +55,7 @@ pub enum Command {
     Detach(ReadArgs),
     /// Copy an image with all that refers to it: launch artifact, signatures, attestations
     Copy(CopyArgs),
-    /// Check a converted image: every span, every layer, the whole tree
+    /// Check a converted image against the original, and say what differs: every span, every layer, the whole tree
     Verify(VerifyArgs),
     /// Check a converted image as verify does, and sign its launch artifacts as cosign does
     Sign(SignArgs),
@@ -171,6 +171,12 @@ pub struct VerifyArgs {
     /// Launch artifacts must be signed by this public key in PEM, or by another one given (repeatable)
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
+    /// Read the blobs that were converted, too: they must give the same tars
+    #[arg(long)]
+    pub originals: bool,
+    /// Layers read at the same time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
 }
 
 #[derive(Debug, Args)]

@@ -39,7 +39,7 @@ impl Console {
     }
 
     /// One of several errors, as `main` prints the last.
-    pub fn error(&self, error: &Error) {
+    pub fn error(&self, error: &impl std::fmt::Display) {
         let write = || eprintln!("jaunt-proxy: {error}");
         match &self.bars {
             Some(bars) => bars.suspend(write),

@@ -12,6 +12,7 @@ use crate::inspect::FileError;
 use crate::manifest::DocumentError;
 use crate::place::{ImageName, PlaceError};
 use crate::stream::StreamError;
+use crate::verify::Finding;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,6 +103,10 @@ pub enum Error {
     Artifact { artifact: Digest, what: String },
     #[error("layer {layer}: {what}")]
     Mismatch { layer: Digest, what: String },
+    #[error("{first}{}", if *more > 0 { format!("; and {more} more findings: verify tells them") } else { String::new() })]
+    Finding { first: Box<Finding>, more: usize },
+    #[error("{reference} does not verify: {findings} {}", if *findings == 1 { "finding" } else { "findings" })]
+    Differs { reference: String, findings: usize },
     #[error("{}: {source}", path.display())]
     KeyFile { path: PathBuf, source: std::io::Error },
     #[error("{}: {source}{}", path.display(), if *source == KeyError::PasswordNeeded { ": set COSIGN_PASSWORD" } else { "" })]

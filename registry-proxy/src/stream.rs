@@ -34,8 +34,6 @@ pub enum StreamError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Zstd(#[from] ZstdError),
-    #[error("span {span} at blob offset {offset}: {what}")]
-    Span { span: usize, offset: u64, what: String },
     #[error("interrupted")]
     Interrupted,
 }

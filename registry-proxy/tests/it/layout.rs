@@ -134,12 +134,14 @@ fn an_image_is_converted_where_it_lies() {
     assert_eq!(layout.tags(), ["v1", &format!("{subject}.jaunt")], "no fallback tag: the list is the index");
     assert_eq!(layout.index()["manifests"][1]["artifactType"], "application/vnd.jaunt.launch.v1");
     assert!(layout.litter().is_empty(), "{:?}", layout.litter());
-    // Without our own tag it is found by its subject.
+    // Without our own tag it is found by its subject, and verify says so.
     let mut index = layout.index();
     index["manifests"][1].as_object_mut().unwrap().remove("annotations");
     fs::write(layout.path("index.json"), index.to_string()).unwrap();
-    run(&["verify", &layout.name(":v1")]).succeeded();
+    let untagged = run(&["verify", &layout.name(":v1")]);
+    assert!(untagged.failed().contains(".jaunt does not name it") && untagged.stderr.contains("1 finding"));
     assert!(run(&["convert", &layout.name(":v1")]).succeeded().stdout.contains("already converted"));
+    run(&["verify", &layout.name(":v1")]).succeeded();
     assert_eq!(layout.tags(), ["v1", &format!("{subject}.jaunt")]);
 }
 

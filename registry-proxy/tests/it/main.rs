@@ -16,4 +16,5 @@ mod reuse;
 mod sign;
 mod support;
 mod undo;
+mod verify;
 mod wild;
