@@ -17,8 +17,9 @@ CONTAINERDS ?= trixie sid
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build all programs, for development
-	$(CARGO) build --locked --workspace
+# With the tests: what they ask of shared crates would otherwise have those compiled a second time.
+build: ## Build all programs and tests, for development
+	$(CARGO) build --locked --workspace --bins --tests
 
 release: ## Build the programs as they are measured and shipped
 	$(CARGO) build --locked --release -p jaunt-snapshotter -p jaunt-proxy -p jaunt-benches
