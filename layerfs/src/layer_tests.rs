@@ -79,7 +79,7 @@ async fn neighbours_ride_together_and_nothing_is_fetched_twice() {
     assert!(again.read_local(&(0..fixture.tar.len() as u64)).is_some());
 }
 
-/// doc/SEMANTICS.md B3: over the mounts of several images, each of which knows another repository.
+/// B3: A span is fetched once, however many readers wait for it, and of however many mounts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_four_readers_of_one_span_cause_one_fetch() {
     let fixture = Fixture::new(2);
@@ -167,6 +167,7 @@ async fn what_compresses_a_thousandfold_is_fetched_in_pieces() {
     assert!(largest.load(Ordering::Relaxed) <= 16 << 20);
 }
 
+/// B1: A reader is given bytes that were verified against the launch index, or an error.
 #[tokio::test]
 async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
     let fixture = Fixture::new(7);
@@ -198,6 +199,10 @@ async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
 }
 
 /// The kernel follows a failed read-ahead by a read of one page.
+/// works again, without a remount, once the registry is back.
+/// round after round with growing pauses, for 30 seconds; then it is an error (EIO).
+/// B6: A read whose registry is gone, silent or dripping is tried with the other repositories that have the layer,
+/// round after round with growing pauses, for 30 seconds; then it is an error (EIO).
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_waited_for_once_and_not_for_ever() {
     let fixture = Fixture::new(3);
@@ -263,6 +268,10 @@ async fn a_layer_is_removed_only_when_nobody_holds_it() {
 }
 
 /// Whoever may push to one repository must not decide what another's images read.
+/// the same diffID.
+/// the same diffID.
+/// B7: What one repository says of a layer never changes what another repository's images read, even where both claim
+/// the same diffID.
 #[tokio::test]
 async fn bytes_are_shared_only_where_the_digests_agree() {
     let fixture = Fixture::new(2);

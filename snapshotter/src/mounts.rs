@@ -93,7 +93,9 @@ impl Mounts {
     /// Opens the chain's file system and has the supervisor mount it.
     fn serve(&self, chain: &LazyChain) -> Result<Served, LazyError> {
         let fs = self.open_chain(chain)?;
-        let held = self.mount(chain.snapshot_id).map_err(|source| mount_error(chain, source.into()))?;
+        let held = self
+            .mount(chain.snapshot_id, fs.has_acls())
+            .map_err(|source| mount_error(chain, source.into()))?;
         let (key, root) = (held.key, held.path.join(ROOT_NAME));
         let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
@@ -125,9 +127,9 @@ impl Mounts {
     }
 
     /// A new mount, or the one that is held already because an earlier attempt to serve it failed.
-    fn mount(&self, snapshot_id: u64) -> Result<HeldMount, HandleError> {
+    fn mount(&self, snapshot_id: u64, posix_acl: bool) -> Result<HeldMount, HandleError> {
         let key = snapshot_id.into();
-        self.supervisor.mount(&key).or_else(|refused| {
+        self.supervisor.mount(&key, posix_acl).or_else(|refused| {
             let ours = |held: &HeldMount| held.key == key && held.attached;
             let held = self.supervisor.mounts()?.into_iter().find(ours);
             held.filter(|_| !lock(&self.failing).contains(&key)).ok_or(refused)

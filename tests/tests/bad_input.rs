@@ -122,7 +122,12 @@ fn the_converter_says_what_it_cannot_reach_or_find() {
     fails(&mut convert(&pushed.reference), 1, &[&blob.to_string()]);
 }
 
-/// doc/SEMANTICS.md B2: its readers get EIO, the log says where, everything else goes on.
+/// image, path and span, and everything else goes on.
+/// most); if they are wrong again, its readers get EIO, the log has image, path and span, and everything else goes
+/// on.
+/// B2: A span whose bytes are wrong is fetched once more, from every repository that is known to have it (three at
+/// most); if they are wrong again, its readers get EIO, the log has image, path and span, and everything else goes
+/// on.
 #[test]
 fn a_wrong_span_is_an_error_for_its_readers_only() {
     needs_root!();
@@ -261,7 +266,8 @@ fn a_silent_registry_is_waited_for() {
     assert!(said.contains(&Digest::of(&noise(6, 3 << 20)).hex()), "{said}");
 }
 
-/// doc/SEMANTICS.md B4: reads go on from memory when nothing can be kept.
+/// B4: A full disk makes reads slower, not wrong: what cannot be kept is served from memory, and older content makes
+/// room.
 #[test]
 fn a_full_disk_makes_reads_slower_not_wrong() {
     needs_root!();

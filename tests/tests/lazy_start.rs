@@ -138,7 +138,7 @@ fn removing_the_image_frees_everything() {
     assert_eq!(status(&bed, &node)["snapshots"].as_array().map(Vec::len), Some(0));
 }
 
-/// doc/SEMANTICS.md P3: what was pulled starts without a registry, also after a restart of everything.
+/// P3: Restarting needs no network.
 #[test]
 fn a_restarted_node_needs_no_network() {
     needs_root!();

@@ -38,6 +38,11 @@ fn ground(name: &str) -> [Entry; 3] {
     ]
 }
 
+/// link of the layer go where it points within the layer.
+/// link of the layer go where it points within the layer.
+/// S2: What an unpacker cannot write is shown as it leaves it.
+/// S8: Names never lead out of a layer: absolute ones and `..` are clamped to its root, and entries below a symbolic
+/// link of the layer go where it points within the layer.
 #[test]
 fn names_links_and_repetitions_read_as_containerd_unpacks_them() {
     needs_root!();
@@ -108,6 +113,10 @@ const ACL: [u8; 44] = [
     0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 
+/// visible.
+/// visible.
+/// S4: Whiteouts, opaque markers, overlayfs's own attributes (`user.overlay.*` too) and AUFS bookkeeping are never
+/// visible.
 #[test]
 fn whiteouts_and_markers_in_odd_orders_read_as_overlayfs_merges_them() {
     needs_root!();

@@ -8,6 +8,10 @@ use jaunt_formats::{ChainId, DiffId, Digest};
 use jaunt_tests::image::{Image, dir, file, layer, symlink};
 use jaunt_tests::{Recipe, debian, needs_root, skopeo};
 
+/// the image.
+/// the image.
+/// S1: A mounted chain shows what overlayfs over the same layers, unpacked by containerd, shows, for every prefix of
+/// the image.
 #[test]
 fn every_prefix_reads_as_containerd_unpacks_it() {
     needs_root!();
@@ -17,7 +21,7 @@ fn every_prefix_reads_as_containerd_unpacks_it() {
     assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
 }
 
-/// S3: only the times of directories that no layer lists differ.
+/// S3: A directory that a layer implies but does not list has mode 0755, root as its owner and time 0.
 #[test]
 fn directories_that_are_only_implied_have_the_unpackers_mode_and_owner() {
     needs_root!();

@@ -33,6 +33,10 @@ fn digests() -> Vec<String> {
 }
 
 /// The link is slow enough for every kill to find reads in flight.
+/// and later).
+/// and later).
+/// P1: Killing the worker ends nothing: containers' reads wait and are answered rightly by the next worker (Linux 6.9
+/// and later).
 #[test]
 fn killing_the_worker_again_and_again_costs_no_byte() {
     needs_root!();
@@ -69,7 +73,7 @@ fn killing_the_worker_again_and_again_costs_no_byte() {
     assert!(container.finish(LIMIT).unwrap().contains(&digests()[3]));
 }
 
-/// P2: stopped by SIGTERM, the daemon serves on until the last container is gone.
+/// P2: A mount in use is never unmounted.
 #[test]
 fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
     needs_root!();

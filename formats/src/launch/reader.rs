@@ -146,6 +146,14 @@ impl<B: AsRef<[u8]>> LaunchIndex<B> {
             .any(|at| self.attributes_record(at).is_ok_and(|r| r.xattrs.get() != 0))
     }
 
+    /// Whether any file has an access list.
+    pub fn has_acls(&self) -> bool {
+        let lists = (0..self.count(Section::Attributes))
+            .filter_map(|at| self.attributes_record(at).ok()?.xattrs.get().checked_sub(1));
+        let mut xattrs = lists.filter_map(|at| self.xattr_list(at.into())).flatten();
+        xattrs.any(|xattr| xattr.name.starts_with(b"system.posix_acl_"))
+    }
+
     /// What `stat` tells.
     ///
     /// # Errors

@@ -11,6 +11,9 @@ pub enum FsError {
     /// There is no such name or inode.
     #[error("no such file")]
     NotFound,
+    /// No file can have such a name.
+    #[error("a name of more than 255 bytes")]
+    NameTooLong,
     /// The inode is no directory.
     #[error("not a directory")]
     NotADirectory,

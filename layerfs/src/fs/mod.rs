@@ -11,6 +11,7 @@ mod stretch;
 use std::path::Path;
 use std::sync::Arc;
 
+use jaunt_formats::entry::NAME_MAX;
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
 use jaunt_formats::{Timestamp, Xattr};
 
@@ -99,6 +100,11 @@ impl LayerFs {
         self.has_xattrs
     }
 
+    /// Whether any file has an access list, which the kernel is to enforce.
+    pub fn has_acls(&self) -> bool {
+        self.has_xattrs && self.index.has_acls()
+    }
+
     /// Where content is kept, for `statfs`.
     pub fn store_path(&self) -> &Path {
         self.store.root()
@@ -107,8 +113,11 @@ impl LayerFs {
     /// The child `name` of a directory, or `None`.
     ///
     /// # Errors
-    /// `parent` is no directory.
+    /// `parent` is no directory, or the name too long for any file.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
+        if name.len() > NAME_MAX {
+            return Err(FsError::NameTooLong);
+        }
         if self.numbers.is_holder(parent) {
             return Ok((name == ROOT_NAME.as_bytes()).then(|| self.ino(self.numbers.root)));
         }

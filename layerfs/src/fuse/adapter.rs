@@ -261,7 +261,7 @@ fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
         size,
-        blocks: size.div_ceil(512),
+        blocks: blocks(attributes.kind, size),
         atime: time,
         mtime: time,
         ctime: time,
@@ -275,6 +275,16 @@ fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
         rdev,
         blksize: BLOCK_SIZE,
         flags: 0,
+    }
+}
+
+/// Blocks of 512 bytes, as on the usual disk: whole blocks of its own, holes written out, and a short link's target
+/// in its inode.
+fn blocks(kind: InodeType, size: u64) -> u64 {
+    const SHORT_TARGET: u64 = 60;
+    match kind {
+        InodeType::Symlink if size < SHORT_TARGET => 0,
+        _ => size.div_ceil(BLOCK_SIZE.into()).saturating_mul(u64::from(BLOCK_SIZE) / 512),
     }
 }
 

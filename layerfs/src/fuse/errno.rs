@@ -8,6 +8,7 @@ use crate::fs::FsError;
 pub(super) fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound => Errno::ENOENT,
+        FsError::NameTooLong => Errno::ENAMETOOLONG,
         FsError::NotADirectory => Errno::ENOTDIR,
         FsError::WrongType => Errno::EINVAL,
         FsError::Index(_) | FsError::Store(_) | FsError::Read(_) => Errno::EIO,

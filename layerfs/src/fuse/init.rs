@@ -40,10 +40,13 @@ const CONGESTION_THRESHOLD: u16 = MAX_BACKGROUND / 4 * 3;
 /// cost us no I/O and stay cached for ever, whereas the adaptive mode sends one LOOKUP an entry for all
 /// but the first page of a directory. Content never changes under a path, hence `EXPLICIT_INVAL_DATA`
 /// and not `AUTO_INVAL_DATA`. `HAS_RESEND` and the two for opening only tell what the kernel can do.
+/// `ALLOW_IDMAP` (Linux 6.12) lets the mount be id-mapped for user namespaces, which is the kernel's work alone where
+/// it checks permissions. With `POSIX_ACL` the kernel asks for the access list of each file whose permissions it
+/// checks, so it is taken only for chains that have any ([`super::MountOptions::posix_acl`]).
 ///
-/// Left out: `ABORT_ERROR` (the end of a connection shall read as ENODEV, a plain end), `POSIX_ACL` (the
-/// ACLs of image layers travel as xattrs), the splice flags (replies come from memory). `PASSTHROUGH`,
-/// with [`Negotiated::max_stack_depth`], and `ALLOW_IDMAP` have their place in all that follows.
+/// Left out: `ABORT_ERROR` (the end of a connection shall read as ENODEV, a plain end), the splice flags (replies
+/// come from memory), `PASSTHROUGH` (it needs OPEN to be answered, which costs more than it brings:
+/// doc/ARCHITECTURE.md).
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_DO_READDIRPLUS)
@@ -53,6 +56,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_MAX_PAGES)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_INIT_EXT)
+    .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_ALLOW_IDMAP)
     .union(InitFlags::FUSE_HAS_RESEND);
 
 /// Number of the synthetic request; any will do, nobody else is on that socket.
@@ -78,6 +83,18 @@ impl KernelFeatures {
     #[must_use]
     pub const fn without_resend(self) -> Self {
         self.without(InitFlags::FUSE_HAS_RESEND)
+    }
+
+    /// The same, as a kernel before 6.12 would have it: its FUSE mounts cannot be id-mapped.
+    #[must_use]
+    pub const fn without_id_mapping(self) -> Self {
+        self.without(InitFlags::FUSE_ALLOW_IDMAP)
+    }
+
+    /// The same, with access lists shown and not enforced.
+    #[must_use]
+    pub const fn without_posix_acl(self) -> Self {
+        self.without(InitFlags::FUSE_POSIX_ACL)
     }
 }
 

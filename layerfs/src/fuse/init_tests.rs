@@ -46,6 +46,9 @@ fn hidden_features_are_not_taken() {
     let n = negotiate(&offer, KernelFeatures::ALL.without_resend(), 4096);
     assert!(!n.can_resend());
     assert_eq!(n.flags | InitFlags::FUSE_HAS_RESEND, WANTED);
+    let n = negotiate(&offer, KernelFeatures::ALL.without_posix_acl().without_id_mapping(), 4096);
+    let hidden = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_ALLOW_IDMAP;
+    assert_eq!((n.flags & hidden, n.flags | hidden), (InitFlags::empty(), WANTED));
 }
 
 #[test]

@@ -41,11 +41,18 @@ pub struct MountOptions {
     pub read_ahead_kib: u32,
     /// The kernel features that may be used.
     pub features: KernelFeatures,
+    /// Whether access lists are enforced. Costs a request for each file whose permissions are checked.
+    pub posix_acl: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { fsname: "jaunt".to_owned(), read_ahead_kib: 1024, features: KernelFeatures::ALL }
+        Self {
+            fsname: "jaunt".to_owned(),
+            read_ahead_kib: 1024,
+            features: KernelFeatures::ALL,
+            posix_acl: false,
+        }
     }
 }
 
@@ -127,7 +134,8 @@ fn initialise(point: &Path, device: OwnedFd, options: &MountOptions) -> Result<M
     let offer = InitRequest::parse(&buffer[..len])
         .map_err(|source| MountError::Init { point: point.to_owned(), source })?;
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let negotiated = negotiate(&offer, options.features, page);
+    let features = if options.posix_acl { options.features } else { options.features.without_posix_acl() };
+    let negotiated = negotiate(&offer, features, page);
     // One write is one message; the device takes all of it or none.
     let _ = file.write(&negotiated.reply(offer.unique)).map_err(handshake)?;
     let device_number = device_number(point)?;

@@ -73,7 +73,8 @@ impl Served {
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
         let fs = Arc::new(fs.with_root(RootPlace::AtMount));
-        let mounted = mount::mount(&self.point, &MountOptions::default())?;
+        let options = MountOptions { posix_acl: fs.has_acls(), ..MountOptions::default() };
+        let mounted = mount::mount(&self.point, &options)?;
         let armed = DetachOnDrop(Some(&self.point));
         let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;

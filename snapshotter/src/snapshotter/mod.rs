@@ -36,7 +36,7 @@ pub struct Snapshotter {
     lazy: Arc<dyn LazyMounts>,
     resolver: Arc<dyn Resolve>,
     directories: Directories,
-    options: Vec<String>,
+    options: overlay::HostOptions,
     fallbacks: FallbackLog,
     /// Lazy chains without a record whose mounts were busy: let go at the next clean-up.
     unreleased: Mutex<Vec<LazyChain>>,
@@ -236,6 +236,7 @@ impl Snapshotter {
             upper: self.directories.fs(snapshot.id),
             work: self.directories.work(snapshot.id),
             lowers,
+            lazy: beside_lazy,
             id_maps: id_maps(&snapshot.labels),
         };
         Ok(vec![layers.mount(&self.options)])

@@ -25,13 +25,23 @@ pub struct Layers {
     pub work: PathBuf,
     /// Lower directories, topmost first.
     pub lowers: Vec<PathBuf>,
+    /// Whether the lowest of them is a lazy chain: a file system of its own.
+    pub lazy: bool,
     /// `uidmap=` and `gidmap=`, for containerd to map ids with.
     pub id_maps: Vec<String>,
 }
 
+/// Options of this host's overlays.
+pub struct HostOptions {
+    /// For all of them.
+    always: Vec<String>,
+    /// For those whose layers lie on more than one file system.
+    mixed: Vec<String>,
+}
+
 impl Layers {
-    /// The mount: a bind where one directory says it all, else an overlay with `options` of the host.
-    pub fn mount(self, options: &[String]) -> Mount {
+    /// The mount: a bind where one directory says it all, else an overlay with the host's options.
+    pub fn mount(self, options: &HostOptions) -> Mount {
         let writable = self.kind == Kind::Active;
         let mut mount_options = self.id_maps;
         match self.lowers.as_slice() {
@@ -44,7 +54,10 @@ impl Layers {
                 }
                 let lowers: Vec<_> = lowers.iter().map(|lower| lower.display().to_string()).collect();
                 mount_options.push(format!("lowerdir={}", lowers.join(":")));
-                mount_options.extend_from_slice(options);
+                mount_options.extend_from_slice(&options.always);
+                if self.lazy {
+                    mount_options.extend_from_slice(&options.mixed);
+                }
                 Mount { kind: "overlay", source: "overlay".to_owned(), options: mount_options }
             }
         }
@@ -57,19 +70,22 @@ fn bind(source: &Path, writable: bool, mut options: Vec<String>) -> Mount {
     Mount { kind: "bind", source: source.display().to_string(), options }
 }
 
-/// Options that every overlay on this host gets: `index=off` where the kernel has the feature, since it
+/// Options that overlays on this host get: `index=off` where the kernel has the feature, since it
 /// refuses a lower directory that another overlay's upper had; `userxattr` in a user namespace, which
-/// may not set `trusted.*`.
-pub fn host_options() -> Vec<String> {
+/// may not set `trusted.*`. Over several file systems, `xino=on` keeps one device number and the layers' own inode
+/// numbers, as overlayfs does by itself on one disk; ours have 32 bits, so there is room for the kernel's mark.
+pub fn host_options() -> HostOptions {
+    let has = |parameter: &str| Path::new("/sys/module/overlay/parameters").join(parameter).exists();
     let mut options = Vec::new();
-    if Path::new("/sys/module/overlay/parameters/index").exists() {
+    if has("index") {
         options.push("index=off".to_owned());
     }
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     if in_user_namespace(&read("/proc/self/uid_map")) && has_userxattr(&read("/proc/sys/kernel/osrelease")) {
         options.push("userxattr".to_owned());
     }
-    options
+    let mixed = if has("xino_auto") { vec!["xino=on".to_owned()] } else { Vec::new() };
+    HostOptions { always: options, mixed }
 }
 
 /// The initial namespace maps all of the 32-bit ids onto themselves.
@@ -94,8 +110,13 @@ mod tests {
             upper: "/s/9/fs".into(),
             work: "/s/9/work".into(),
             lowers: lowers.iter().map(PathBuf::from).collect(),
+            lazy: false,
             id_maps: Vec::new(),
         }
+    }
+
+    fn host() -> HostOptions {
+        HostOptions { always: vec!["index=off".to_owned()], mixed: vec!["xino=on".to_owned()] }
     }
 
     #[test]
@@ -105,7 +126,7 @@ mod tests {
             (layers(Kind::View, &[]), "/s/9/fs", "ro"),
             (layers(Kind::View, &["/s/1/fs"]), "/s/1/fs", "ro"),
         ] {
-            let mount = layers.mount(&["index=off".to_owned()]);
+            let mount = layers.mount(&host());
             assert_eq!((mount.kind, mount.source.as_str()), ("bind", source));
             assert_eq!(mount.options, [mode, "rbind"]);
         }
@@ -113,14 +134,13 @@ mod tests {
 
     #[test]
     fn overlays_the_rest() {
-        let options = ["index=off".to_owned()];
-        let active = layers(Kind::Active, &["/s/1/fs"]).mount(&options);
+        let active = layers(Kind::Active, &["/s/1/fs"]).mount(&host());
         assert_eq!(
             active.options,
             ["workdir=/s/9/work", "upperdir=/s/9/fs", "lowerdir=/s/1/fs", "index=off"]
         );
-        let view = layers(Kind::View, &["/s/2/fs", "/s/1/fs"]).mount(&options);
-        assert_eq!(view.options, ["lowerdir=/s/2/fs:/s/1/fs", "index=off"]);
+        let view = Layers { lazy: true, ..layers(Kind::View, &["/s/2/fs", "/s/1/fs"]) }.mount(&host());
+        assert_eq!(view.options, ["lowerdir=/s/2/fs:/s/1/fs", "index=off", "xino=on"]);
     }
 
     #[test]

@@ -95,9 +95,9 @@ impl Handle {
     }
 
     /// A new mount on `<run-dir>/mnt/<key>`, to be served at once: whoever looks at it waits until then.
-    /// A key that is held already is an error.
-    pub fn mount(&self, key: &MountKey) -> Result<HeldMount, HandleError> {
-        match self.ask(&Request::Mount { key: key.clone() })? {
+    /// A key that is held already is an error. With `posix_acl`, access lists are enforced.
+    pub fn mount(&self, key: &MountKey, posix_acl: bool) -> Result<HeldMount, HandleError> {
+        match self.ask(&Request::Mount { key: key.clone(), posix_acl })? {
             (Reply::Mount(record), device) => HeldMount::new(record, device),
             (other, _) => Err(HandleError::unexpected(other)),
         }

@@ -199,7 +199,7 @@ pub fn worker_process() {
         let key = MountKey::try_from(key.to_owned()).unwrap();
         let answer: Result<String, HandleError> = match command {
             "pid" => Ok(std::process::id().to_string()),
-            "mount" => handle.mount(&key).map(serve_one),
+            "mount" => handle.mount(&key, false).map(serve_one),
             "unmount" => handle.unmount(&key).map(|outcome| format!("{outcome:?}")),
             "mounts" => handle.mounts().map(|mounts| {
                 let keys: Vec<_> = mounts.iter().map(|m| format!("{}:{}", m.key, m.attached)).collect();

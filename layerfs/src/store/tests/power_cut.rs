@@ -109,7 +109,8 @@ impl Fixture {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// doc/SEMANTICS.md B5.
+    /// B5: After a crash of the daemon or of the machine, and over a disk that flips bits, what is read from the
+    /// local store is what was verified when it came, or it is fetched again.
     #[test]
     fn whatever_a_power_cut_leaves_is_right_or_absent(
         (spans, large) in spans(),
