@@ -85,6 +85,10 @@ impl Files {
         for entry in entries(&self.directory)? {
             let name = entry.file_name();
             if !name.as_encoded_bytes().starts_with(OURS.as_bytes()) && name != "blobs" {
+                // Another writer may have made it one since it was looked at.
+                if self.is_layout()? {
+                    break;
+                }
                 let reason = "it is no OCI layout, and not empty";
                 return Err(LayoutError::malformed(&self.directory, reason));
             }
