@@ -8,11 +8,11 @@ use jaunt_formats::launch::LaunchError;
 use jaunt_formats::tree::TreeError;
 use jaunt_formats::{Digest, DigestError};
 
-use crate::inspect::FileError;
+use crate::file_error::FileError;
+use crate::finding::Finding;
 use crate::manifest::DocumentError;
 use crate::place::{ImageName, PlaceError};
 use crate::stream::StreamError;
-use crate::verify::Finding;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

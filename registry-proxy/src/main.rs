@@ -12,6 +12,8 @@ mod convert;
 mod copy;
 mod detach;
 mod error;
+mod file_error;
+mod finding;
 mod image;
 mod inspect;
 mod launch;

@@ -12,7 +12,7 @@ use jaunt_formats::compression::{SKIPPABLE_HEADER_LEN, detect};
 use jaunt_formats::launch::{self, Blob, Compression, LaunchError, LaunchIndex, MAX_INDEX_LEN};
 use jaunt_formats::seekable::{self, SeekTableError};
 use jaunt_formats::zstd_chunked::{
-    Annotations, FOOTER_LEN, Footer, MAX_TOC_LEN, Position, TocError, decode_toc, foreign,
+    Annotations, FOOTER_LEN, Footer, MAX_TOC_LEN, Position, decode_toc, foreign,
 };
 use jaunt_formats::{DiffId, Digest};
 use serde::Serialize;
@@ -20,43 +20,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::image::{LayerReport, layer_report};
 use crate::console::ratio;
+use crate::file_error::FileError;
 
 /// A table of twenty million frames; a layer of a TB has fewer.
 const SEEK_TABLE_LIMIT: u64 = 256 << 20;
 const INDEX_MAGIC: &[u8] = b"JAUNTIDX";
-
-/// Why nothing can be told of a file.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("not a regular file")]
-    NotAFile,
-    #[error("neither a launch index nor a layer in zstd: {0}")]
-    Unknown(&'static str),
-    #[error(
-        "zstd, but no layer with a seek table or a table of contents at its end, nor a launch index ({0}): \
-             another kind of file, or cut short"
-    )]
-    OtherZstd(LaunchError),
-    #[error(
-        "zstd, but no layer with a seek table or a table of contents at its end, and too large for a launch index: \
-             another kind of file, or cut short"
-    )]
-    LargeZstd,
-    #[error("damaged launch index, or another file: {0}")]
-    Index(#[from] LaunchError),
-    #[error("damaged layer: {0}")]
-    SeekTable(#[from] SeekTableError),
-    #[error(
-        "damaged layer: its seek table adds up to {listed} bytes, and the file has {actual} before the table"
-    )]
-    Frames { listed: u64, actual: u64 },
-    #[error("damaged layer: {what} of {len} bytes at {offset} does not lie within it, or is larger than any")]
-    Range { what: &'static str, offset: u64, len: u64 },
-    #[error("damaged layer: {0}")]
-    Toc(#[from] TocError),
-}
 
 /// What a file is. Names of fields are names in JSON.
 #[derive(Serialize)]

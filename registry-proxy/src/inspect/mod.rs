@@ -8,8 +8,6 @@ mod image;
 mod storage;
 mod text;
 
-pub use file::FileError;
-
 use jaunt_distribution::Client;
 use jaunt_formats::media_type::ORIGINAL_MANIFEST;
 use serde_json::{Value, json};

@@ -14,9 +14,9 @@ use jaunt_formats::{Digest, DigestScope, Entry, Span, SpanDigest, zstd_chunked};
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{find_frame_compressed_size, get_frame_content_size};
 
-use super::finding::{Check, Finding, Findings};
 use super::tail::{self, Tail};
 use crate::error::Error;
+use crate::finding::{Check, Finding, Findings};
 use crate::manifest::Descriptor;
 use crate::place::Place;
 use crate::stream::{self, BlobRead, BlobReader, StreamError, explain};

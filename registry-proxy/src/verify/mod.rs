@@ -5,7 +5,6 @@
 //! against the frames. Then the tree is built anew from the tars and must give the launch index, byte for
 //! byte. With `--originals`, the blobs that were converted are read, too.
 
-mod finding;
 mod layer;
 mod original;
 mod tail;
@@ -24,13 +23,12 @@ use crate::artifact::{self, Artifact};
 use crate::cli::VerifyArgs;
 use crate::console::{Console, bytes};
 use crate::error::Error;
+use crate::finding::{Check, Finding, Findings};
 use crate::image::{self, Image};
 use crate::launch::tree_of;
 use crate::manifest::Descriptor;
 use crate::place::Place;
 use crate::sign;
-pub use finding::Finding;
-use finding::{Check, Findings};
 
 /// How much is read.
 #[derive(Clone, Copy, Debug)]

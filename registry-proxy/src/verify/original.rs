@@ -4,8 +4,8 @@ use jaunt_formats::Digest;
 use jaunt_formats::launch::LaunchLayer;
 use sha2::{Digest as _, Sha256};
 
-use super::finding::{Check, Finding, Findings};
 use crate::error::Error;
+use crate::finding::{Check, Finding, Findings};
 use crate::place::Place;
 use crate::stream::{self, BlobRead, BlobReader, StreamError, TarReader};
 

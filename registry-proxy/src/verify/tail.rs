@@ -7,7 +7,7 @@ use jaunt_formats::seekable::{self, Frame};
 use jaunt_formats::zstd_chunked::{Annotations, FOOTER_LEN, Footer, foreign};
 use jaunt_formats::{Entry, Timestamp, Xattr};
 
-use super::finding::{Check, Finding, Findings};
+use crate::finding::{Check, Finding, Findings};
 
 /// Length of a skippable frame's header.
 const SKIPPABLE_HEADER_LEN: u64 = 8;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, LaunchIndex, View};
 
-use super::finding::{Check, Finding, Findings};
 use super::tail::{mode, time, xattrs};
+use crate::finding::{Check, Finding, Findings};
 
 type Index = LaunchIndex<Vec<u8>>;
 
