@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::layout::Annotations;
 use super::reader::{TocError, frames, read_toc};
 use super::replay::{Between, Replay, TarSplitError};
-use super::toc::TocEntry;
+use super::toc::{self, TocEntry};
 use super::weight::{MAX_METADATA, weight_of};
 use crate::tar::Member;
 use crate::{Digest, Entry, Timestamp};
@@ -180,16 +180,7 @@ impl<R: std::io::BufRead> Pairs<'_, R> {
 /// What differs between an entry and its headers. Access and change times reach no file system.
 fn check(entry: &TocEntry, member: &Member) -> Result<(), &'static str> {
     let (written, of_tar) = (&member.written, &member.entry);
-    let kind = match written.typeflag {
-        b'0' => "reg",
-        b'1' => "hardlink",
-        b'2' => "symlink",
-        b'3' => "char",
-        b'4' => "block",
-        b'5' => "dir",
-        b'6' => "fifo",
-        _ => return Err("type, or it is of one that a TOC has no word for"),
-    };
+    let kind = toc::kind(written.typeflag).ok_or("type, or it is of one that a TOC has no word for")?;
     let len = member.content.end - member.content.start;
     let xattrs = || of_tar.xattrs.iter().map(|xattr| (&*xattr.name, STANDARD.encode(&xattr.value)));
     let named = entry.xattrs.iter().map(|(name, value)| (name.as_bytes(), value));

@@ -76,20 +76,25 @@ pub(super) fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
+/// A TOC's word for a tar's type flag, if it has one.
+pub(super) fn kind(typeflag: u8) -> Option<&'static str> {
+    Some(match typeflag {
+        b'0' => "reg",
+        b'1' => "hardlink",
+        b'2' => "symlink",
+        b'3' => "char",
+        b'4' => "block",
+        b'5' => "dir",
+        b'6' => "fifo",
+        _ => return None,
+    })
+}
+
 impl TocEntry {
     /// An entry without its place in the blob, or why a TOC cannot say it.
     pub(super) fn of(member: &Member) -> Result<Self, Obstacle> {
         let (entry, written) = (&member.entry, &member.written);
-        let kind = match written.typeflag {
-            b'0' => "reg",
-            b'1' => "hardlink",
-            b'2' => "symlink",
-            b'3' => "char",
-            b'4' => "block",
-            b'5' => "dir",
-            b'6' => "fifo",
-            _ => return Err(Obstacle::Type),
-        };
+        let kind = kind(written.typeflag).ok_or(Obstacle::Type)?;
         if written.size.unsigned_abs() != member.content.end - member.content.start {
             return Err(Obstacle::Size);
         }
