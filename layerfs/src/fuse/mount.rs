@@ -91,7 +91,7 @@ pub fn mount(point: &Path, options: &MountOptions) -> Result<Mounted, MountError
     let flags = MountFlags::RDONLY | MountFlags::NOATIME;
     rustix::mount::mount(options.fsname.as_str(), point, FS_TYPE, flags, data.as_c_str())
         .map_err(|errno| MountError::Mount { point: point.to_owned(), errno })?;
-    let armed = DetachOnDrop(Some(point));
+    let armed = DetachOnDrop::new(point);
     let mounted = initialise(point, device, options)?;
     armed.disarm();
     Ok(mounted)
@@ -178,11 +178,17 @@ fn umount(point: &Path, flags: UnmountFlags) -> Result<(), UnmountError> {
     })
 }
 
-/// Takes a mount back whose handshake did not come to an end.
-struct DetachOnDrop<'a>(Option<&'a Path>);
+/// Takes a mount back that will have nobody to serve it, unless it is disarmed before.
+pub struct DetachOnDrop<'a>(Option<&'a Path>);
 
-impl DetachOnDrop<'_> {
-    fn disarm(mut self) {
+impl<'a> DetachOnDrop<'a> {
+    /// Guards the mount at `point`.
+    pub fn new(point: &'a Path) -> Self {
+        Self(Some(point))
+    }
+
+    /// The mount stays.
+    pub fn disarm(mut self) {
         self.0 = None;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
-use jaunt_layerfs::fuse::mount::{self, UnmountError};
+use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
 use jaunt_layerfs::fuse::{self, Adapter, MountError, MountOptions, SessionError, SessionHandle};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
 use jaunt_layerfs::layers::{Layers, Settings};
@@ -75,7 +75,7 @@ impl Served {
         let fs = Arc::new(fs.with_root(RootPlace::AtMount));
         let options = MountOptions { posix_acl: fs.has_acls(), ..MountOptions::default() };
         let mounted = mount::mount(&self.point, &options)?;
-        let armed = DetachOnDrop(Some(&self.point));
+        let armed = DetachOnDrop::new(&self.point);
         let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
@@ -120,22 +120,5 @@ async fn until_end(point: &Path, session: SessionHandle, stop: &mut Stop) -> Res
             Err(error) => return Err(error.into()),
         }
         asked = true;
-    }
-}
-
-/// Takes back a mount that nobody would serve.
-struct DetachOnDrop<'a>(Option<&'a Path>);
-
-impl DetachOnDrop<'_> {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for DetachOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Some(point) = self.0 {
-            let _ = mount::detach(point);
-        }
     }
 }
