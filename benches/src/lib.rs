@@ -7,6 +7,7 @@
 
 pub mod conversion;
 pub mod conversions;
+pub mod delay;
 pub mod files;
 pub mod interrupt;
 pub mod parts;
