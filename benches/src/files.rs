@@ -18,7 +18,11 @@ pub fn write(file: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Writes `value` as JSON that a person can read.
 pub fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
-    let json = serde_json::to_vec_pretty(value)
-        .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string()))?;
-    write(file, &json)
+    write(file, json(value)?.as_bytes())
+}
+
+/// The same as text.
+pub fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| Error::unexpected("a report as JSON", error.to_string()))
 }

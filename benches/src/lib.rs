@@ -5,11 +5,13 @@
 //! at single functions instead.)
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod blob_server;
 pub mod conversion;
 pub mod conversions;
 pub mod delay;
 pub mod files;
 pub mod interrupt;
+pub mod layerfs;
 pub mod parts;
 pub mod progress;
 pub mod report;

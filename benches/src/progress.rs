@@ -4,16 +4,28 @@ use std::time::Instant;
 
 /// Prints one line a step.
 #[derive(Debug)]
-pub struct Progress(Instant);
+pub struct Progress {
+    begun: Instant,
+    to_stderr: bool,
+}
 
 impl Progress {
     /// Starts the clock.
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self { begun: Instant::now(), to_stderr: false }
+    }
+
+    /// The same for programs whose standard output is for other programs.
+    pub fn to_stderr() -> Self {
+        Self { to_stderr: true, ..Self::start() }
     }
 
     /// A step begins or a result is there.
     pub fn say(&self, step: &str) {
-        println!("[{:6.1} s] {step}", self.0.elapsed().as_secs_f64());
+        let line = format!("[{:6.1} s] {step}", self.begun.elapsed().as_secs_f64());
+        match self.to_stderr {
+            true => eprintln!("{line}"),
+            false => println!("{line}"),
+        }
     }
 }

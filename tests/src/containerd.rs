@@ -139,15 +139,25 @@ impl<'s> Containerd<'s> {
 
     /// Mounts a committed chain read-only, as containerd would below a container.
     pub fn view(&self, snapshotter: &str, chain_id: &str) -> Result<Mounted> {
-        let key = format!("view-{snapshotter}-{chain_id}");
+        self.mounted("view", snapshotter, chain_id)
+    }
+
+    /// Mounts a root file system on a committed chain, writable, as containerd would for a container.
+    pub fn root(&self, snapshotter: &str, chain_id: &str) -> Result<Mounted> {
+        self.mounted("prepare", snapshotter, chain_id)
+    }
+
+    /// Makes a snapshot of that `kind`, and mounts it.
+    fn mounted(&self, kind: &str, snapshotter: &str, chain_id: &str) -> Result<Mounted> {
+        let key = format!("{kind}-{snapshotter}-{chain_id}");
         let point = self.scratch.dir(&format!("views/{}", key.replace(':', "-")))?;
         let target = point.display().to_string();
         let snapshots =
             |words: &[&str]| run(self.ctr(&["snapshots", "--snapshotter", snapshotter]).args(words));
-        // A view without this label is garbage: a collection under way may take it before it has one.
+        // A snapshot without this label is garbage: a collection under way may take it before it has one.
         let mut attempts = 0..VIEW_ATTEMPTS;
         loop {
-            let mounts = snapshots(&["view", "--target", &target, &key, chain_id])?;
+            let mounts = snapshots(&[kind, "--target", &target, &key, chain_id])?;
             match snapshots(&["label", &key, "containerd.io/gc.root=test"]) {
                 Err(_) if attempts.next().is_some() => {}
                 labelled => return labelled.and_then(|_| Mounted::by_command(self.scratch, point, &mounts)),

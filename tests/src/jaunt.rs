@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use crate::error::{At as _, Error, Result};
 use crate::process::{Daemon, children, run};
 use crate::scratch::Scratch;
 
@@ -72,8 +72,22 @@ pub struct Jaunt {
 impl Jaunt {
     /// Starts one in the directory `name` of the scratch; `registries` are spoken to in plain HTTP.
     pub fn start(binaries: &Binaries, scratch: &Scratch, name: &str, registries: &[String]) -> Result<Self> {
+        Self::configured(binaries, scratch, name, registries, "")
+    }
+
+    /// The same with `config` as its configuration file.
+    pub fn configured(
+        binaries: &Binaries,
+        scratch: &Scratch,
+        name: &str,
+        registries: &[String],
+        config: &str,
+    ) -> Result<Self> {
         let dir = scratch.dir(name)?;
+        let file = dir.join("snapshotter.toml");
+        std::fs::write(&file, config).at(&file)?;
         let mut command = Self::command(binaries, scratch, &dir, registries);
+        command.arg("--config").arg(&file);
         let daemon = Daemon::spawn(name, &mut command, &scratch.logs())?;
         let mut jaunt = Self { daemon, dir };
         let socket = jaunt.socket();

@@ -33,7 +33,17 @@ impl<'s> Node<'s> {
 
     /// A node with our snapshotter.
     pub fn jaunt(scratch: &'s Scratch, binaries: &Binaries, registries: &[String]) -> Result<Self> {
-        let jaunt = Jaunt::start(binaries, scratch, NODE_DIRS[1], registries)?;
+        Self::configured(scratch, binaries, registries, "")
+    }
+
+    /// The same with `config` as our snapshotter's configuration file.
+    pub fn configured(
+        scratch: &'s Scratch,
+        binaries: &Binaries,
+        registries: &[String],
+        config: &str,
+    ) -> Result<Self> {
+        let jaunt = Jaunt::configured(binaries, scratch, NODE_DIRS[1], registries, config)?;
         let snapshotter = Snapshotter::Jaunt(jaunt.socket());
         let containerd = Containerd::start(scratch, NODE_DIRS[0], &snapshotter, registries)?;
         Ok(Self { containerd, jaunt: Some(jaunt), scratch, binaries: Some(binaries.clone()) })

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("jaunt-snapshotter", &["jaunt-formats", "jaunt-distribution", "jaunt-layerfs"]),
     ("jaunt-proxy", &["jaunt-formats", "jaunt-distribution"]),
     ("jaunt-tests", &["jaunt-formats"]),
-    ("jaunt-benches", &["jaunt-formats", "jaunt-layerfs", "jaunt-tests"]),
+    ("jaunt-benches", &["jaunt-formats", "jaunt-distribution", "jaunt-layerfs", "jaunt-tests"]),
 ];
 
 /// Crate, and the libraries its code must not even be able to name.

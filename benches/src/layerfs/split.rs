@@ -1,0 +1,56 @@
+//! The same files as an image of one layer, and as one of many.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use jaunt_formats::{DiffId, Digest};
+use jaunt_tests::error::{At as _, Result};
+use jaunt_tests::image::{BuiltImage, BuiltLayer};
+use jaunt_tests::process::run;
+use jaunt_tests::{Registry, Scratch};
+
+/// The image of `layers` layers that shows what lies below `root`, pushed as `name`. Its lowest layer has the
+/// directories; every other file is in one that chance chose.
+pub fn push(scratch: &Scratch, registry: &Registry, root: &Path, layers: u64, name: &str) -> Result<()> {
+    let mut lists: BTreeMap<u64, Vec<u8>> = (0..layers).map(|layer| (layer, Vec::new())).collect();
+    sort_into(&mut lists, root, Path::new("."))?;
+    let layers = lists.into_values().map(|list| layer(scratch, root, &list)).collect::<Result<_>>()?;
+    BuiltImage { layers, command: vec!["/bin/true".to_owned()] }.push(registry, name, "latest")?;
+    Ok(())
+}
+
+/// Parents before children; names of one file in one layer.
+fn sort_into(lists: &mut BTreeMap<u64, Vec<u8>>, root: &Path, dir: &Path) -> Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(root.join(dir)).at(dir)?.collect::<Result<_, _>>().at(dir)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = dir.join(entry.file_name());
+        let stat = entry.metadata().at(&path)?;
+        let at = if stat.is_dir() { 0 } else { stat.ino().wrapping_mul(0x9e37_79b9) >> 8 };
+        let at = at % lists.len() as u64;
+        let list = lists.entry(at).or_default();
+        list.extend_from_slice(path.as_os_str().as_bytes());
+        list.push(0);
+        if stat.is_dir() {
+            sort_into(lists, root, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn layer(scratch: &Scratch, root: &Path, list: &[u8]) -> Result<BuiltLayer> {
+    let (names, tar) = (scratch.path().join("names"), scratch.path().join("tar"));
+    fs::write(&names, list).at(&names)?;
+    let mut command = Command::new("tar");
+    command.args(["--format=pax", "--pax-option=delete=atime,delete=ctime", "--numeric-owner"]);
+    command.args(["--no-recursion", "--null", "-cf"]).arg(&tar).arg("-C").arg(root).arg("-T").arg(&names);
+    run(&mut command)?;
+    let bytes = fs::read(&tar).at(&tar)?;
+    let diff_id = DiffId(Digest::of(&bytes));
+    fs::remove_file(&tar).at(&tar)?;
+    Ok(BuiltLayer { media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(), bytes, diff_id })
+}
