@@ -23,6 +23,14 @@ pub enum ReferenceError {
     /// No repository name.
     #[error("reference {0:?} names no repository")]
     Empty(String),
+    /// A URL, or the name of a transport with a reference behind it.
+    #[error("reference {reference:?}: write it without {scheme:?}")]
+    Scheme {
+        /// The whole reference.
+        reference: String,
+        /// What it starts with.
+        scheme: String,
+    },
     /// A repository component breaks the grammar.
     #[error("reference {reference:?}: {component:?} is not a valid repository name component")]
     Repository {
@@ -109,6 +117,10 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
         let reference = || text.to_owned();
+        if let Some((scheme, _)) = text.split_once("://") {
+            let scheme = format!("{scheme}://");
+            return Err(ReferenceError::Scheme { reference: reference(), scheme });
+        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => {
                 let digest = digest
@@ -261,5 +273,7 @@ mod tests {
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?} was accepted");
         }
+        let error = "docker://h.io/a".parse::<Reference>().map_err(|error| error.to_string());
+        assert_eq!(error, Err(r#"reference "docker://h.io/a": write it without "docker://""#.to_owned()));
     }
 }
