@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use jaunt_distribution::{Client, ClientCertificate, ClientConfig, HostSettings, TlsSettings};
 use jaunt_formats::Platform;
 
+use crate::artifact;
 use crate::place::{ImageName, NameError};
 
 /// Makes container images start before they have arrived: the registry's side.
@@ -20,29 +21,42 @@ pub struct Cli {
 impl Cli {
     /// Refuses what the grammar allows and makes no sense.
     pub fn checked(self) -> Result<Self, clap::Error> {
-        if let Command::Convert(ConvertArgs { all_tags: true, common, .. }) = &self.command
-            && common.reference.digest().is_some()
-        {
-            let what = format!("--all-tags takes a repository, and {} is one image", common.reference);
-            return Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what));
+        if let Command::Convert(args @ ConvertArgs { all_tags: true, .. }) = &self.command {
+            let names = std::iter::once(&args.common.reference).chain(&args.to);
+            if let Some(one) = names.into_iter().find(|name| name.is_one_image()) {
+                return Err(nonsense(format!(
+                    "--all-tags takes repositories, and {one} is one image of its own"
+                )));
+            }
         }
-        let target = match &self.command {
+        let (target, written) = match &self.command {
             Command::Convert(ConvertArgs { mode: Mode::Replace, to: None, common, .. }) => {
-                Some(&common.reference)
+                (Some(&common.reference), true)
             }
-            Command::Convert(ConvertArgs { to, .. }) => to.as_ref(),
-            Command::Copy(CopyArgs { to, .. }) => Some(to),
-            Command::Revert(RevertArgs { common }) => Some(&common.reference),
-            Command::Detach(_) | Command::Verify(_) | Command::Sign(_) | Command::Inspect(_) => None,
+            Command::Convert(ConvertArgs { to, .. }) => (to.as_ref(), true),
+            Command::Copy(CopyArgs { to, .. }) => (Some(to), true),
+            // What stands under a tag of ours may have to be put right.
+            Command::Revert(RevertArgs { common }) => (Some(&common.reference), false),
+            Command::Detach(_) | Command::Verify(_) | Command::Sign(_) | Command::Inspect(_) => (None, false),
         };
-        match target.filter(|target| target.digest().is_some()) {
-            None => Ok(self),
-            Some(target) => {
-                let what = format!("{target} is a digest, and what is written needs a tag");
-                Err(Self::command().error(clap::error::ErrorKind::ValueValidation, what))
+        match target {
+            Some(target) if target.digest().is_some() => {
+                Err(nonsense(format!("{target} is a digest, and what is written needs a tag")))
             }
+            Some(target) if written && artifact::is_of_another(&target.manifest_name()) => {
+                Err(nonsense(format!(
+                    "the tag of {target} is made of a digest: it is for what belongs to the manifest with that digest, \
+                 and no image is written there"
+                )))
+            }
+            _ => Ok(self),
         }
     }
+}
+
+/// A wrong use that no single argument is to blame for.
+fn nonsense(what: String) -> clap::Error {
+    Cli::command().error(clap::error::ErrorKind::ValueValidation, what)
 }
 
 #[derive(Debug, Subcommand)]
@@ -283,6 +297,38 @@ mod tests {
         };
         assert!(matches!(parse(&[&digest]), Err(2)) && matches!(parse(&["--to", &digest, "h.io/a"]), Err(2)));
         assert!(parse(&["h.io/a"]).is_ok() && parse(&["--to", "h.io/b", &digest]).is_ok());
+    }
+
+    #[test]
+    fn no_image_is_written_under_a_tag_that_keeps_something_else() {
+        let hex = "a".repeat(64);
+        let parse = |args: &[String]| {
+            let args = std::iter::once("jaunt-proxy").chain(args.iter().map(String::as_str));
+            Cli::try_parse_from(args).and_then(Cli::checked).map_err(|error| error.exit_code())
+        };
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        for kind in [".original", ".jaunt", ".jaunt-partial", ".sig", ""] {
+            let kept = format!("h.io/a:sha256-{hex}{kind}");
+            for refused in ["convert --mode replace KEPT", "convert --to KEPT h.io/a", "copy h.io/a KEPT"] {
+                let outcome = parse(&words(&refused.replace("KEPT", &kept)));
+                assert!(matches!(outcome, Err(2)), "{refused} {kept}");
+            }
+            for allowed in ["revert KEPT", "convert KEPT", "inspect KEPT", "copy KEPT h.io/b"] {
+                assert!(parse(&words(&allowed.replace("KEPT", &kept))).is_ok(), "{allowed} {kept}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_tags_are_of_a_repository() {
+        let parse = |text: &str| {
+            let args = std::iter::once("jaunt-proxy").chain(text.split(' '));
+            Cli::try_parse_from(args).and_then(Cli::checked).map_err(|error| error.exit_code())
+        };
+        for refused in ["h.io/a:v1", "oci:d:v1", "--to h.io/b:v1 h.io/a", "--to oci:d:v1 h.io/a"] {
+            assert!(matches!(parse(&format!("convert --all-tags {refused}")), Err(2)), "{refused}");
+        }
+        assert!(parse("convert --all-tags --to oci:d h.io/a").is_ok());
     }
 
     #[test]

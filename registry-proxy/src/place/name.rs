@@ -65,6 +65,16 @@ impl ImageName {
         }
     }
 
+    /// Whether the name picks an image of its place. The tag that every name has by default picks none.
+    pub fn is_one_image(&self) -> bool {
+        match self {
+            Self::Registry(reference) => {
+                reference.digest().is_some() || reference.tag().is_some_and(|tag| tag != "latest")
+            }
+            Self::Layout(name) => name.digest.is_some() || name.tag.is_some(),
+        }
+    }
+
     /// What to ask the place for: the digest where there is one, else the tag; empty for a layout's
     /// only image.
     pub fn manifest_name(&self) -> String {
