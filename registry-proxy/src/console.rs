@@ -1,25 +1,47 @@
 //! Lines for a person and JSON for a program, never mixed on standard output.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
 
-use indicatif::MultiProgress;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::error::Error;
 
 pub struct Console {
     json: bool,
+    /// None when standard error is no terminal.
     bars: Option<MultiProgress>,
+    /// The bar of the whole, which stays below all others.
+    overall: Mutex<Option<ProgressBar>>,
 }
 
 impl Console {
     pub fn new(json: bool) -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { json, bars }
+        Self { json, bars, overall: Mutex::default() }
     }
 
-    /// Where progress bars go; none when standard error is no terminal.
-    pub fn bars(&self) -> Option<&MultiProgress> {
-        self.bars.as_ref()
+    /// A bar of so many steps, if there are bars.
+    pub fn bar(&self, template: &str, prefix: String, len: u64) -> Option<ProgressBar> {
+        let bars = self.bars.as_ref()?;
+        let style = ProgressStyle::with_template(template);
+        let bar = ProgressBar::new(len).with_prefix(prefix);
+        let bar = style.map(|style| bar.clone().with_style(style)).unwrap_or(bar);
+        let overall = self.overall.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(match overall.as_ref() {
+            Some(overall) => bars.insert_before(overall, bar),
+            None => bars.add(bar),
+        })
+    }
+
+    /// The progress of the whole, which has so many parts.
+    pub fn overall(&self, parts: usize, of: &str) -> Overall<'_> {
+        let bar = self.bar("{prefix} {wide_bar} {pos}/{len}, {eta} left", of.to_owned(), parts as u64);
+        if let Some(bar) = &bar {
+            bar.tick();
+        }
+        self.overall.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&bar);
+        Overall { console: self, bar }
     }
 
     /// A line for a person: on standard output, or on standard error when that is for JSON.
@@ -54,6 +76,30 @@ impl Console {
             writeln!(std::io::stdout())?;
         }
         Ok(())
+    }
+}
+
+/// The progress of a whole; it ends with this.
+pub struct Overall<'c> {
+    console: &'c Console,
+    bar: Option<ProgressBar>,
+}
+
+impl Overall<'_> {
+    /// One more part is done.
+    pub fn step(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Drop for Overall<'_> {
+    fn drop(&mut self) {
+        *self.console.overall.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

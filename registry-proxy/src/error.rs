@@ -33,6 +33,8 @@ pub enum Error {
     /// Each of them has been named before.
     #[error("{repository}: {failed} of {tags} tags name images that could not be converted")]
     Tags { repository: String, failed: usize, tags: usize },
+    #[error("{repository}: no tag names an image there: is this the repository's name?")]
+    NoTags { repository: String },
     /// Nor is an index replaced in part, unless its user says which part.
     #[error(
         "{reference} is not replaced: {failed} of {images} images could not be converted; --platform names others"

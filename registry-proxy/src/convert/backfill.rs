@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::converter::Converter;
 use super::report::Totals;
+use super::summary::Summary;
 use crate::artifact;
 use crate::cli::ConvertArgs;
 use crate::console::Console;
@@ -22,6 +23,10 @@ pub async fn each_tag(client: &Client, args: &ConvertArgs) -> Result<Vec<Convert
     tags.retain(|tag| !artifact::is_of_another(tag));
     tags.sort();
     tags.dedup();
+    // Registries say the same of a repository that does not exist: a wrong name must not look like success.
+    if tags.is_empty() {
+        return Err(Error::NoTags { repository: repository.place_name() });
+    }
     let of_tag = |tag: String| {
         let mut one = args.clone();
         one.common.reference = repository.with_tag(&tag);
@@ -39,11 +44,14 @@ pub async fn run(
     console: &Console,
 ) -> Result<(Value, Totals, Result<(), Error>), Error> {
     let all = each_tag(client, args).await?;
-    let (mut documents, mut totals, mut failed) = (Vec::new(), Totals::default(), 0);
+    let (mut documents, mut totals, mut summary) = (Vec::new(), Totals::default(), Summary::default());
+    let progress = console.overall(all.len(), "tags");
     for (number, one) in (1..).zip(&all) {
         let reference = one.to.as_ref().unwrap_or(&one.common.reference);
-        console.line(&format!("{reference}, {number} of {}", all.len()));
-        let error = match super::one(client, one, converter, console).await {
+        console.line(&format!("[{number}/{}] {reference}", all.len()));
+        let done = super::one(client, one, converter, console).await;
+        summary.add(&one.common.reference.manifest_name(), &done);
+        let error = match done {
             Ok(done) => {
                 totals.join(&done.totals);
                 documents.push(done.document);
@@ -56,14 +64,16 @@ pub async fn run(
         };
         if let Some(error) = error {
             console.error(&error);
-            failed += 1;
         }
         converter.forget_layers();
+        progress.step();
     }
-    let repository = args.common.reference.to_string();
-    console.line(&format!("{} tags, {failed} of them with images that could not be converted", all.len()));
-    let document = json!({ "repository": repository, "references": documents, "failed": failed });
-    let (tags, outcome) = (all.len(), failed == 0);
-    let outcome = if outcome { Ok(()) } else { Err(Error::Tags { repository, failed, tags }) };
+    drop(progress);
+    summary.tell(console);
+    let (repository, tags, failed) = (args.common.reference.place_name(), all.len(), summary.failed());
+    let document = json!({
+        "repository": repository, "references": documents, "failed": failed, "summary": summary.json(),
+    });
+    let outcome = if failed == 0 { Ok(()) } else { Err(Error::Tags { repository, failed, tags }) };
     Ok((document, totals, outcome))
 }

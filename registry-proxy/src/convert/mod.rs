@@ -14,6 +14,7 @@ mod progress;
 mod replace;
 mod report;
 mod reuse;
+mod summary;
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::cli::{ConvertArgs, Mode};
 use crate::console::{Console, cpu_seconds};
 use crate::copy;
 use crate::error::Error;
-use crate::image::{self, Resolved};
+use crate::image::{self, Resolved, Skipped};
 use crate::manifest;
 use crate::place::{ImageName, Place};
 use crate::verify;
@@ -57,6 +58,11 @@ pub async fn run(client: Client, args: &ConvertArgs) -> Result<(), Error> {
 struct Done {
     document: Value,
     totals: Totals,
+    /// Images that are converted now,
+    images: usize,
+    /// and those of them that were not before.
+    converted: usize,
+    skipped: Vec<Skipped>,
     /// Some of its images could not be converted; each has been named.
     failed: Option<Error>,
 }
@@ -104,7 +110,10 @@ async fn one(
         Mode::Attach => Some(Error::Images { reference, failed, images }),
         Mode::Replace => Some(Error::NotReplaced { reference, failed, images }),
     };
-    Ok(Done { document, totals, failed })
+    let converted = outcomes.iter().filter(|outcome| outcome.layers.is_some()).count();
+    // An image that is replaced now was attached to before.
+    let converted = converted.max(replaced.map_or(0, |replaced| replaced.manifests.len()));
+    Ok(Done { document, totals, images: outcomes.len(), converted, skipped: resolved.skipped, failed })
 }
 
 /// Signs the artifact of an image, if there is a key. What this run did not make itself is read back first.

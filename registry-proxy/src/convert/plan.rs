@@ -55,7 +55,7 @@ pub async fn run(client: &Client, args: &ConvertArgs, console: &Console) -> Resu
         "dry_run": true, "references": documents, "failed": failed, "layers_to_convert": convert,
         "layers_to_reuse": reuse, "bytes_to_read": read, "bytes_to_write_about": written,
     }))?;
-    let (repository, tags) = (args.common.reference.to_string(), references.len());
+    let (repository, tags) = (args.common.reference.place_name(), references.len());
     if failed == 0 { Ok(()) } else { Err(Error::Tags { repository, failed, tags }) }
 }
 

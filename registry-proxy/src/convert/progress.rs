@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::console::Console;
 
@@ -14,13 +14,8 @@ pub struct LayerProgress {
 
 impl LayerProgress {
     pub fn start(console: &Console, name: String, len: u64) -> Self {
-        let bar = console.bars().map(|bars| {
-            let style = ProgressStyle::with_template(
-                "{prefix} {wide_bar} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12}",
-            );
-            let bar = ProgressBar::new(len).with_prefix(name);
-            bars.add(style.map(|style| bar.clone().with_style(style)).unwrap_or(bar))
-        });
+        let template = "{prefix} {wide_bar} {bytes:>10}/{total_bytes:10} {bytes_per_sec:>12}";
+        let bar = console.bar(template, name, len);
         Self { bar, started: Instant::now() }
     }
 

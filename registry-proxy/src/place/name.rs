@@ -85,6 +85,14 @@ impl ImageName {
         }
     }
 
+    /// The place, without an image in it.
+    pub fn place_name(&self) -> String {
+        match self {
+            Self::Registry(reference) => format!("{}/{}", reference.host(), reference.repository()),
+            Self::Layout(name) => format!("{LAYOUT_PREFIX}{}", name.directory.display()),
+        }
+    }
+
     /// The same place, another tag.
     pub fn with_tag(&self, tag: &str) -> Self {
         match self {

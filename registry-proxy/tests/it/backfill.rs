@@ -51,6 +51,43 @@ fn every_tag_of_a_repository_is_converted_and_a_failure_takes_nothing_from_the_o
     let again = registry.run(&["convert", "--all-tags", "--json", &reference]);
     let again: Value = serde_json::from_str(&again.stdout).unwrap();
     assert_eq!((&again["layers_converted"], &again["failed"]), (&json!(0), &json!(1)));
+    assert_eq!(again["summary"]["converted_before"], 2);
+}
+
+#[test]
+fn every_tag_has_its_number_and_in_the_end_all_are_summed_up() {
+    let Some(registry) = Registry::start() else { return };
+    fill(&registry);
+    registry.push_manifest(REPOSITORY, "windows", &registry.image(REPOSITORY, &[own("w")], "windows"));
+    let reference = registry.reference(REPOSITORY);
+    registry.run(&["convert", &format!("{reference}:v1")]).succeeded();
+    let run = registry.run(&["convert", "--all-tags", &reference]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    for (number, tag) in (1..).zip(["broken", "v1", "v2", "windows"]) {
+        assert!(run.stdout.contains(&format!("[{number}/4] {reference}:{tag}\n")), "{run:?}");
+    }
+    let (_, summary) = run.stdout.split_once("4 tags: ").unwrap();
+    assert!(
+        summary.starts_with(
+            "1 converted, 1 converted before, 1 with nothing to convert, 1 failed\n  failed broken: "
+        ),
+        "{summary}"
+    );
+    let skipped = "skipped once: a windows image: only Linux images can be started lazily (windows)";
+    assert!(summary.contains(skipped), "{summary}");
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_no_success() {
+    let Some(registry) = Registry::start() else { return };
+    let reference = registry.reference("team/ap");
+    for arguments in [
+        &["convert", "--all-tags", &reference] as &[&str],
+        &["convert", "--all-tags", "--dry-run", &reference],
+    ] {
+        let run = registry.run(arguments);
+        assert!(run.failed().contains(&format!("{reference}: no tag names an image there")), "{run:?}");
+    }
 }
 
 #[test]
