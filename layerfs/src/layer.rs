@@ -56,7 +56,7 @@ impl Layer {
     }
 
     /// Its local file.
-    pub fn file(&self) -> &LayerFile {
+    pub fn file(&self) -> &Arc<LayerFile> {
         self.0.fetcher.file()
     }
 

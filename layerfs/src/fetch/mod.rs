@@ -102,7 +102,7 @@ impl Fetcher {
     }
 
     /// The local file, opened by the first read: a mount has more layers than its container reads.
-    pub(crate) fn file(&self) -> &LayerFile {
+    pub(crate) fn file(&self) -> &Arc<LayerFile> {
         self.file.get_or_init(|| self.store.layer(&self.layer, &self.large))
     }
 

@@ -26,6 +26,9 @@ pub enum FsError {
     /// The local store failed.
     #[error("the local store failed")]
     Store(#[from] StoreError),
+    /// A file of the local store cannot be opened.
+    #[error("the local store failed")]
+    Backing(#[source] std::io::Error),
     /// The bytes cannot be read.
     #[error("the content cannot be read")]
     Read(#[from] ReadErrors),

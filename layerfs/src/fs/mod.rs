@@ -3,6 +3,7 @@
 //! Inode numbers are those of the index, so another process that opens the same index answers for them
 //! ([`Ino`], [`RootPlace`]).
 
+mod complete;
 mod error;
 mod numbers;
 mod path;
@@ -15,6 +16,7 @@ use jaunt_formats::entry::NAME_MAX;
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
 use jaunt_formats::{Timestamp, Xattr};
 
+pub use complete::CompleteChain;
 pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 

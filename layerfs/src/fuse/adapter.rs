@@ -4,6 +4,9 @@
 //! a name, pages, directories. Requests that would carry no news are answered ENOSYS once and never come
 //! again: OPEN and OPENDIR (there is no state to open), FLUSH, and, where the chain has none, extended
 //! attributes. A read that misses is handed to the runtime: it never holds a FUSE thread.
+//!
+//! A mount over a chain that was complete from its beginning may answer OPEN instead: large files are then read by the
+//! kernel itself ([`super::backing`]), the others as before.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,16 +14,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, LockOwner, OpenFlags, ReplyAttr,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
+    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
     ReplyXattr, Request,
 };
 use jaunt_formats::launch::{Attributes, InodeType};
 use jaunt_formats::{Timestamp, Xattr};
 use tokio::runtime::Handle;
 
+use super::backing::BackingIds;
 use super::errno::errno;
-use crate::fs::{FsError, Ino, LayerFs};
+use crate::fs::{CompleteChain, FsError, Ino, LayerFs};
 
 /// How long the kernel may keep what it was told: the tree is immutable, so a hundred years.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -29,17 +33,53 @@ const GENERATION: Generation = Generation(0);
 /// What Linux file systems report for a directory of ordinary size.
 const DIRECTORY_SIZE: u64 = 4096;
 const BLOCK_SIZE: u32 = 4096;
+/// Files have no state while they are open.
+const NO_HANDLE: FileHandle = FileHandle(0);
 
 /// Serves a [`LayerFs`] to the kernel.
 pub struct Adapter {
     fs: Arc<LayerFs>,
     runtime: Handle,
+    passthrough: Option<Passthrough>,
+}
+
+/// What OPEN is answered from.
+struct Passthrough {
+    /// Not there any more where the chain was found damaged since the mount was made.
+    chain: Option<CompleteChain>,
+    ids: BackingIds,
 }
 
 impl Adapter {
     /// An adapter that fetches on `runtime`.
     pub fn new(fs: Arc<LayerFs>, runtime: Handle) -> Self {
-        Self { fs, runtime }
+        Self { fs, runtime, passthrough: None }
+    }
+
+    /// The same for a mount with passthrough ([`Negotiated::has_passthrough`](super::Negotiated::has_passthrough)), over
+    /// the complete chain.
+    #[must_use]
+    pub fn with_passthrough(self, chain: Option<CompleteChain>, ids: BackingIds) -> Self {
+        Self { passthrough: Some(Passthrough { chain, ids }), ..self }
+    }
+
+    /// Registers the inode's file with the kernel, if it has one.
+    fn register(&self, chain: Option<&CompleteChain>, ino: Ino, reply: &ReplyOpen) -> Option<u32> {
+        let file = match self.fs.backing(chain?, ino) {
+            Ok(file) => file?,
+            Err(error) => {
+                let _ = logged(&self.fs, ino, "open", &error);
+                return None;
+            }
+        };
+        match reply.open_backing(&file) {
+            Ok(id) => Some(id.into_raw()),
+            // A file system that cannot be stacked upon, or too many files: read through us, it is the same bytes.
+            Err(error) => {
+                tracing::debug!(image = self.fs.name(), inode = ino.0, %error, "the kernel does not take a file");
+                None
+            }
+        }
     }
 
     fn attr(&self, ino: Ino) -> Result<FileAttr, FsError> {
@@ -77,8 +117,29 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let Some(passthrough) = &self.passthrough else { return reply.error(Errno::ENOSYS) };
+        let ino = Ino(ino.0);
+        let register = || self.register(passthrough.chain.as_ref(), ino, &reply);
+        match passthrough.ids.of(ino, register) {
+            // The kernel refuses KEEP_CACHE beside a backing file: there is nothing of ours to keep.
+            Ok(Some(id)) => reply_backed(reply, id),
+            Ok(None) => reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            Err(error) => reply.error(logged(&self.fs, ino, "open", &FsError::Backing(error))),
+        }
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -203,7 +264,7 @@ impl Filesystem for Adapter {
 /// Logs what the caller will only see as an error number, with image and path, and returns that number.
 fn logged(fs: &LayerFs, ino: Ino, call: &'static str, error: &FsError) -> Errno {
     let errno = errno(error);
-    if matches!(error, FsError::Index(_) | FsError::Store(_) | FsError::Read(_)) {
+    if matches!(error, FsError::Index(_) | FsError::Store(_) | FsError::Backing(_) | FsError::Read(_)) {
         let path = fs.path_of(ino).unwrap_or_else(|| format!("inode {}", ino.0));
         tracing::error!(image = fs.name(), path, call, cause = %Chain(error), "a file cannot be served");
     }
@@ -226,6 +287,16 @@ impl std::fmt::Display for Chain<'_> {
         }
         Ok(())
     }
+}
+
+/// Opens a file that the kernel reads by itself.
+#[allow(unsafe_code)]
+fn reply_backed(reply: ReplyOpen, id: u32) {
+    // SAFETY: the number was registered on this connection, by this process or by one before it, and no number is ever
+    // closed before the connection ends: `into_raw` gives up the right to do so.
+    let backing = unsafe { reply.wrap_backing(id) };
+    reply.opened_passthrough(NO_HANDLE, FopenFlags::FOPEN_NOFLUSH, &backing);
+    let _ = backing.into_raw();
 }
 
 fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {

@@ -11,6 +11,6 @@ pub(super) fn errno(error: &FsError) -> Errno {
         FsError::NameTooLong => Errno::ENAMETOOLONG,
         FsError::NotADirectory => Errno::ENOTDIR,
         FsError::WrongType => Errno::EINVAL,
-        FsError::Index(_) | FsError::Store(_) | FsError::Read(_) => Errno::EIO,
+        FsError::Index(_) | FsError::Store(_) | FsError::Backing(_) | FsError::Read(_) => Errno::EIO,
     }
 }

@@ -45,8 +45,7 @@ const CONGESTION_THRESHOLD: u16 = MAX_BACKGROUND / 4 * 3;
 /// checks, so it is taken only for chains that have any ([`super::MountOptions::posix_acl`]).
 ///
 /// Left out: `ABORT_ERROR` (the end of a connection shall read as ENODEV, a plain end), the splice flags (replies
-/// come from memory), `PASSTHROUGH` (it needs OPEN to be answered, which costs more than it brings:
-/// doc/ARCHITECTURE.md).
+/// come from memory). `PASSTHROUGH` is taken where a mount is to have it ([`super::MountOptions::passthrough`]).
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_PARALLEL_DIROPS)
     .union(InitFlags::FUSE_DO_READDIRPLUS)
@@ -57,8 +56,12 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_INIT_EXT)
     .union(InitFlags::FUSE_POSIX_ACL)
+    .union(InitFlags::FUSE_PASSTHROUGH)
     .union(InitFlags::FUSE_ALLOW_IDMAP)
     .union(InitFlags::FUSE_HAS_RESEND);
+
+/// Backing files lie on an ordinary disk; the kernel allows two levels, and overlayfs on top is the other.
+const STACK_DEPTH: u32 = 1;
 
 /// Number of the synthetic request; any will do, nobody else is on that socket.
 const SYNTHETIC_UNIQUE: u64 = 2;
@@ -89,6 +92,12 @@ impl KernelFeatures {
     #[must_use]
     pub const fn without_id_mapping(self) -> Self {
         self.without(InitFlags::FUSE_ALLOW_IDMAP)
+    }
+
+    /// The same, as a kernel before 6.9 would have it: every read comes to the file system.
+    #[must_use]
+    pub const fn without_passthrough(self) -> Self {
+        self.without(InitFlags::FUSE_PASSTHROUGH)
     }
 
     /// The same, with access lists shown and not enforced.
@@ -140,12 +149,13 @@ impl InitRequest {
 
 /// Chooses from what the kernel offers. `page` is the size of a memory page in bytes.
 pub fn negotiate(offer: &InitRequest, features: KernelFeatures, page: u32) -> Negotiated {
+    let flags = offer.flags & features.0 & WANTED;
     Negotiated {
         minor: offer.minor.min(NEWEST_MINOR),
-        flags: offer.flags & features.0 & WANTED,
+        flags,
         max_readahead: offer.max_readahead,
         max_write: MAX_REQUEST,
-        max_stack_depth: 0,
+        max_stack_depth: if flags.contains(InitFlags::FUSE_PASSTHROUGH) { STACK_DEPTH } else { 0 },
         max_pages: u16::try_from(MAX_REQUEST / page.max(1)).unwrap_or(u16::MAX).max(1),
         max_background: MAX_BACKGROUND,
         congestion_threshold: CONGESTION_THRESHOLD,
@@ -180,6 +190,11 @@ impl Negotiated {
     /// Whether the kernel sends again, on demand, the requests that a dead process had taken.
     pub fn can_resend(&self) -> bool {
         self.flags.contains(InitFlags::FUSE_HAS_RESEND)
+    }
+
+    /// Whether OPEN is answered, and files may be handed to the kernel.
+    pub fn has_passthrough(&self) -> bool {
+        self.flags.contains(InitFlags::FUSE_PASSTHROUGH)
     }
 
     /// The answer to the kernel's request number `unique`.

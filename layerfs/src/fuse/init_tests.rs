@@ -26,7 +26,7 @@ fn a_new_kernel_is_understood() {
     assert_eq!((offer.unique, offer.minor, offer.max_readahead), (2, 45, 131_072));
     assert!(offer.flags.contains(InitFlags::FUSE_HAS_RESEND | InitFlags::FUSE_PASSTHROUGH));
     let n = agreed();
-    assert_eq!((n.minor, n.max_pages, n.max_stack_depth), (40, 256, 0));
+    assert_eq!((n.minor, n.max_pages, n.max_stack_depth), (40, 256, 1));
     assert_eq!(n.flags, WANTED);
     assert!(n.can_resend());
 }
@@ -46,8 +46,12 @@ fn hidden_features_are_not_taken() {
     let n = negotiate(&offer, KernelFeatures::ALL.without_resend(), 4096);
     assert!(!n.can_resend());
     assert_eq!(n.flags | InitFlags::FUSE_HAS_RESEND, WANTED);
-    let n = negotiate(&offer, KernelFeatures::ALL.without_posix_acl().without_id_mapping(), 4096);
-    let hidden = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_ALLOW_IDMAP;
+    let n = negotiate(
+        &offer,
+        KernelFeatures::ALL.without_posix_acl().without_id_mapping().without_passthrough(),
+        4096,
+    );
+    let hidden = InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_ALLOW_IDMAP | InitFlags::FUSE_PASSTHROUGH;
     assert_eq!((n.flags & hidden, n.flags | hidden), (InitFlags::empty(), WANTED));
 }
 

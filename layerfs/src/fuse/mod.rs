@@ -11,6 +11,7 @@
 
 mod abi;
 mod adapter;
+mod backing;
 mod errno;
 pub mod init;
 pub mod mount;
@@ -18,6 +19,7 @@ mod orphan;
 pub mod session;
 
 pub use adapter::Adapter;
+pub use backing::BackingIds;
 /// The library that decodes requests, for whoever serves a file system of another kind.
 pub use fuser;
 pub use init::{KernelFeatures, Negotiated};

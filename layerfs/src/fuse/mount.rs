@@ -43,6 +43,8 @@ pub struct MountOptions {
     pub features: KernelFeatures,
     /// Whether access lists are enforced. Costs a request for each file whose permissions are checked.
     pub posix_acl: bool,
+    /// Whether files may be handed to the kernel (Linux 6.9). Costs two requests for each file that is opened.
+    pub passthrough: bool,
 }
 
 impl Default for MountOptions {
@@ -52,6 +54,7 @@ impl Default for MountOptions {
             read_ahead_kib: 1024,
             features: KernelFeatures::ALL,
             posix_acl: false,
+            passthrough: false,
         }
     }
 }
@@ -134,7 +137,8 @@ fn initialise(point: &Path, device: OwnedFd, options: &MountOptions) -> Result<M
     let offer = InitRequest::parse(&buffer[..len])
         .map_err(|source| MountError::Init { point: point.to_owned(), source })?;
     let page = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let features = if options.posix_acl { options.features } else { options.features.without_posix_acl() };
+    let acl = if options.posix_acl { options.features } else { options.features.without_posix_acl() };
+    let features = if options.passthrough { acl } else { acl.without_passthrough() };
     let negotiated = negotiate(&offer, features, page);
     // One write is one message; the device takes all of it or none.
     let _ = file.write(&negotiated.reply(offer.unique)).map_err(handshake)?;

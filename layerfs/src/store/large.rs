@@ -11,7 +11,7 @@ use jaunt_formats::launch::LaunchIndex;
 
 /// Files from this size on: an open file and its inode cost nothing beside a mebibyte, and what is smaller is read
 /// faster out of one file.
-const LARGE: u64 = 1 << 20;
+pub(crate) const LARGE: u64 = 1 << 20;
 
 /// The large files of one layer: tar ranges of their content, in order, none overlapping another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

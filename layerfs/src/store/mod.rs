@@ -44,6 +44,7 @@ use jaunt_formats::DiffId;
 use jaunt_formats::launch::LaunchLayer;
 
 pub use complete::CompleteLayer;
+pub(crate) use large::LARGE;
 pub use large::LargeFiles;
 pub use layer_file::LayerFile;
 pub use maintenance::{Cap, StoreUsage};

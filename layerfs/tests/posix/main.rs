@@ -11,6 +11,7 @@ mod fixture;
 mod idmap;
 mod mounted;
 mod orphan;
+mod passthrough;
 mod reading;
 mod special;
 mod xattrs;
