@@ -20,6 +20,7 @@ pub mod metastore;
 pub mod mount_command;
 mod mountinfo;
 pub mod mounts;
+mod passthrough;
 pub mod proto;
 pub mod pull;
 pub mod resolve;

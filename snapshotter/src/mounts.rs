@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, Adapter, SessionHandle};
+use jaunt_layerfs::fuse::{self, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -22,7 +22,8 @@ use tokio::sync::OnceCell;
 
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
-use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, Unmounted};
+use crate::passthrough;
+use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -93,11 +94,11 @@ impl Mounts {
     /// Opens the chain's file system and has the supervisor mount it.
     fn serve(&self, chain: &LazyChain) -> Result<Served, LazyError> {
         let fs = self.open_chain(chain)?;
-        let held = self
-            .mount(chain.snapshot_id, fs.has_acls())
-            .map_err(|source| mount_error(chain, source.into()))?;
+        let needs = MountNeeds { posix_acl: fs.has_acls(), passthrough: passthrough::suits(&fs) };
+        let (held, is_new) =
+            self.mount(chain.snapshot_id, needs).map_err(|source| mount_error(chain, source.into()))?;
+        let adapter = passthrough::adapter(fs.clone(), &held, is_new);
         let (key, root) = (held.key, held.path.join(ROOT_NAME));
-        let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
             Ok(session) => Ok(Served { fs, session, root }),
             Err(error) => {
@@ -126,13 +127,14 @@ impl Mounts {
         repositories.map(source).collect()
     }
 
-    /// A new mount, or the one that is held already because an earlier attempt to serve it failed.
-    fn mount(&self, snapshot_id: u64, posix_acl: bool) -> Result<HeldMount, HandleError> {
+    /// A new mount, or the one that is held already because an earlier attempt to serve it failed; whether it is new.
+    fn mount(&self, snapshot_id: u64, needs: MountNeeds) -> Result<(HeldMount, bool), HandleError> {
         let key = snapshot_id.into();
-        self.supervisor.mount(&key, posix_acl).or_else(|refused| {
+        self.supervisor.mount(&key, needs).map(|held| (held, true)).or_else(|refused| {
             let ours = |held: &HeldMount| held.key == key && held.attached;
             let held = self.supervisor.mounts()?.into_iter().find(ours);
-            held.filter(|_| !lock(&self.failing).contains(&key)).ok_or(refused)
+            let held = held.filter(|_| !lock(&self.failing).contains(&key));
+            held.map(|held| (held, false)).ok_or(refused)
         })
     }
 
@@ -147,7 +149,7 @@ impl Mounts {
                 return self.fail_readers(held);
             }
         };
-        let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
+        let adapter = passthrough::adapter(fs.clone(), &held, false);
         match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
@@ -250,7 +252,10 @@ impl LazyMounts for Arc<Mounts> {
                 // The session's threads go on by themselves until the last user is gone.
                 Unmounted::Done => {
                     let served = lock(&this.served).remove(&id);
-                    served.as_ref().and_then(|cell| cell.get()).inspect(|served| served.settle());
+                    served.as_ref().and_then(|cell| cell.get()).inspect(|served| {
+                        served.settle();
+                        served.root.parent().inspect(|mount| passthrough::forget(mount));
+                    });
                 }
                 // The session's threads go on by themselves until the last user is gone.
                 Unmounted::Lingers => drop(lock(&this.served).remove(&id)),

@@ -83,7 +83,7 @@ fn the_reply_has_the_kernels_layout() {
     assert_eq!(&reply[32..36], [64u16.to_ne_bytes(), 48u16.to_ne_bytes()].concat());
     assert_eq!([word(9), word(10)], [1 << 20, 1]);
     assert_eq!(&reply[44..48], [256u16.to_ne_bytes(), [0, 0]].concat());
-    assert_eq!([word(12), word(13)], [high, 0]);
+    assert_eq!([word(12), word(13)], [high, 1]);
     assert!(reply[56..].iter().all(|b| *b == 0));
 }
 

@@ -184,6 +184,8 @@ fn large_files_are_read_by_the_kernel_itself() {
     assert_eq!(&bytes, b"tampered with");
 }
 
+/// P5: Files that the kernel was handed to read by itself stay open and mapped without a worker, and the next worker
+/// opens them as the last one did.
 #[test]
 #[allow(unsafe_code)]
 fn what_was_handed_out_holds_for_the_next_process() {

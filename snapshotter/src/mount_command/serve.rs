@@ -7,7 +7,7 @@ use std::time::Duration;
 use jaunt_distribution::{Client, Repository};
 use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
-use jaunt_layerfs::fuse::{self, Adapter, MountError, MountOptions, SessionError, SessionHandle};
+use jaunt_layerfs::fuse::{self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -15,6 +15,7 @@ use jaunt_layerfs::store::{Store, StoreError};
 
 use super::stop::Stop;
 use crate::mounts::THREADS;
+use crate::passthrough;
 
 /// How often a mount that was in use is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -73,10 +74,15 @@ impl Served {
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
         let fs = Arc::new(fs.with_root(RootPlace::AtMount));
-        let options = MountOptions { posix_acl: fs.has_acls(), ..MountOptions::default() };
+        let passthrough = passthrough::suits(&fs);
+        let options = MountOptions { posix_acl: fs.has_acls(), passthrough, ..MountOptions::default() };
         let mounted = mount::mount(&self.point, &options)?;
         let armed = DetachOnDrop::new(&self.point);
-        let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+        let mut adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
+        if mounted.negotiated.has_passthrough() {
+            // Nobody takes over from this process, so nothing needs to be recorded.
+            adapter = adapter.with_passthrough(fs.hold_complete(), BackingIds::default());
+        }
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
         let ended = until_end(&self.point, session, stop).await;

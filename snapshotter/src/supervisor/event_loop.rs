@@ -205,8 +205,8 @@ impl EventLoop {
             Request::Mount { .. } if self.phase != Phase::Running => {
                 Err("the daemon is stopping: no new mounts".to_owned())
             }
-            Request::Mount { key, posix_acl } => {
-                self.mounts.mount(&key, posix_acl).map(Reply::Mount).map_err(|error| error.to_string())
+            Request::Mount { key, needs } => {
+                self.mounts.mount(&key, needs).map(Reply::Mount).map_err(|error| error.to_string())
             }
             Request::Unmount { key } => {
                 let outcome = self.mounts.unmount(&key).map_err(|error| error.to_string())?;

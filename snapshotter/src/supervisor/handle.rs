@@ -17,7 +17,7 @@ use jaunt_layerfs::fuse::Negotiated;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::protocol::{self, MountKey, MountRecord, Reply, Request, Unmounted};
+use super::protocol::{self, MountKey, MountNeeds, MountRecord, Reply, Request, Unmounted};
 
 /// Environment variable that names the descriptor of the supervisor's socket; always 0.
 pub const SUPERVISOR_FD: &str = "JAUNT_SUPERVISOR_FD";
@@ -95,9 +95,9 @@ impl Handle {
     }
 
     /// A new mount on `<run-dir>/mnt/<key>`, to be served at once: whoever looks at it waits until then.
-    /// A key that is held already is an error. With `posix_acl`, access lists are enforced.
-    pub fn mount(&self, key: &MountKey, posix_acl: bool) -> Result<HeldMount, HandleError> {
-        match self.ask(&Request::Mount { key: key.clone(), posix_acl })? {
+    /// A key that is held already is an error.
+    pub fn mount(&self, key: &MountKey, needs: MountNeeds) -> Result<HeldMount, HandleError> {
+        match self.ask(&Request::Mount { key: key.clone(), needs })? {
             (Reply::Mount(record), device) => HeldMount::new(record, device),
             (other, _) => Err(HandleError::unexpected(other)),
         }

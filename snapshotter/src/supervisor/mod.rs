@@ -43,7 +43,7 @@ pub use handle::{Handle, HandleError, HeldMount, SUPERVISOR_FD};
 pub use listener::ListenError;
 pub(crate) use lock::DirectoryLock;
 pub use lock::LockError;
-pub use protocol::{InvalidKey, MountKey, Unmounted};
+pub use protocol::{InvalidKey, MountKey, MountNeeds, Unmounted};
 pub use worker::{Backoff, WorkerCommand};
 
 use event_loop::EventLoop;

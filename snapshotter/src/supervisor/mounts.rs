@@ -21,7 +21,7 @@ use jaunt_layerfs::fuse::mount::{self, UnmountError};
 use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
 
 use super::lock::{LockError, create_directory};
-use super::protocol::{MountKey, MountRecord, Unmounted};
+use super::protocol::{MountKey, MountNeeds, MountRecord, Unmounted};
 use crate::mountinfo;
 
 /// Every mount below one directory.
@@ -62,7 +62,7 @@ impl MountTable {
     }
 
     /// Makes a mount, and the directory for it.
-    pub(super) fn mount(&mut self, key: &MountKey, posix_acl: bool) -> Result<MountRecord, TableError> {
+    pub(super) fn mount(&mut self, key: &MountKey, needs: MountNeeds) -> Result<MountRecord, TableError> {
         self.release_ended();
         if let Some(held) = self.held.get(key) {
             let key = key.clone();
@@ -70,7 +70,8 @@ impl MountTable {
         }
         let path = self.directory.join(key.as_str());
         create_directory(&path)?;
-        let options = MountOptions { posix_acl, ..self.options.clone() };
+        let MountNeeds { posix_acl, passthrough } = needs;
+        let options = MountOptions { posix_acl, passthrough, ..self.options.clone() };
         let mounted = mount::mount(&path, &options).inspect_err(|_| remove_directory(&path))?;
         tracing::info!(%key, path = %path.display(), "mounted");
         let held = Held { path, device: mounted.device, negotiated: mounted.negotiated, attached: true };

@@ -5,10 +5,10 @@
 //! reply carries some:
 //!
 //! ```text
-//! {"op":"hello","version":2}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
+//! {"op":"hello","version":3}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
 //! {"op":"next","after":"17"}      -> {"reply":"mount", key, path, …}        + /dev/fuse    or {"reply":"end"}
 //! {"op":"mount","key":"18",
-//!  "posix_acl":false}             -> {"reply":"mount", key, path, …}        + /dev/fuse
+//!  "needs":{…}}                   -> {"reply":"mount", key, path, …}        + /dev/fuse
 //! {"op":"unmount","key":"18"}     -> {"reply":"unmounted","outcome":"done"}
 //! anything that went wrong        -> {"reply":"error","message":"…"}
 //! ```
@@ -28,7 +28,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of this protocol. Both ends come from one binary; a worker of another one is sent away.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// The longest message: a path (4096 at most) with its escapes is by far the longest part.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// The most descriptors in a message: those of `hello`.
@@ -42,10 +42,20 @@ pub(super) enum Request {
     Hello { version: u32 },
     /// The held mount whose key follows `after`, or the first one.
     Next { after: Option<MountKey> },
-    /// A new mount; with `posix_acl`, one that enforces access lists.
-    Mount { key: MountKey, posix_acl: bool },
+    /// A new mount.
+    Mount { key: MountKey, needs: MountNeeds },
     /// The end of one.
     Unmount { key: MountKey },
+}
+
+/// What a mount is to do besides the usual; each costs requests, see [`jaunt_layerfs::fuse::MountOptions`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountNeeds {
+    /// Enforce access lists.
+    pub posix_acl: bool,
+    /// Hand large files to the kernel.
+    pub passthrough: bool,
 }
 
 /// What the supervisor answers.
@@ -201,7 +211,7 @@ mod tests {
         }
         for bad in ["", ".", "..", ".x", "a/b", "a b", "ä", "a\0", &"x".repeat(65)] {
             assert!(MountKey::try_from(bad.to_owned()).is_err(), "{bad:?}");
-            let json = serde_json::json!({"op": "mount", "key": bad, "posix_acl": false}).to_string();
+            let json = serde_json::json!({"op": "mount", "key": bad, "needs": {"posix_acl": false, "passthrough": false}}).to_string();
             assert!(serde_json::from_str::<Request>(&json).is_err(), "{bad:?}");
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jaunt_layerfs::fuse::mount::abort;
 use jaunt_layerfs::fuse::serve;
 use jaunt_snapshotter::supervisor::{
-    Backoff, Handle, HandleError, HeldMount, MountKey, Options, SUPERVISOR_FD, WorkerCommand, run,
+    Backoff, Handle, HandleError, HeldMount, MountKey, MountNeeds, Options, SUPERVISOR_FD, WorkerCommand, run,
 };
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -199,7 +199,7 @@ pub fn worker_process() {
         let key = MountKey::try_from(key.to_owned()).unwrap();
         let answer: Result<String, HandleError> = match command {
             "pid" => Ok(std::process::id().to_string()),
-            "mount" => handle.mount(&key, false).map(serve_one),
+            "mount" => handle.mount(&key, MountNeeds::default()).map(serve_one),
             "unmount" => handle.unmount(&key).map(|outcome| format!("{outcome:?}")),
             "mounts" => handle.mounts().map(|mounts| {
                 let keys: Vec<_> = mounts.iter().map(|m| format!("{}:{}", m.key, m.attached)).collect();
