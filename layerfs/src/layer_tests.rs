@@ -199,8 +199,6 @@ async fn a_fault_heals_or_is_an_error_to_that_read_alone() {
 }
 
 /// The kernel follows a failed read-ahead by a read of one page.
-/// works again, without a remount, once the registry is back.
-/// round after round with growing pauses, for 30 seconds; then it is an error (EIO).
 /// B6: A read whose registry is gone, silent or dripping is tried with the other repositories that have the layer,
 /// round after round with growing pauses, for 30 seconds; then it is an error (EIO).
 #[tokio::test(start_paused = true)]
@@ -268,8 +266,6 @@ async fn a_layer_is_removed_only_when_nobody_holds_it() {
 }
 
 /// Whoever may push to one repository must not decide what another's images read.
-/// the same diffID.
-/// the same diffID.
 /// B7: What one repository says of a layer never changes what another repository's images read, even where both claim
 /// the same diffID.
 #[tokio::test]

@@ -122,9 +122,6 @@ fn the_converter_says_what_it_cannot_reach_or_find() {
     fails(&mut convert(&pushed.reference), 1, &[&blob.to_string()]);
 }
 
-/// image, path and span, and everything else goes on.
-/// most); if they are wrong again, its readers get EIO, the log has image, path and span, and everything else goes
-/// on.
 /// B2: A span whose bytes are wrong is fetched once more, from every repository that is known to have it (three at
 /// most); if they are wrong again, its readers get EIO, the log has image, path and span, and everything else goes
 /// on.

@@ -38,8 +38,6 @@ fn ground(name: &str) -> [Entry; 3] {
     ]
 }
 
-/// link of the layer go where it points within the layer.
-/// link of the layer go where it points within the layer.
 /// S2: What an unpacker cannot write is shown as it leaves it.
 /// S8: Names never lead out of a layer: absolute ones and `..` are clamped to its root, and entries below a symbolic
 /// link of the layer go where it points within the layer.
@@ -113,8 +111,6 @@ const ACL: [u8; 44] = [
     0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
 ];
 
-/// visible.
-/// visible.
 /// S4: Whiteouts, opaque markers, overlayfs's own attributes (`user.overlay.*` too) and AUFS bookkeeping are never
 /// visible.
 #[test]

@@ -8,8 +8,6 @@ use jaunt_formats::{ChainId, DiffId, Digest};
 use jaunt_tests::image::{Image, dir, file, layer, symlink};
 use jaunt_tests::{Recipe, debian, needs_root, skopeo};
 
-/// the image.
-/// the image.
 /// S1: A mounted chain shows what overlayfs over the same layers, unpacked by containerd, shows, for every prefix of
 /// the image.
 #[test]

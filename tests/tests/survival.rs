@@ -33,8 +33,6 @@ fn digests() -> Vec<String> {
 }
 
 /// The link is slow enough for every kill to find reads in flight.
-/// and later).
-/// and later).
 /// P1: Killing the worker ends nothing: containers' reads wait and are answered rightly by the next worker (Linux 6.9
 /// and later).
 #[test]

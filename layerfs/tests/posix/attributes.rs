@@ -104,8 +104,6 @@ fn hard_links_are_one_file_in_whatever_directory() {
     }
 }
 
-/// subdirectories and 2, or 1 where several layers are merged in it.
-/// subdirectories and 2, or 1 where several layers are merged in it.
 /// S5: Link counts are those that overlayfs shows: of a file, the names that its layer gave it; of a directory, its
 /// subdirectories and 2, or 1 where several layers are merged in it.
 #[test]

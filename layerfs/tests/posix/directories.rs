@@ -52,8 +52,6 @@ fn a_hundred_thousand_entries_are_each_listed_once() {
     }
 }
 
-/// restart too.
-/// restart too.
 /// S12: A directory of any size lists each of its names once, and `seekdir` returns to where `telldir` was, after a
 /// restart too.
 #[test]
@@ -98,8 +96,6 @@ fn a_listing_tells_the_type_and_number_that_stat_tells() {
     }
 }
 
-/// allows.
-/// allows.
 /// S13: Names have up to 255 bytes, targets of symbolic links up to 4095, paths up to 4096, of any bytes that Linux
 /// allows.
 #[test]

@@ -95,8 +95,6 @@ fn maps_are_shared_or_private() {
     }
 }
 
-/// private `mmap`, `sendfile`, `splice`.
-/// private `mmap`, `sendfile`, `splice`.
 /// S14: Every way to read a file gives the same bytes: `read` at any offset and length, `O_DIRECT`, shared and
 /// private `mmap`, `sendfile`, `splice`.
 #[test]

@@ -26,8 +26,6 @@ fn names(path: &Path) -> Result<Vec<String>, Errno> {
     Ok(text.split_terminator('\0').map(str::to_owned).collect())
 }
 
-/// container's layer.
-/// container's layer.
 /// S16: Extended attributes have their values up to 64 KiB and their names up to 255 bytes, also after a copy into a
 /// container's layer.
 #[test]
