@@ -1,24 +1,17 @@
 //! The launch index of an image, out of its converted layers.
 
+use jaunt_formats::DigestScope;
 use jaunt_formats::launch::{self, Blob, Compression, LaunchLayer};
-use jaunt_formats::tree::{Tree, TreeBuilder};
-use jaunt_formats::{DigestScope, Entry};
+use jaunt_formats::tree::Tree;
 
 use crate::error::Error;
 use crate::pipeline::Processed;
 
 /// Writes the index of layers given bottom to top, ready to be pushed.
 pub fn build(layers: &[&Processed]) -> Result<Vec<u8>, Error> {
-    let tree = tree_of(layers.iter().map(|layer| layer.layer.entries.clone()))?;
+    let tree = Tree::of_layers(layers.iter().map(|layer| layer.layer.entries.clone()))?;
     let layers: Vec<_> = layers.iter().map(|layer| launch_layer(layer)).collect();
     Ok(launch::pack(&launch::write(&layers, &tree)?)?)
-}
-
-/// Merges layers given bottom to top.
-pub fn tree_of(layers: impl IntoIterator<Item = Vec<Entry>>) -> Result<Tree, Error> {
-    let mut builder = TreeBuilder::new();
-    layers.into_iter().try_for_each(|entries| builder.push_layer(entries))?;
-    Ok(builder.finish())
 }
 
 /// What a launch index says of a converted layer.

@@ -6,6 +6,7 @@
 //! ([`pack`], [`unpack`]).
 
 mod check;
+mod compare;
 mod large;
 mod layer;
 mod layout;
@@ -18,6 +19,7 @@ mod writer;
 mod tests;
 
 pub use check::check;
+pub use compare::{Difference, What, compare};
 pub use layer::LaunchLayer;
 pub use pack::{MAX_INDEX_LEN, pack, unpack};
 pub use reader::{Attributes, FileContent, InodeId, InodeType, LaunchIndex};

@@ -16,24 +16,24 @@ use crate::{
 
 const TAR_LEN: u32 = 1 << 20;
 
-fn entry(path: &str, kind: EntryKind) -> Entry {
+pub(super) fn entry(path: &str, kind: EntryKind) -> Entry {
     let path = EntryPath::parse(path.as_bytes()).unwrap();
     Entry { path, kind, mode: 0o644, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs: Vec::new() }
 }
 
-fn dir(path: &str) -> Entry {
+pub(super) fn dir(path: &str) -> Entry {
     Entry { mode: 0o755, ..entry(path, EntryKind::Directory) }
 }
 
-fn file(path: &str, offset: u64) -> Entry {
+pub(super) fn file(path: &str, offset: u64) -> Entry {
     entry(path, EntryKind::Regular { size: 1, content: Content::Contiguous(TarOffset(offset)) })
 }
 
-fn link(path: &str, target: &str) -> Entry {
+pub(super) fn link(path: &str, target: &str) -> Entry {
     entry(path, EntryKind::HardLink { target: EntryPath::parse(target.as_bytes()).unwrap() })
 }
 
-fn symlink(path: &str, target: &str) -> Entry {
+pub(super) fn symlink(path: &str, target: &str) -> Entry {
     entry(path, EntryKind::Symlink { target: target.as_bytes().into() })
 }
 
@@ -56,7 +56,7 @@ fn layer(number: usize) -> LaunchLayer {
     }
 }
 
-fn index_of(layers: Vec<Vec<Entry>>) -> LaunchIndex<Vec<u8>> {
+pub(super) fn index_of(layers: Vec<Vec<Entry>>) -> LaunchIndex<Vec<u8>> {
     let mut builder = TreeBuilder::new();
     let records: Vec<LaunchLayer> = (0..layers.len()).map(layer).collect();
     for entries in layers {

@@ -17,7 +17,7 @@ pub(crate) use attributes::Attributes;
 pub use builder::TreeBuilder;
 pub use layer::TreeError;
 
-use crate::Content;
+use crate::{Content, Entry};
 
 /// A version that no layer hides carries this as its `hidden_from_layer`.
 pub const NEVER_HIDDEN: u16 = u16::MAX;
@@ -76,6 +76,16 @@ pub(crate) struct Dentry {
 }
 
 impl Tree {
+    /// The tree of layers given bottom to top, each as the entries of its tar in their order.
+    ///
+    /// # Errors
+    /// The entries do not form a tree.
+    pub fn of_layers(layers: impl IntoIterator<Item = Vec<Entry>>) -> Result<Self, TreeError> {
+        let mut builder = TreeBuilder::new();
+        layers.into_iter().try_for_each(|entries| builder.push_layer(entries))?;
+        Ok(builder.finish())
+    }
+
     /// Versions of names over all layers.
     pub fn entry_count(&self) -> usize {
         self.dirs.iter().map(|dir| dir.dentries.len()).sum()

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use jaunt_formats::Digest;
 use jaunt_formats::launch;
 use jaunt_formats::media_type::{LAUNCH_INDEX, LAUNCH_PARTIAL, OCI_EMPTY, OCI_MANIFEST, ORIGINAL_MANIFEST};
+use jaunt_formats::tree::Tree;
 use tokio::sync::Mutex;
 
 use crate::artifact::{self, EMPTY};
 use crate::error::Error;
-use crate::launch::{launch_layer, tree_of};
+use crate::launch::launch_layer;
 use crate::manifest::{self, Annotations, Descriptor, ImageManifest};
 use crate::pipeline::Processed;
 use crate::place::Place;
@@ -82,7 +83,7 @@ impl<'p> Partial<'p> {
 
     async fn push(&self, state: &mut State) -> Result<(), Error> {
         for layer in std::mem::take(&mut state.waiting) {
-            let index = launch::write(&[launch_layer(&layer)], &tree_of([Vec::new()])?)?;
+            let index = launch::write(&[launch_layer(&layer)], &Tree::of_layers([Vec::new()])?)?;
             let index = artifact::push_index(self.place, launch::pack(&index)?).await?;
             state.layers.push(index);
             state.layers.extend(artifact::describe(&[&layer], self.recipe));

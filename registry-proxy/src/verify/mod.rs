@@ -16,6 +16,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::Client;
 use jaunt_formats::cosign::VerifyingKey;
 use jaunt_formats::launch::{self, LaunchIndex, LaunchLayer};
+use jaunt_formats::tree::Tree;
 use jaunt_formats::{Digest, Entry};
 use serde_json::json;
 
@@ -25,7 +26,6 @@ use crate::console::{Console, bytes};
 use crate::error::Error;
 use crate::finding::{Check, Finding, Findings};
 use crate::image::{self, Image};
-use crate::launch::tree_of;
 use crate::manifest::Descriptor;
 use crate::place::Place;
 use crate::sign;
@@ -263,7 +263,7 @@ impl Checked {
 }
 
 fn compare_tree(index: LaunchIndex<Vec<u8>>, stack: Vec<Vec<Entry>>) -> Result<Findings, Error> {
-    let rebuilt = launch::write(index.layers(), &tree_of(stack)?)?;
+    let rebuilt = launch::write(index.layers(), &Tree::of_layers(stack)?)?;
     let given = index.into_bytes();
     let mut findings = Findings::default();
     if rebuilt != given {

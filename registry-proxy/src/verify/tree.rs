@@ -1,8 +1,6 @@
 //! The tree of a launch index against the one that the layers' tars give, entry by entry.
 
-use std::collections::BTreeMap;
-
-use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, LaunchIndex, View};
+use jaunt_formats::launch::{self, Difference, LaunchError, LaunchIndex, What};
 
 use super::tail::{mode, time, xattrs};
 use crate::finding::{Check, Finding, Findings};
@@ -12,12 +10,11 @@ type Index = LaunchIndex<Vec<u8>>;
 /// Tells where two indexes whose bytes differ do. Both were checked.
 pub fn compare(rebuilt: &Index, given: &Index, findings: &mut Findings) -> Result<(), LaunchError> {
     let before = findings.count();
+    let layers = u16::try_from(given.layers().len()).unwrap_or(u16::MAX);
     // The whole image first: what is wrong there mostly is wrong in the prefixes, too.
-    for prefix in (1..=u16::try_from(given.layers().len()).unwrap_or(u16::MAX)).rev() {
-        if let (Some(of_rebuilt), Some(of_given)) = (rebuilt.view(prefix), given.view(prefix)) {
-            let pair = Pair { rebuilt, given, of_rebuilt, of_given, prefix };
-            pair.walk(findings)?;
-        }
+    for prefix in (1..=layers).rev() {
+        let of = if prefix == layers { String::new() } else { format!("of the first {prefix} layers: ") };
+        launch::compare(rebuilt, given, prefix, &mut |difference| findings.push(finding(&of, difference)))?;
         if findings.count() > before {
             return Ok(());
         }
@@ -29,98 +26,31 @@ pub fn compare(rebuilt: &Index, given: &Index, findings: &mut Findings) -> Resul
     Ok(())
 }
 
-struct Pair<'i> {
-    rebuilt: &'i Index,
-    given: &'i Index,
-    of_rebuilt: View<'i, Vec<u8>>,
-    of_given: View<'i, Vec<u8>>,
-    prefix: u16,
-}
-
-impl Pair<'_> {
-    fn walk(&self, findings: &mut Findings) -> Result<(), LaunchError> {
-        let mut left = vec![(Vec::new(), self.of_rebuilt.root()?, self.of_given.root()?)];
-        while let Some((path, rebuilt, given)) = left.pop() {
-            if !self.same_inode(&path, rebuilt, given, findings)? {
-                continue;
-            }
-            let (mut wanted, present) =
-                (children(&self.of_rebuilt, rebuilt)?, children(&self.of_given, given)?);
-            for (name, given) in present {
-                let mut path = path.clone();
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name);
-                match wanted.remove(name) {
-                    Some(rebuilt) => left.push((path, rebuilt, given)),
-                    None => findings.push(self.finding(&path, "it is in the launch index, and in no tar")),
-                }
-            }
-            for name in wanted.into_keys() {
-                let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, name].concat();
-                findings.push(self.finding(&path, "it is missing in the launch index"));
-            }
+fn finding(of: &str, Difference { path, what }: Difference) -> Finding {
+    let tell = |what: &str| Finding::new(Check::Tree, format!("{of}{what}")).of_path(&path);
+    let differs = |field, wanted: String, found: String| {
+        tell("the launch index has").of_field(field).values(wanted, found)
+    };
+    match what {
+        What::OnlyInFirst => tell("it is missing in the launch index"),
+        What::OnlyInSecond => tell("it is in the launch index, and in no tar"),
+        What::File => tell("in the launch index, it is a link to another file"),
+        What::Type(wanted, found) => differs("type", format!("{wanted:?}"), format!("{found:?}")),
+        What::Mode(wanted, found) => differs("mode", mode(wanted), mode(found)),
+        What::Owner(wanted, found) => {
+            differs("owner", format!("{}:{}", wanted.0, wanted.1), format!("{}:{}", found.0, found.1))
         }
-        Ok(())
-    }
-
-    /// Compares all but the children; whether both are directories.
-    fn same_inode(
-        &self,
-        path: &[u8],
-        rebuilt: InodeId,
-        given: InodeId,
-        findings: &mut Findings,
-    ) -> Result<bool, LaunchError> {
-        let (wanted, found) = (self.rebuilt.attributes(rebuilt)?, self.given.attributes(given)?);
-        let mut differ = |field, wanted: String, found: String| {
-            if wanted != found {
-                let finding = self.finding(path, "the launch index has").of_field(field);
-                findings.push(finding.values(wanted, found));
-            }
-        };
-        for ((field, wanted), (_, found)) in fields(&wanted).into_iter().zip(fields(&found)) {
-            differ(field, wanted, found);
+        What::Size(wanted, found) => differs("size", wanted.to_string(), found.to_string()),
+        What::Mtime(wanted, found) => differs("mtime", time(wanted), time(found)),
+        What::Links(wanted, found) => differs("links", wanted.to_string(), found.to_string()),
+        What::Xattrs(wanted, found) => differs("xattrs", xattrs(&wanted), xattrs(&found)),
+        What::Target(wanted, found) => {
+            differs("target", wanted.escape_ascii().to_string(), found.escape_ascii().to_string())
         }
-        differ("xattrs", xattrs(&self.rebuilt.xattrs(rebuilt)?), xattrs(&self.given.xattrs(given)?));
-        match (wanted.kind, found.kind) {
-            (InodeType::Regular, InodeType::Regular) => {
-                let content = |index: &Index, inode| {
-                    let content = index.content(inode)?;
-                    Ok::<_, LaunchError>(format!("layer {}, {:?}", content.layer, content.extents))
-                };
-                differ("content", content(self.rebuilt, rebuilt)?, content(self.given, given)?);
-            }
-            (InodeType::Symlink, InodeType::Symlink) => {
-                let target = |index: &Index, inode| {
-                    Ok::<_, LaunchError>(index.symlink_target(inode)?.escape_ascii().to_string())
-                };
-                differ("target", target(self.rebuilt, rebuilt)?, target(self.given, given)?);
-            }
-            _ => {}
+        What::Content(contents) => {
+            let place =
+                |content: &launch::FileContent| format!("layer {}, {:?}", content.layer, content.extents);
+            differs("content", place(&contents.0), place(&contents.1))
         }
-        Ok((wanted.kind, found.kind) == (InodeType::Directory, InodeType::Directory))
     }
-
-    fn finding(&self, path: &[u8], what: &str) -> Finding {
-        let whole = usize::from(self.prefix) == self.given.layers().len();
-        let of = if whole { String::new() } else { format!("of the first {} layers: ", self.prefix) };
-        Finding::new(Check::Tree, format!("{of}{what}")).of_path(path)
-    }
-}
-
-fn fields(attributes: &Attributes) -> [(&'static str, String); 6] {
-    [
-        ("type", format!("{:?}", attributes.kind)),
-        ("mode", mode(attributes.mode)),
-        ("owner", format!("{}:{}", attributes.uid, attributes.gid)),
-        ("size", attributes.size.to_string()),
-        ("mtime", time(attributes.mtime)),
-        ("links", attributes.nlink.to_string()),
-    ]
-}
-
-fn children<'i>(view: &View<'i, Vec<u8>>, dir: InodeId) -> Result<BTreeMap<&'i [u8], InodeId>, LaunchError> {
-    view.children(dir, 0)?.map(|child| child.map(|child| (child.name, child.inode))).collect()
 }
