@@ -12,31 +12,43 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::StoreError;
 use super::complete::Holders;
 use super::cut::Cut;
 use super::large::LargeFiles;
 use super::on_disk::{Damaged, OnDisk};
 use super::shared::Shared;
+use super::{LayerKey, StoreError};
 use crate::verify::TarBytes;
 
 /// The layer's tar in sparse files, and which units of it are there.
 pub struct LayerFile {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     pub(super) cut: Cut,
     pub(super) large: LargeFiles,
     disk: OnceLock<OnDisk>,
     /// One opens at a time.
     opening: Mutex<()>,
     pub(super) holders: Holders,
-    shared: Arc<Shared>,
+    /// Why its converted blob is not believed.
+    pub(super) condemned: OnceLock<Arc<str>>,
+    /// What that is noted under.
+    pub(super) verdict: String,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl LayerFile {
     /// The files of a layer that is kept in `directory`.
-    pub(super) fn open(directory: PathBuf, cut: Cut, large: LargeFiles, shared: Arc<Shared>) -> Self {
+    pub(super) fn open(
+        directory: PathBuf,
+        key: &LayerKey,
+        cut: Cut,
+        large: LargeFiles,
+        shared: Arc<Shared>,
+    ) -> Self {
         let (disk, opening, holders) = (OnceLock::new(), Mutex::default(), Holders::default());
-        let file = Self { directory, cut, large, disk, opening, holders, shared };
+        let verdict = key.verdict();
+        let condemned = shared.verdicts.find(&verdict).map(OnceLock::from).unwrap_or_default();
+        let file = Self { directory, cut, large, disk, opening, holders, condemned, verdict, shared };
         if let Err(error) = file.on_disk() {
             tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
         }
@@ -71,11 +83,15 @@ impl LayerFile {
         }
     }
 
-    /// Keeps verified bytes: those of units that they cover wholly, as those of a span do.
+    /// Keeps verified bytes of the converted blob: those of units that they cover wholly, as those of a span do.
     ///
     /// # Errors
-    /// The disk is full or fails; nothing is marked as present then.
+    /// The disk is full or fails, or the blob is in quarantine; nothing is marked as present then.
     pub fn keep(&self, bytes: &TarBytes) -> io::Result<()> {
+        self.keep_from(bytes, true)
+    }
+
+    pub(super) fn keep_from(&self, bytes: &TarBytes, converted: bool) -> io::Result<()> {
         let range = bytes.range();
         let Some(units) = self.cut.units_of(&range) else {
             return Err(io::Error::new(
@@ -85,7 +101,11 @@ impl LayerFile {
         };
         let kept = self.on_disk().map_err(|error| error.source).and_then(|disk| {
             disk.regions.touch(&units, self.shared.now());
-            disk.write(&self.cut, units, bytes)
+            let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
+            if converted && self.condemned.get().is_some() {
+                return Err(io::Error::other("the converted blob is in quarantine"));
+            }
+            disk.write_held(&self.cut, units, bytes)
         });
         self.shared.note_kept(range.end - range.start, &kept);
         kept
@@ -122,6 +142,12 @@ impl LayerFile {
             Some(disk) => Ok(disk),
             None => {
                 let disk = OnDisk::open(&self.directory, &self.cut, self.large.clone(), self.shared.now())?;
+                let fail = |source| StoreError {
+                    path: self.directory.clone(),
+                    what: "clear what is in quarantine",
+                    source,
+                };
+                let disk = self.cleared(disk).map_err(fail)?;
                 Ok(self.disk.get_or_init(|| disk))
             }
         }

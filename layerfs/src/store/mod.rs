@@ -7,6 +7,7 @@
 //!                                 /used             when which part of it was last used
 //!                                 /complete         all of it is there, and is the layer
 //!                                 /handed-out       the kernel may read large files by itself
+//! <root>/verdicts                                   what was found of whole layers and trees
 //! ```
 //!
 //! `cut` names the layout and a hash of the layer's spans, their digests and what is large. An index only claims its
@@ -28,10 +29,12 @@ mod large;
 mod layer_file;
 mod maintenance;
 mod on_disk;
+mod quarantine;
 mod record;
 mod regions;
 mod shared;
 mod usage;
+mod verdicts;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -52,6 +55,7 @@ pub use shared::StoreCounters;
 
 use self::cut::{Cut, CutName, LAYOUT};
 use self::shared::{Moment, Shared};
+use self::verdicts::Verdicts;
 
 /// All layers of a node.
 pub struct Store {
@@ -67,6 +71,13 @@ pub struct Store {
 struct LayerKey {
     diff_id: DiffId,
     cut: CutName,
+}
+
+impl LayerKey {
+    /// What a verdict on the layer is noted under.
+    fn verdict(&self) -> String {
+        format!("layer-{}-{}", self.diff_id.0.hex(), self.cut)
+    }
 }
 
 /// Why the store cannot be used.
@@ -98,7 +109,8 @@ impl Store {
             _ => {}
         }
         drop_other_layouts(root).map_err(fail("drop what an earlier version left"))?;
-        let (open, shared, usage) = (Mutex::default(), Arc::default(), Mutex::default());
+        let verdicts = Verdicts::open(root).map_err(fail("read what was found of layers"))?;
+        let (open, shared, usage) = (Mutex::default(), Arc::new(Shared::new(verdicts)), Mutex::default());
         let store = Self { root: root.to_owned(), open, shared, cap: Cap::default(), usage };
         store.shared.set_now(Moment::of(SystemTime::now()));
         store.measure()?;
@@ -119,7 +131,8 @@ impl Store {
         if let Some(file) = open.get(&key).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(LayerFile::open(self.files(&key), cut, large.clone(), self.shared.clone()));
+        let (files, shared) = (self.files(&key), self.shared.clone());
+        let file = Arc::new(LayerFile::open(files, &key, cut, large.clone(), shared));
         open.insert(key, Arc::downgrade(&file));
         open.retain(|_, file| file.strong_count() > 0);
         file

@@ -71,14 +71,14 @@ impl OnDisk {
         Ok(on_disk)
     }
 
-    /// Writes those of the units that the bytes cover wholly, as those of a span do, and claims them.
-    pub(super) fn write(&self, cut: &Cut, units: Range<usize>, bytes: &TarBytes) -> io::Result<()> {
+    /// Writes those of the units that the bytes cover wholly, as those of a span do, and claims them. For who holds the
+    /// gate.
+    pub(super) fn write_held(&self, cut: &Cut, units: Range<usize>, bytes: &TarBytes) -> io::Result<()> {
         let range = bytes.range();
         let covered = |unit: &Range<u64>| range.start <= unit.start && unit.end <= range.end;
         let whole: Vec<_> = units.clone().zip(cut.ranges_of(units)).filter(|(_, r)| covered(r)).collect();
         let (Some((first, start)), Some((_, end))) = (whole.first(), whole.last()) else { return Ok(()) };
         let sums: Vec<Sum> = whole.iter().map(|(_, range)| Sum::of(bytes.slice(range))).collect();
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         self.files.write(start.start, bytes.slice(&(start.start..end.end)))?;
         self.record.claim(*first, &sums)
     }

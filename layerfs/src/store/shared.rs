@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
+use super::verdicts::Verdicts;
+
 /// What happened in the store since the process started.
 #[derive(Debug, Default)]
 pub struct StoreCounters {
@@ -26,15 +28,21 @@ impl Moment {
     }
 }
 
-#[derive(Default)]
 pub(super) struct Shared {
     pub counters: StoreCounters,
+    pub verdicts: Verdicts,
     now: AtomicU32,
     changed: AtomicBool,
     full: AtomicBool,
 }
 
 impl Shared {
+    pub(super) fn new(verdicts: Verdicts) -> Self {
+        let (counters, now) = (StoreCounters::default(), AtomicU32::default());
+        let (changed, full) = (AtomicBool::default(), AtomicBool::default());
+        Self { counters, verdicts, now, changed, full }
+    }
+
     /// The time as of the last maintenance.
     pub(super) fn now(&self) -> Moment {
         Moment(self.now.load(Ordering::Relaxed))

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::diff_id_of;
+
 /// Bytes of the unit that `st_blocks` counts in, whatever the file system's block size.
 const STAT_BLOCK: u64 = 512;
 
@@ -20,7 +22,7 @@ pub(super) struct Kept {
 /// Every layer below the root. What goes away meanwhile is passed over.
 pub(super) fn measure(root: &Path) -> io::Result<Vec<Kept>> {
     let mut all = Vec::new();
-    for layer in entries(root)? {
+    for layer in entries(root)?.into_iter().filter(|entry| diff_id_of(&entry.file_name()).is_some()) {
         for cut in entries(&layer.path())? {
             let (path, bytes) = (cut.path(), allocated(&cut)?);
             all.push(Kept { path, diff_id: layer.file_name(), cut: cut.file_name(), bytes });

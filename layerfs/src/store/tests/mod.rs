@@ -4,6 +4,7 @@ mod eviction;
 mod full_disk;
 mod model;
 mod power_cut;
+mod quarantine;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::cut::UNIT;
+use crate::verify::TarBytes;
 use crate::verify::tests::trusted;
 
 /// A layer of this length, with nothing behind it.
@@ -82,8 +84,20 @@ impl Fixture {
     }
 
     fn keep(&self, file: &LayerFile, span: usize) {
+        self.try_keep(file, span).unwrap();
+    }
+
+    fn try_keep(&self, file: &LayerFile, span: usize) -> io::Result<()> {
+        file.keep(&self.tar_bytes(span))
+    }
+
+    fn keep_original(&self, file: &LayerFile, span: usize) {
+        file.keep_original(&self.tar_bytes(span)).unwrap();
+    }
+
+    fn tar_bytes(&self, span: usize) -> TarBytes {
         let range = self.layer.spans[span].tar_range();
-        file.keep(&trusted(range.start, self.slice(&range))).unwrap();
+        trusted(range.start, self.slice(&range))
     }
 
     /// Changes a bit behind the store's back; whether the disk has that byte at all.
@@ -104,7 +118,8 @@ impl Fixture {
     fn on_disk(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let in_dir =
             |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
-        let all = in_dir(self.place()).chain(in_dir(self.place().join("large")));
+        let verdicts = self.directory.path().join("verdicts");
+        let all = in_dir(self.place()).chain(in_dir(self.place().join("large"))).chain(in_dir(verdicts));
         all.filter(|path| path.is_file()).map(|path| (path.clone(), fs::read(path).unwrap())).collect()
     }
 

@@ -74,6 +74,7 @@ enum Op {
     KeepAll,
     Complete,
     Evict(prop::sample::Index),
+    Quarantine,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -82,6 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::KeepAll),
         2 => Just(Op::Complete),
         2 => any::<prop::sample::Index>().prop_map(Op::Evict),
+        1 => Just(Op::Quarantine),
     ]
 }
 
@@ -121,10 +123,16 @@ proptest! {
         let fixture = Rc::new(Fixture::new(&spans, &large));
         let file = fixture.open();
         let journal = Journal::listen(&fixture);
+        let mut condemned = None;
         for op in ops {
             match op {
-                Op::Keep(span) => fixture.keep(&file, span.index(spans.len())),
-                Op::KeepAll => (0..spans.len()).for_each(|span| fixture.keep(&file, span)),
+                Op::Keep(span) => drop(fixture.try_keep(&file, span.index(spans.len()))),
+                Op::KeepAll => (0..spans.len()).for_each(|span| drop(fixture.try_keep(&file, span))),
+                Op::Quarantine => {
+                    file.quarantine("a lie").unwrap();
+                    let len = journal.borrow().0.len();
+                    condemned.get_or_insert(len);
+                }
                 Op::Complete => drop(file.mark_complete()),
                 Op::Evict(at) => {
                     let present = file.evictable();
@@ -139,11 +147,15 @@ proptest! {
         listen(None);
         let mut journal = journal.borrow_mut();
         let len = journal.0.len();
-        journal.0.truncate(end.map_or(len, |end| end.index(len) + 1));
+        let end = end.map_or(len, |end| end.index(len) + 1);
+        journal.0.truncate(end);
         let mut chances = chances.iter().cycle();
         journal.cut_power(&fixture, |of| chances.next().unwrap().index(of));
 
         let file = fixture.open();
+        let in_quarantine = file.quarantined().is_some();
+        prop_assert!(in_quarantine || condemned.is_none_or(|since| end < since), "the quarantine is forgotten");
+        prop_assert!(!in_quarantine || file.present_bytes() == 0, "bytes are back out of the quarantine");
         if file.is_complete() {
             for range in fixture.units() {
                 prop_assert!(fixture.raw(&range) == fixture.slice(&range), "the kernel reads wrong bytes at {range:?}");
@@ -156,7 +168,10 @@ proptest! {
         }
         // What was lost can be kept again.
         for span in 0..spans.len() {
-            fixture.keep(&file, span);
+            match in_quarantine {
+                true => fixture.keep_original(&file, span),
+                false => fixture.keep(&file, span),
+            }
             let range = fixture.layer.spans[span].tar_range();
             prop_assert!(file.read(&range).is_some_and(|bytes| bytes == fixture.slice(&range)));
         }
