@@ -9,10 +9,13 @@ RUNS ?= 1
 # Images whose conversion is measured, by their names in tests/images (all of them), and how often.
 IMAGES ?=
 ROUNDS ?= 5
+# What is measured of the file system, and which kinds of work (all of them).
+PARTS ?=
+ROWS ?=
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check fmt test test-matrix test-real demo bench bench-convert deps clean
+.PHONY: help build release check fmt test test-matrix test-real demo bench bench-convert bench-layerfs deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +63,12 @@ bench-convert: ## Measure the conversion of real images against the sum of its p
 	@tests/deps.sh demo
 	@$(MAKE) --no-print-directory release
 	@exec target/release/bench-convert --rounds "$(ROUNDS)" $(IMAGES:%=--image %)
+
+bench-layerfs: ## Measure the file system beside ext4 and over a slow network (ROUNDS=n, PARTS=a,b, ROWS=a,b)
+	@test "$$(id -u)" = 0 || { echo "make bench-layerfs: needs root, for mounts and the page cache" >&2; exit 1; }
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory release
+	@exec target/release/bench-layerfs --rounds "$(ROUNDS)" $(PARTS:%=--parts %) $(ROWS:%=--rows %)
 
 deps: ## Install what the tests and the demo drive, where it is missing (Debian, root)
 	@tests/deps.sh demo

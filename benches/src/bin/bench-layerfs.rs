@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let progress = if options.json { Progress::to_stderr() } else { Progress::start() };
-    let bench = Bench { options, progress: &progress, binaries: Binaries::find()? };
+    let bench = Bench { options, progress: &progress };
     let report = Report {
         rounds: options.rounds.into(),
         cores: thread::available_parallelism().at("the number of processors")?.get(),
@@ -102,7 +102,6 @@ fn run(options: &Options) -> Result<()> {
 struct Bench<'b> {
     options: &'b Options,
     progress: &'b Progress,
-    binaries: Binaries,
 }
 
 impl Bench<'_> {
@@ -128,27 +127,27 @@ impl Bench<'_> {
 
     /// What is measured of a real image, beside what containerd unpacks on the disk of the scratch directory.
     fn of_an_image(&self, scratch: &Scratch) -> Result<Vec<Figure>> {
-        let registry = Registry::local(scratch)?;
+        let (binaries, registry) = (Binaries::find()?, Registry::local(scratch)?);
         let recipe = Recipe::named(&self.options.image)?;
         let subject = Subject::build(scratch, &registry, &recipe, &self.options.cache, self.progress)?;
         self.progress.say("converting it, and unpacking it with overlayfs");
-        self.binaries.convert(scratch, &subject.reference)?;
+        binaries.convert(scratch, &subject.reference)?;
         let image = subject.repository();
         let unpacked = Root::unpacked(scratch, &registry, image)?;
         let paths = Paths::below(unpacked.path())?;
         let ext4 = Place { name: "ext4".to_owned(), root: unpacked.path().to_owned() };
         let mut figures = Vec::new();
         if self.wants(Part::Memory) {
-            figures.push(self.memory(&registry, image, &paths)?);
+            figures.push(self.memory(&binaries, &registry, image, &paths)?);
         }
         if self.wants(Part::Warm) || self.wants(Part::Cold) {
             let lazy_scratch = Scratch::new()?;
-            let lazy = Root::lazy(&lazy_scratch, &self.binaries, &registry, image, "")?;
+            let lazy = Root::lazy(&lazy_scratch, &binaries, &registry, image, "")?;
             let streaming = Place { name: "streaming".to_owned(), root: lazy.path().to_owned() };
             figures.extend(self.beside(&[ext4, streaming], &paths)?);
         }
         if self.wants(Part::Layers) {
-            figures.extend(self.layers(scratch, &registry, unpacked.path(), &paths)?);
+            figures.extend(self.layers((scratch, &binaries), &registry, unpacked.path(), &paths)?);
         }
         Ok(figures)
     }
@@ -171,7 +170,7 @@ impl Bench<'_> {
     /// One layer against many, both warm and cold.
     fn layers(
         &self,
-        scratch: &Scratch,
+        (scratch, binaries): (&Scratch, &Binaries),
         registry: &Registry,
         tree: &Path,
         paths: &Paths,
@@ -179,10 +178,10 @@ impl Bench<'_> {
         self.progress.say(&format!("cutting its content into 1 and {MANY} layers"));
         for (name, layers) in [("one", 1), ("many", MANY)] {
             split::push(scratch, registry, tree, layers, name)?;
-            self.binaries.convert(scratch, &format!("{}/{name}:latest", registry.host()))?;
+            binaries.convert(scratch, &format!("{}/{name}:latest", registry.host()))?;
         }
         let lazy_scratch = Scratch::new()?;
-        let one = Root::lazy(&lazy_scratch, &self.binaries, registry, "one", "")?;
+        let one = Root::lazy(&lazy_scratch, binaries, registry, "one", "")?;
         let many = one.beside(registry, "many")?;
         let places = [
             Place { name: "1 layer".to_owned(), root: one.path().to_owned() },
@@ -212,10 +211,10 @@ impl Bench<'_> {
     }
 
     /// The most that a worker holds while everything is fetched by several readers.
-    fn memory(&self, registry: &Registry, image: &str, paths: &Paths) -> Result<Figure> {
+    fn memory(&self, binaries: &Binaries, registry: &Registry, image: &str, paths: &Paths) -> Result<Figure> {
         self.progress.say("watching the worker's memory while everything is fetched");
         let scratch = Scratch::new()?;
-        let root = Root::lazy(&scratch, &self.binaries, registry, image, "")?;
+        let root = Root::lazy(&scratch, binaries, registry, image, "")?;
         let worker = root.node.jaunt.as_ref().and_then(|jaunt| jaunt.worker());
         let watch = Watch::on(worker.ok_or_else(|| Error::unexpected("the daemon", "has no worker"))?);
         let path = root.path();
