@@ -170,6 +170,12 @@ pub enum Error {
         /// The limit.
         limit: u64,
     },
+    /// The registry has forgotten an upload, as after a restart: what was sent is lost.
+    #[error("{target}: the registry knows nothing of the upload any more")]
+    UploadLost {
+        /// What was on its way.
+        target: Box<Target>,
+    },
     /// An upload was finished with another length than was written.
     #[error("{target}: {written} bytes were written, {expected} announced")]
     WrongLength {
@@ -223,10 +229,19 @@ impl Error {
             | Self::TooSlow { .. }
             | Self::Deadline { .. }
             | Self::Interrupted { .. }
-            | Self::Truncated { .. } => true,
+            | Self::Truncated { .. }
+            | Self::UploadLost { .. } => true,
             Self::Status { status, .. } => status.is_server_error() || matches!(status.as_u16(), 408 | 429),
             Self::Auth { source, .. } => source.is_transient(),
             _ => false,
+        }
+    }
+
+    /// What a registry that does not find an upload means.
+    pub(crate) fn of_session(self) -> Self {
+        match self {
+            Self::NotFound { target } => Self::UploadLost { target },
+            error => error,
         }
     }
 

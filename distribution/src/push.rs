@@ -195,7 +195,7 @@ impl Client {
             .body(bytes)
             .commits(stored.saturating_add(length))
             .once();
-        let answer = self.succeed(call).await?;
+        let answer = self.succeed(call).await.map_err(Error::of_session)?;
         if let Some(stated) = stated_digest(answer.response.headers(), &target)? {
             verify(&target, *digest, stated)?;
         }

@@ -224,6 +224,6 @@ async fn patch(
     let call = client.session_call(&turn, Method::PATCH, session.clone(), target.clone());
     let call = call.header(CONTENT_TYPE, OCTETS);
     let answer = client.transport().send_stream(call, reqwest::Body::wrap_stream(body)).await?;
-    let answer = client.transport().succeeded(&target, answer).await?;
+    let answer = client.transport().succeeded(&target, answer).await.map_err(Error::of_session)?;
     Session::of(answer, &target, Some(&session)).await
 }

@@ -158,3 +158,18 @@ async fn a_registry_that_will_not_mount_has_its_session_cancelled() {
     let from = format!("{}/c", server.address()).parse().unwrap();
     assert!(!client().mount_blob(&repository(&server), &from, &Digest::of(b"x")).await.unwrap());
 }
+
+#[tokio::test]
+async fn an_upload_that_the_registry_has_forgotten_may_succeed_when_it_begins_anew() {
+    let server = registry("/s/1").await;
+    Mock::given(method("PATCH")).respond_with(ResponseTemplate::new(404)).mount(&server).await;
+    let mut upload = client().start_upload(&repository(&server)).await.unwrap();
+    upload.write(Bytes::from_static(b"x")).await.unwrap();
+    let error = upload.finish(&Digest::of(b"x"), 1).await.unwrap_err();
+    assert!(matches!(error, Error::UploadLost { .. }) && error.is_transient(), "{error}");
+    let unknown = ResponseTemplate::new(404);
+    let nowhere = MockServer::start().await;
+    Mock::given(any()).respond_with(unknown).mount(&nowhere).await;
+    let error = client().start_upload(&repository(&nowhere)).await.err().unwrap();
+    assert!(error.is_not_found() && !error.is_transient(), "{error}");
+}
