@@ -126,6 +126,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same may succeed later without anything being changed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Place(error) | Self::Layer { source: StreamError::Place(error), .. } => {
+                error.is_transient()
+            }
+            _ => false,
+        }
+    }
+
     /// Names the image at fault, unless the error names the place itself.
     pub fn of_image(self, reference: &ImageName, image: Digest) -> Self {
         match self {

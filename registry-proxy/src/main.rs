@@ -28,6 +28,7 @@ mod sign_command;
 mod signed;
 mod stream;
 mod tag;
+mod tries;
 mod verify;
 
 use std::process::ExitCode;

@@ -21,6 +21,7 @@ use crate::launch;
 use crate::pipeline::{Processed, Workshop};
 use crate::place::{ImageName, Place};
 use crate::sign::Signer;
+use crate::tries::Tries;
 
 /// How a layer came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,11 +211,26 @@ impl<'c> Converter<'c> {
         Ok(Some((processed, origin)))
     }
 
+    async fn try_convert_layer(
+        &self,
+        layer: &Layer,
+        progress: &Arc<LayerProgress>,
+    ) -> Result<Processed, Error> {
+        let mut tries = Tries::new();
+        loop {
+            progress.restart();
+            let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(progress));
+            match layer::convert(&self.place, layer, workshop, shared).await {
+                Err(error) => tries.again(error).await?,
+                converted => return converted,
+            }
+        }
+    }
+
     async fn convert_layer(&self, layer: &Layer) -> Result<(Arc<Processed>, Duration), Error> {
         let name = report::short(&layer.descriptor.digest);
         let progress = Arc::new(LayerProgress::start(self.console, name, layer.descriptor.size));
-        let (workshop, shared) = (Arc::clone(&self.workshop), Arc::clone(&progress));
-        let converted = layer::convert(&self.place, layer, workshop, shared).await;
+        let converted = self.try_convert_layer(layer, &progress).await;
         progress.finish();
         let converted = converted?;
         let took = progress.elapsed();

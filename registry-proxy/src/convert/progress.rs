@@ -19,6 +19,13 @@ impl LayerProgress {
         Self { bar, started: Instant::now() }
     }
 
+    /// Nothing has arrived yet, or not any more.
+    pub fn restart(&self) {
+        if let Some(bar) = &self.bar {
+            bar.reset();
+        }
+    }
+
     /// Bytes of the original blob that have arrived.
     pub fn add_original(&self, len: u64) {
         if let Some(bar) = &self.bar {

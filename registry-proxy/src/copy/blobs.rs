@@ -5,6 +5,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::Error;
 use crate::manifest::Descriptor;
 use crate::place::{Place, PlaceError};
+use crate::tries::Tries;
 
 /// Blobs under way at the same time.
 const PARALLEL: usize = 3;
@@ -30,12 +31,24 @@ pub async fn copy(source: &Place, target: &Place, blobs: Vec<Descriptor>) -> Res
     Ok(Moved { bytes, missing: moves.into_iter().filter_map(|(_, missing)| missing).collect() })
 }
 
-/// How many bytes were moved.
+/// Brings one blob to the target; how many bytes were moved.
 pub async fn copy_one(source: &Place, target: &Place, blob: &Descriptor) -> Result<u64, Error> {
-    let digest = &blob.digest;
-    if target.blob_exists(digest).await?.is_some() || target.mount_from(source, digest).await? {
-        return Ok(0);
+    let mut tries = Tries::new();
+    loop {
+        if target.blob_exists(&blob.digest).await?.is_some()
+            || target.mount_from(source, &blob.digest).await?
+        {
+            return Ok(0);
+        }
+        match stream_one(source, target, blob).await {
+            Err(error) => tries.again(error).await?,
+            moved => return moved,
+        }
     }
+}
+
+async fn stream_one(source: &Place, target: &Place, blob: &Descriptor) -> Result<u64, Error> {
+    let digest = &blob.digest;
     let mut pieces = source.blob_stream(digest).await?;
     let mut upload = target.start_upload().await?;
     let written: Result<u64, PlaceError> = async {

@@ -25,6 +25,14 @@ impl PlaceError {
         }
     }
 
+    /// Whether the same may succeed later without anything being changed.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_transient(),
+            Self::Layout(_) => false,
+        }
+    }
+
     /// Whether the place says that it does not have the object.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -178,3 +178,33 @@ fn where_only_tags_can_be_deleted_nothing_names_the_artifact_any_more() {
     assert!(registry.run(&["inspect", &reference]).succeeded().stdout.contains("not converted"));
     assert_eq!(registry.manifest(REPOSITORY, &artifact).unwrap()["mediaType"], OCI_MANIFEST);
 }
+
+#[test]
+fn a_layer_whose_upload_breaks_or_is_forgotten_is_uploaded_again() {
+    let Some(registry) = Registry::start() else { return };
+    registry.push_image(REPOSITORY, "v1", &layers());
+    let (mut broken, mut forgotten) = (false, false);
+    let meddler = Meddler::start(registry.address(), move |method, path| match method {
+        "PATCH" if !std::mem::replace(&mut broken, true) => Then::Break,
+        "PUT" if path.contains("/blobs/uploads/") && !std::mem::replace(&mut forgotten, true) => {
+            Then::Refuse(404)
+        }
+        _ => Then::Pass,
+    });
+    let report = run(&["convert", "--json", &meddler.reference("team/app:v1")]);
+    assert!(
+        report.stderr.contains("will try again") && report.stderr.contains("knows nothing of the upload"),
+        "{report:?}"
+    );
+    assert_eq!(report.json()["layers_converted"], layers().len());
+    registry.run(&["verify", &registry.reference("team/app:v1")]).succeeded();
+
+    let Some(other) = Registry::start() else { return };
+    let mut broken = false;
+    let meddler = Meddler::start(other.address(), move |method, _| match method {
+        "PATCH" if !std::mem::replace(&mut broken, true) => Then::Break,
+        _ => Then::Pass,
+    });
+    run(&["copy", &registry.reference("team/app:v1"), &meddler.reference("copy/app:v1")]).succeeded();
+    other.run(&["verify", &other.reference("copy/app:v1")]).succeeded();
+}

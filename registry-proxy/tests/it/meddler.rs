@@ -10,6 +10,8 @@ pub enum Then {
     Pass,
     /// It is answered with this status, and the registry does not see it.
     Refuse(u16),
+    /// Its connection breaks in the middle of the body.
+    Break,
 }
 
 /// The proxy; it ends when dropped.
@@ -70,7 +72,12 @@ fn serve(client: TcpStream, registry: SocketAddr, hook: impl FnOnce(&str, &str) 
         return Ok(());
     }
     let mut client = client;
-    if let Then::Refuse(status) = hook(method, path) {
+    let then = hook(method, path);
+    if let Then::Break = then {
+        io::copy(&mut from_client.take(10), &mut io::sink())?;
+        return client.shutdown(Shutdown::Both);
+    }
+    if let Then::Refuse(status) = then {
         let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         client.write_all(answer.as_bytes())?;
         client.shutdown(Shutdown::Write)?;
