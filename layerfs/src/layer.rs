@@ -55,6 +55,11 @@ impl Layer {
         sources.iter().for_each(|source| self.0.fetcher.sources.learn(source));
     }
 
+    /// What fetches it.
+    pub(crate) fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.0.fetcher
+    }
+
     /// Its local file.
     pub fn file(&self) -> &Arc<LayerFile> {
         self.0.fetcher.file()

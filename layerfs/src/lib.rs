@@ -4,7 +4,8 @@
 //! The way of a read, top to bottom: [`fuse`] decodes the request; [`fs`] turns inode and offset into a layer
 //! and a range of its tar; [`layer`], one for all mounts of the node ([`layers`]), answers from the [`store`] or has it
 //! fetched (`fetch`) through its [`source`]s, once for all who ask ([`single_flight`]), and what lies around it as
-//! well (`prefetch`); [`verify`] alone makes usable bytes of fetched ones.
+//! well (`prefetch`); [`verify`] alone makes usable bytes of fetched ones. What nobody reads is brought by [`completion`],
+//! which checks the whole.
 //!
 //! Invariant: layerfs knows nothing of containerd, snapshots or processes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
@@ -12,6 +13,7 @@
 #[cfg(test)]
 mod chance;
 pub mod class;
+pub mod completion;
 pub mod counters;
 mod decode;
 #[cfg(test)]

@@ -30,6 +30,14 @@ pub enum ReadError {
         #[source]
         source: VerifyError,
     },
+    /// Its converted blob is not what it claims to be.
+    #[error("layer {diff_id} is in quarantine: {why}")]
+    Quarantined {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// What was found.
+        why: Arc<str>,
+    },
     /// The sources were tried until the reader's time was up.
     #[error("layer {diff_id} could not be fetched within {after:?}")]
     Deadline {

@@ -26,6 +26,9 @@ impl Fetcher {
         class: Class,
         deadline: Option<Instant>,
     ) -> Result<Vec<Option<Landed>>, ReadErrors> {
+        if let Some(why) = self.file().quarantined() {
+            return Err(ReadErrors::from(ReadError::Quarantined { diff_id: self.layer.diff_id.0, why }));
+        }
         let mut landed: Vec<Option<Landed>> = vec![None; spans.len()];
         for _ in 0..ROUNDS {
             let missing = |at: &usize| landed[at - spans.start].is_none() && !self.is_local(*at);

@@ -92,6 +92,16 @@ impl LayerFs {
         self.layers.iter().for_each(|layer| layer.learn(sources));
     }
 
+    /// The index that it shows.
+    pub fn index(&self) -> &MappedIndex {
+        &self.index
+    }
+
+    /// How many of the index's layers it has.
+    pub fn prefix(&self) -> u16 {
+        self.prefix
+    }
+
     /// Its layers, the lowest first.
     pub fn layers(&self) -> &[Layer] {
         &self.layers

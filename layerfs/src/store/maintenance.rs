@@ -84,6 +84,16 @@ impl Store {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether so many more bytes find room below the cap and on the disk, without anything being taken away for them.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        let below_cap = self.cap.high.is_none_or(|high| self.usage().bytes.saturating_add(bytes) <= high);
+        below_cap
+            && rustix::fs::statvfs(&self.root).map_or(true, |disk| {
+                let spare = ROOM.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 20);
+                bytes.saturating_add(spare) <= disk.f_bavail.saturating_mul(disk.f_frsize)
+            })
+    }
+
     fn is_over(&self) -> bool {
         self.cap.high.is_some_and(|high| self.usage().bytes > high)
     }

@@ -1,0 +1,52 @@
+//! A chain: its layers, then its tree.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::aside::aside;
+use super::bucket::Bucket;
+use super::check::{self, Fault};
+use super::layer::Target;
+use super::trouble::{Stop, Trouble};
+use super::{Chain, Shared};
+use crate::fs::LayerFs;
+
+impl Shared {
+    /// All that there is to do for a chain.
+    pub(super) async fn complete(&self, chain: &Chain, bucket: &mut Bucket) -> Result<(), Stop> {
+        let (targets, prefix) = {
+            let fs = chain.fs.upgrade().ok_or(Stop::Unneeded)?;
+            (fs.layers().iter().map(Target::new).collect::<Vec<_>>(), fs.prefix())
+        };
+        if self.store.quarantined_index(&chain.index).is_some() {
+            return Err(Stop::Condemned);
+        }
+        let mut known = true;
+        for target in &targets {
+            known &= self.layer(target, bucket).await?;
+        }
+        if known && !self.store.is_checked(&chain.index, prefix) {
+            self.check_tree(chain, prefix).await?;
+            self.counters.checked_chains.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::info!(index = %chain.index, layers = prefix, checked = known, "an image is complete: it needs no registry");
+        Ok(())
+    }
+
+    async fn check_tree(&self, chain: &Chain, prefix: u16) -> Result<(), Stop> {
+        let fs: Arc<LayerFs> = chain.fs.upgrade().ok_or(Stop::Unneeded)?;
+        let checked =
+            aside(move |wanted| check::tree(&fs, &|| wanted.is_so())).await.ok_or(Trouble::Thread)?;
+        match checked {
+            Ok(()) => Ok(self.store.note_checked(&chain.index, prefix)?),
+            Err(Fault::Missing) => Err(Trouble::NotKept.into()),
+            Err(Fault::Stopped) => Err(Stop::Unneeded),
+            Err(Fault::Differs(why)) => {
+                self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(index = %chain.index, layers = prefix, why, "an image's tree is not that of its layers: its launch index is in quarantine from now on");
+                self.store.quarantine_index(&chain.index, &why)?;
+                Err(Stop::Condemned)
+            }
+        }
+    }
+}

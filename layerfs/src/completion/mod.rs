@@ -1,0 +1,171 @@
+//! Completion: the rest of every mounted layer, fetched while nothing else is, and the check of the whole.
+//!
+//! ```text
+//! chain added -> (delay) -> each layer: fill -> tar against diffID -> synced, marked complete
+//!                                         |            \-> differs: the layer goes into quarantine
+//!                        -> tree of all tars against the index -> noted
+//!                                                      \-> differs: the index goes into quarantine
+//! ```
+//!
+//! One layer after the other, as [`Class::Background`](crate::class::Class), no faster than allowed. What is local is
+//! not fetched again, so it goes on where a restart or an outage has stopped it. A layer that nobody has mounted any
+//! more is let be. What cannot be done for now (no registry, no room) is tried again with growing pauses.
+//!
+//! Spans are verified against the index when they come, and the index was believed so far: that a tar with setuid bits
+//! of its own, or other bytes, stands behind it is found out here.
+
+mod aside;
+mod bucket;
+mod chain;
+mod check;
+mod layer;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use jaunt_formats::Digest;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::fs::LayerFs;
+use crate::store::Store;
+use bucket::Bucket;
+use trouble::Stop;
+
+/// The pause after a first failure, doubled with each further one up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes a second that are fetched at most; none: as many as come.
+    pub limit: Option<std::num::NonZeroU64>,
+    /// How long after it was mounted a chain is left alone.
+    pub delay: Duration,
+}
+
+/// What has been done since the process started.
+#[derive(Debug, Default)]
+pub struct CompletionCounters {
+    /// Compressed bytes that were fetched.
+    pub filled_bytes: AtomicU64,
+    /// Layers whose tar was found to be what its diffID says.
+    pub complete_layers: AtomicU64,
+    /// Chains whose tree was found to be that of its tars.
+    pub checked_chains: AtomicU64,
+    /// Layers and indexes that were put into quarantine.
+    pub quarantined: AtomicU64,
+    /// How often something had to be put off.
+    pub postponed: AtomicU64,
+}
+
+/// Completes chains in the background, for as long as it lives.
+pub struct Completion {
+    shared: Arc<Shared>,
+    worker: JoinHandle<()>,
+}
+
+struct Shared {
+    store: Arc<Store>,
+    settings: Settings,
+    queue: Mutex<Vec<Chain>>,
+    added: Notify,
+    counters: CompletionCounters,
+}
+
+/// A chain that waits for its turn.
+struct Chain {
+    fs: Weak<LayerFs>,
+    index: Digest,
+    due: Instant,
+    failures: u32,
+}
+
+impl Completion {
+    /// For the chains of one store. To be called on a runtime.
+    pub fn new(store: Arc<Store>, settings: Settings) -> Self {
+        let (queue, added, counters) = (Mutex::default(), Notify::new(), CompletionCounters::default());
+        let shared = Arc::new(Shared { store, settings, queue, added, counters });
+        let worker = tokio::spawn(shared.clone().work());
+        Self { shared, worker }
+    }
+
+    /// Sees to a chain that was mounted, whose index has this digest, until it is complete or not mounted any more.
+    pub fn add(&self, fs: &Arc<LayerFs>, index: Digest) {
+        let due = Instant::now() + self.shared.settings.delay;
+        self.shared.lock().push(Chain { fs: Arc::downgrade(fs), index, due, failures: 0 });
+        self.shared.added.notify_one();
+    }
+
+    /// What has been done.
+    pub fn counters(&self) -> &CompletionCounters {
+        &self.shared.counters
+    }
+
+    /// Mounted chains that wait for their turn, or for better times.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().iter().filter(|chain| chain.fs.strong_count() > 0).count()
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        self.worker.abort();
+    }
+}
+
+impl Shared {
+    async fn work(self: Arc<Self>) {
+        let mut bucket = Bucket::new(self.settings.limit);
+        loop {
+            let mut chain = self.next().await;
+            match self.complete(&chain, &mut bucket).await {
+                Ok(()) | Err(Stop::Unneeded | Stop::Condemned) => {}
+                Err(Stop::Trouble(trouble)) => {
+                    self.counters.postponed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    trouble.tell(&chain);
+                    let pause = FIRST_PAUSE * 2_u32.saturating_pow(chain.failures);
+                    chain.due = Instant::now() + pause.min(LONGEST_PAUSE);
+                    chain.failures = (chain.failures + 1).min(u32::BITS - 1);
+                    self.lock().push(chain);
+                }
+            }
+        }
+    }
+
+    /// Waits for the next chain to be due.
+    async fn next(&self) -> Chain {
+        loop {
+            let due = {
+                let mut queue = self.lock();
+                queue.retain(|chain| chain.fs.strong_count() > 0);
+                let next = (0..queue.len()).min_by_key(|&at| queue[at].due);
+                match next {
+                    Some(at) if queue[at].due <= Instant::now() => return queue.remove(at),
+                    next => next.map(|at| queue[at].due),
+                }
+            };
+            let come = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = come => {}
+                () = self.added.notified() => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Chain>> {
+        // Pushing and taking leave the queue whole wherever a panic strikes.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
