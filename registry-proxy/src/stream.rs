@@ -18,6 +18,18 @@ use crate::place::PlaceError;
 /// Pieces under way between the network and the thread; each has up to 64 KiB or so.
 const QUEUE: usize = 32;
 
+/// How much a blob may decode to: without a limit, one of a gigabyte keeps us busy for a day. gzip packs zeros
+/// 1,000 to 1 and zstd 32,000 to 1; layers that programs run from, 2 to 4 to 1.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Bytes that any blob may decode to.
+    free: u64,
+    /// Bytes more for each byte of the blob.
+    ratio: u64,
+}
+
+const BOUNDS: Bounds = Bounds { free: 16 << 30, ratio: 200 };
+
 /// Why a layer could not be read through.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -34,6 +46,8 @@ pub enum StreamError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Zstd(#[from] ZstdError),
+    #[error("its first {blob} bytes decode to more than {limit}: no layer is that regular")]
+    Bomb { blob: u64, limit: u64 },
     #[error("interrupted")]
     Interrupted,
 }
@@ -131,7 +145,14 @@ pub fn explain(kind: &'static str, error: io::Error) -> StreamError {
 type Peeked = io::Chain<io::Cursor<Vec<u8>>, BlobReader>;
 
 /// A layer's tar, out of whatever the blob is compressed with.
-pub enum TarReader {
+pub struct TarReader {
+    decoder: Decoder,
+    /// Bytes of tar so far.
+    len: u64,
+    bounds: Bounds,
+}
+
+enum Decoder {
     Plain(Peeked),
     Gzip(Box<MultiGzDecoder<Peeked>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Peeked>>),
@@ -139,7 +160,50 @@ pub enum TarReader {
 
 impl TarReader {
     /// Looks at the blob's first bytes to see what it is.
-    pub fn new(mut blob: BlobReader) -> Result<Self, StreamError> {
+    pub fn new(blob: BlobReader) -> Result<Self, StreamError> {
+        Ok(Self { decoder: Decoder::new(blob)?, len: 0, bounds: BOUNDS })
+    }
+
+    pub fn compression(&self) -> Compression {
+        match self.decoder {
+            Decoder::Plain(_) => Compression::None,
+            Decoder::Gzip(_) => Compression::Gzip,
+            Decoder::Zstd(_) => Compression::Zstd,
+        }
+    }
+
+    /// Reads until the buffer is full or the tar ends.
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let (kind, read) = self.decoder.read(&mut buffer[filled..]);
+            match read {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(explain(kind, error)),
+            }
+        }
+        self.len += filled as u64;
+        let blob = self.decoder.blob_len();
+        let limit = self.bounds.free.saturating_add(self.bounds.ratio.saturating_mul(blob));
+        if self.len > limit { Err(StreamError::Bomb { blob, limit }) } else { Ok(filled) }
+    }
+
+    /// Reads the blob to its end, and tells what all of it was.
+    pub fn finish(self) -> Result<BlobRead, StreamError> {
+        let (_, blob) = match self.decoder {
+            Decoder::Plain(peeked) => peeked,
+            Decoder::Gzip(decoder) => decoder.into_inner(),
+            Decoder::Zstd(decoder) => decoder.finish(),
+        }
+        .into_inner();
+        blob.finish()
+    }
+}
+
+impl Decoder {
+    fn new(mut blob: BlobReader) -> Result<Self, StreamError> {
         let mut start = Vec::with_capacity(MAGIC_LEN);
         let peeked = blob.by_ref().take(MAGIC_LEN as u64).read_to_end(&mut start);
         peeked.map_err(|error| explain("the blob", error))?;
@@ -155,42 +219,70 @@ impl TarReader {
         })
     }
 
-    pub fn compression(&self) -> Compression {
+    /// Some bytes, and what they are decoded from.
+    fn read(&mut self, buffer: &mut [u8]) -> (&'static str, io::Result<usize>) {
         match self {
-            Self::Plain(_) => Compression::None,
-            Self::Gzip(_) => Compression::Gzip,
-            Self::Zstd(_) => Compression::Zstd,
+            Self::Plain(reader) => ("a plain tar", reader.read(buffer)),
+            Self::Gzip(reader) => ("gzip", reader.read(buffer)),
+            Self::Zstd(reader) => ("zstd", reader.read(buffer)),
         }
     }
 
-    /// Reads until the buffer is full or the tar ends.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let rest = &mut buffer[filled..];
-            let (kind, read) = match self {
-                Self::Plain(reader) => ("a plain tar", reader.read(rest)),
-                Self::Gzip(reader) => ("gzip", reader.read(rest)),
-                Self::Zstd(reader) => ("zstd", reader.read(rest)),
-            };
-            match read {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(explain(kind, error)),
+    /// Bytes of the blob that have arrived.
+    fn blob_len(&self) -> u64 {
+        let peeked = match self {
+            Self::Plain(peeked) => peeked,
+            Self::Gzip(decoder) => decoder.get_ref(),
+            Self::Zstd(decoder) => decoder.get_ref(),
+        };
+        peeked.get_ref().1.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// How much a blob decodes to within these bounds, and how much of that came before an error.
+    fn decoded(blob: &[u8], bounds: Bounds) -> (Result<(), StreamError>, u64) {
+        let (sender, reader) = channel();
+        sender.try_send(Ok(Bytes::copy_from_slice(blob))).unwrap();
+        drop(sender);
+        let mut tar = TarReader { bounds, ..TarReader::new(reader).unwrap() };
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match tar.fill(&mut buffer) {
+                Ok(0) => {
+                    let len = tar.len;
+                    return (tar.finish().map(drop), len);
+                }
+                Ok(_) => {}
+                Err(error) => return (Err(error), tar.len),
             }
         }
-        Ok(filled)
     }
 
-    /// Reads the blob to its end, and tells what all of it was.
-    pub fn finish(self) -> Result<BlobRead, StreamError> {
-        let (_, blob) = match self {
-            Self::Plain(peeked) => peeked,
-            Self::Gzip(decoder) => decoder.into_inner(),
-            Self::Zstd(decoder) => decoder.finish(),
+    #[test]
+    fn a_decompression_bomb_stops_at_what_its_length_allows() {
+        let zeros = vec![0; 8 << 20];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&zeros).unwrap();
+        for blob in [gzip.finish().unwrap(), zstd::encode_all(zeros.as_slice(), 1).unwrap()] {
+            let limit = (1 << 20) + 2 * blob.len() as u64;
+            let (stopped, len) = decoded(&blob, Bounds { free: 1 << 20, ratio: 2 });
+            assert!(
+                matches!(stopped, Err(StreamError::Bomb { limit: at, .. }) if at == limit),
+                "{stopped:?}"
+            );
+            assert!((limit..limit + (64 << 10) + 1).contains(&len), "{len}");
+            for enough in [Bounds { free: 8 << 20, ratio: 0 }, Bounds { free: 0, ratio: 40_000 }] {
+                let (done, len) = decoded(&blob, enough);
+                assert!(done.is_ok() && len == 8 << 20, "{done:?}");
+            }
         }
-        .into_inner();
-        blob.finish()
+        let (plain, _) = decoded(&zeros, BOUNDS);
+        assert!(plain.is_ok());
     }
 }
