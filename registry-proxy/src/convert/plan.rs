@@ -5,16 +5,16 @@ use std::collections::HashSet;
 use jaunt_distribution::Client;
 use serde_json::{Value, json};
 
-use super::backfill;
 use super::converter::Converter;
 use super::report::short;
 use super::reuse::{Key, Origin, key};
+use super::{backfill, replace};
 use crate::cli::{ConvertArgs, Mode};
 use crate::console::{Console, bytes};
 use crate::error::Error;
 use crate::image::{self, Image};
+use crate::manifest;
 use crate::place::{ImageName, Place};
-use crate::{manifest, signed};
 
 /// What a run would cost. A converted layer is about as large as its original.
 #[derive(Default)]
@@ -73,10 +73,8 @@ impl Planner<'_> {
         let from = &args.common.reference;
         let source = Place::of(self.client, from);
         let resolved = image::resolve(&source, from, &args.platforms.wanted).await?;
-        if args.mode == Mode::Replace && !args.force {
-            for image in resolved.images.iter().filter(|image| image.original.is_none()) {
-                signed::refuse(&source, image.descriptor.digest).await?;
-            }
+        if args.mode == Mode::Replace {
+            replace::refuse(&source, args, &resolved).await?;
         }
         self.console.line(&format!("{from}{}", moves(args)));
         resolved.failed.iter().for_each(|error| self.console.error(error));

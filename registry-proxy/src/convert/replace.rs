@@ -39,24 +39,30 @@ pub async fn prepare(
     console: &Console,
 ) -> Result<Option<Digest>, Error> {
     let from = &args.common.reference;
-    let originals = resolved.images.iter().filter(|image| image.original.is_none());
-    let originals: Vec<_> = originals.map(|image| image.descriptor.digest).collect();
-    if !args.force && !originals.is_empty() {
-        let place = Place::of(client, from);
-        for digest in originals.iter().chain(resolved.indexes.iter().map(|index| &index.digest)) {
-            signed::refuse(&place, *digest).await?;
-        }
-    }
+    refuse(&Place::of(client, from), args, resolved).await?;
     let Some(to) = &args.to else { return Ok(Some(resolved.top.digest)) };
     let (top, then) = (resolved.top.digest, tag::current(&Place::of(client, to), to).await?);
     if resolved.images.is_empty() {
         copy::copy(client, from, to, console).await?;
-    } else if originals.is_empty() {
-        return Err(Error::AlreadyReplaced(from.to_string()));
     } else {
         copy::copy(client, &from.with_digest(top), &to.with_tag(&original_tag(&top)), console).await?;
     }
     Ok(then)
+}
+
+/// An error if what replacing would leave behind must not be: a signature, or an earlier replacement.
+pub async fn refuse(place: &Place, args: &ConvertArgs, resolved: &Resolved) -> Result<(), Error> {
+    let originals = resolved.images.iter().filter(|image| image.original.is_none());
+    let originals: Vec<_> = originals.map(|image| image.descriptor.digest).collect();
+    if originals.is_empty() && !resolved.images.is_empty() && args.to.is_some() {
+        return Err(Error::AlreadyReplaced(args.common.reference.to_string()));
+    }
+    if !args.force && !originals.is_empty() {
+        for digest in originals.iter().chain(resolved.indexes.iter().map(|index| &index.digest)) {
+            signed::refuse(place, *digest).await?;
+        }
+    }
+    Ok(())
 }
 
 /// After the work: replaces what can be replaced; `None` when all of it is already.

@@ -185,8 +185,10 @@ fn a_signed_image_is_refused_unless_forced() {
     let before = registry.manifest(REPOSITORY, "v1");
     let signature = registry.image(REPOSITORY, &[], "linux");
     let refused = |by: &str| {
-        let run = registry.run(&["convert", "--mode", "replace", &reference]);
-        assert!(run.failed().contains("is signed") && run.failed().contains(by), "{run:?}");
+        for run in [&["convert", "--dry-run"] as &[&str], &["convert"]] {
+            let run = registry.run(&[run, &["--mode", "replace", &reference]].concat());
+            assert!(run.failed().contains("is signed") && run.failed().contains(by), "{run:?}");
+        }
         assert_eq!(registry.manifest(REPOSITORY, "v1"), before);
     };
 
@@ -208,6 +210,27 @@ fn a_signed_image_is_refused_unless_forced() {
     refused(&format!("{tag}.sig"));
     registry.run(&["convert", "--mode", "replace", "--force", &reference]).succeeded();
     assert_ne!(registry.manifest(REPOSITORY, "v1"), before);
+}
+
+#[test]
+fn a_signed_index_is_refused_though_none_of_its_images_is() {
+    let Some(registry) = Registry::start() else { return };
+    let image = registry.image(REPOSITORY, &layers(), "linux");
+    let bytes = serde_json::to_vec(&image).unwrap();
+    let digest = registry.push_manifest(REPOSITORY, &Digest::of(&bytes).to_string(), &image);
+    let entry = json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": bytes.len() });
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry] });
+    let signed = registry.push_manifest(REPOSITORY, "v1", &index);
+    let signature = registry.image(REPOSITORY, &[], "linux");
+    registry.push_manifest(REPOSITORY, &format!("sha256-{}.sig", signed.hex()), &signature);
+    let reference = registry.reference("team/app:v1");
+    for dry in [&["--dry-run"] as &[&str], &[]] {
+        let run = registry.run(&[&["convert", "--mode", "replace", &reference], dry].concat());
+        assert!(run.failed().contains(&format!("{signed} is signed")), "{run:?}");
+    }
+    assert_eq!(registry.digest(REPOSITORY, "v1"), signed);
+    registry.run(&["convert", "--mode", "replace", "--force", &reference]).succeeded();
+    assert_ne!(registry.digest(REPOSITORY, "v1"), signed);
 }
 
 /// Runs another program on the image, if it is installed.
