@@ -66,6 +66,29 @@ fn an_image_is_converted_verified_and_inspected() {
 }
 
 #[test]
+fn every_converted_layer_says_by_what_recipe_it_was_made() {
+    let Some(registry) = Registry::start() else { return };
+    let reference = registry.reference("team/app:v1");
+    for (level, mode) in [(3, "attach"), (9, "attach"), (3, "replace"), (9, "replace")] {
+        let subject = registry.push_image(REPOSITORY, "v1", &layers());
+        registry.run(&["convert", "--level", &level.to_string(), "--mode", mode, &reference]).succeeded();
+        let recipe = format!(
+            "zstd:chunked+seekable v2, frames 512KiB, small ones from level 6, level {level}, libzstd 1.5.7"
+        );
+        let artifact = registry.manifest(REPOSITORY, &format!("sha256-{}.jaunt", subject.hex())).unwrap();
+        let mut blobs = artifact["layers"].as_array().unwrap()[1..].to_vec();
+        assert_eq!(blobs.len(), layers().len());
+        if mode == "replace" {
+            blobs.extend(registry.manifest(REPOSITORY, "v1").unwrap()["layers"].as_array().unwrap().clone());
+            assert_eq!(blobs.len(), 2 * layers().len());
+        }
+        for blob in blobs {
+            assert_eq!(blob["annotations"]["dev.jaunt.recipe"], recipe, "{mode}");
+        }
+    }
+}
+
+#[test]
 fn a_second_run_finds_the_work_done() {
     let Some(registry) = Registry::start() else { return };
     registry.push_image(REPOSITORY, "v1", &layers());
