@@ -148,7 +148,7 @@ impl Checked {
         let index = artifact.launch_index(place).await?;
         let sound = launch::check(&index).map_err(|error| self.refuse(Check::Tree, error.to_string()));
         self.check_descriptors(&artifact, image, &index);
-        let entries = self.layers(place, &artifact, &index, depth, console).await?;
+        let entries = self.layers(place, &artifact, image, &index, depth, console).await?;
         if sound.is_ok() {
             self.tree(index, &entries).await?;
         }
@@ -199,6 +199,7 @@ impl Checked {
         &mut self,
         place: &Place,
         artifact: &Artifact,
+        image: &Image,
         index: &LaunchIndex<Vec<u8>>,
         depth: Depth,
         console: &Console,
@@ -225,7 +226,10 @@ impl Checked {
                 checked = layer::check(place, layer, listed.unwrap_or(&unlisted)).await?;
             }
             if new_original {
-                checked.findings.append(original::check(place, layer).await?, None);
+                let named =
+                    image.layers.iter().find(|named| named.descriptor.digest == layer.original.digest);
+                let media_type = named.map(|named| named.descriptor.media_type.as_str());
+                checked.findings.append(original::check(place, layer, media_type).await?, None);
             }
             Ok::<_, Error>((layer, new_converted, checked))
         });

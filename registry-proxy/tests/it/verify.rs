@@ -9,7 +9,7 @@ use jaunt_formats::zstd_chunked::Annotations;
 use jaunt_formats::{BlobOffset, Digest, Entry};
 use serde_json::{Value, json};
 
-use crate::support::{Layer, Registry, noise, tar};
+use crate::support::{Layer, OCI_GZIP, Registry, noise, tar};
 
 const REPOSITORY: &str = "team/app";
 
@@ -283,4 +283,27 @@ fn a_damaged_original_is_found_when_originals_are_read() {
     let findings = tampered.findings(&["--originals"]);
     assert_eq!(checks(&findings), ["original"; 2], "{findings:#?}");
     assert!(findings[1]["expected"].as_str().unwrap().contains(&tampered.layers[0].diff_id.to_string()));
+}
+
+#[test]
+fn an_original_that_is_not_compressed_as_it_says_is_told() {
+    let Some(registry) = Registry::start() else { return };
+    let plain = Layer::plain(&tar(&[("f", b"not compressed")]));
+    let mislabelled = Layer { media_type: OCI_GZIP, ..plain.clone() };
+    let nothing = Layer { blob: Vec::new(), ..Layer::gzip(&[]) };
+    let good = [plain, nothing, Layer::gzip(&tar(&[("g", b"g")])), Layer::zstd(&tar(&[("z", b"z")]))];
+    for (tag, layers, findings) in [("good", good.to_vec(), 0), ("bad", vec![mislabelled], 1)] {
+        registry.push_image(REPOSITORY, tag, &layers);
+        let reference = registry.reference(&format!("{REPOSITORY}:{tag}"));
+        registry.run(&["convert", &reference]).succeeded();
+        registry.run(&["verify", &reference]).succeeded();
+        let run = registry.run(&["verify", "--json", "--originals", &reference]);
+        let document: Value = serde_json::from_str(&run.stdout).unwrap();
+        let found = document["images"][0]["findings"].as_array().unwrap();
+        assert_eq!(found.len(), findings, "{found:#?}");
+        for finding in found {
+            assert_eq!((&finding["expected"], &finding["actual"]), (&json!("gzip"), &json!("none")));
+            assert!(finding["what"].as_str().unwrap().contains("by its media type"), "{finding}");
+        }
+    }
 }
