@@ -18,7 +18,7 @@ use crate::source::Source;
 use crate::spans;
 use crate::store::LayerFile;
 
-pub use crate::read_error::{ReadError, ReadErrors};
+pub use crate::read_error::{OriginalError, ReadError, ReadErrors};
 
 /// How long a reader that waits makes everything else stand back. One whose registry does not answer must not stop
 /// what others prefetch.

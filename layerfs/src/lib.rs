@@ -25,6 +25,8 @@ pub mod index_file;
 pub mod layer;
 pub mod layers;
 #[cfg(test)]
+mod original_tests;
+#[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
 mod read_error;

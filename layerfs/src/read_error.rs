@@ -7,6 +7,7 @@ use std::time::Duration;
 use jaunt_formats::{Digest, Span};
 
 use crate::source::SourceError;
+use crate::store::StoreError;
 use crate::verify::VerifyError;
 
 /// Why a range of a layer cannot be read.
@@ -29,6 +30,25 @@ pub enum ReadError {
         /// In what way.
         #[source]
         source: VerifyError,
+    },
+    /// The converted blob cannot be had, or is not the layer, and the original cannot be had either.
+    #[error("layer {diff_id} can be had neither converted ({converted}) nor from its original {original}")]
+    Original {
+        /// The layer's diffID.
+        diff_id: Digest,
+        /// The original blob.
+        original: Digest,
+        /// What is wrong with the converted one.
+        converted: ReadErrors,
+        /// What is wrong with the original.
+        #[source]
+        source: Arc<OriginalError>,
+    },
+    /// The converted blob is not asked for.
+    #[error("the original of layer {diff_id} is on its way")]
+    OriginalUnderWay {
+        /// The layer's diffID.
+        diff_id: Digest,
     },
     /// Its converted blob is not what it claims to be.
     #[error("layer {diff_id} is in quarantine: {why}")]
@@ -69,6 +89,30 @@ pub enum ReadError {
         /// The layer's diffID.
         diff_id: Digest,
     },
+}
+
+/// Why a layer cannot be read from its original.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginalError {
+    /// No source gave it, or none the right one.
+    #[error(transparent)]
+    Source(Arc<SourceError>),
+    /// The disk has no room for its tar, or fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No repository is known to hold it.
+    #[error("no repository is known to hold it")]
+    NoSource,
+    /// The layer was let go meanwhile.
+    #[error("nobody needs it any more")]
+    Unneeded,
+}
+
+impl OriginalError {
+    /// Whether it may be over soon, nothing being changed.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Source(error) if error.trouble.may_pass())
+    }
 }
 
 /// An error that several readers may share.

@@ -164,6 +164,23 @@ impl<V: Clone> SingleFlight<V> {
         flights.filter(|flight| flight.followers > 0 && !state.closed).map(|flight| flight.class).min()
     }
 
+    /// How urgently anything at all is wanted, if it is.
+    pub fn most_urgent(&self) -> Option<Class> {
+        let state = self.0.lock();
+        let flights = state.current.values().filter_map(|id| state.flights.get(id));
+        flights.filter(|flight| flight.followers > 0).map(|flight| flight.class).min()
+    }
+
+    /// Whether nothing is needed any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().closed
+    }
+
+    /// Has everybody look again how urgently things are wanted.
+    pub fn announce(&self) {
+        self.0.changed.notify_waiters();
+    }
+
     /// Ends with the next change of how urgently something that flies is wanted, or whether it is. Begins to watch
     /// when it is called, not when it is polled.
     pub fn changed(&self) -> Notified<'_> {

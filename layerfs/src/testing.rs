@@ -81,6 +81,16 @@ impl Fixture {
         Self { store, _directory: directory, ..self }
     }
 
+    /// The same layer, converted from a gzip blob: that blob.
+    pub(crate) fn with_original(mut self) -> (Self, Bytes) {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &self.tar).unwrap();
+        let blob: Bytes = encoder.finish().unwrap().into();
+        let (digest, len) = (Digest::of(&blob), blob.len() as u64);
+        self.layer.original = Blob { digest, len, compression: Compression::Gzip };
+        (self, blob)
+    }
+
     /// A source of its blob.
     pub(crate) fn memory(&self) -> Arc<MemorySource> {
         Arc::new(MemorySource::new([(self.layer.converted.digest, self.blob.clone())]))
@@ -161,9 +171,14 @@ struct LineState {
 
 impl Line {
     pub(crate) fn new(fixture: &Fixture, round_trip: Duration, rate: f64) -> Self {
+        Self::to(fixture.blob.clone(), round_trip, rate)
+    }
+
+    /// A line to this blob.
+    pub(crate) fn to(blob: Bytes, round_trip: Duration, rate: f64) -> Self {
         Self(Arc::new(LineState {
             name: "line".to_owned(),
-            blob: fixture.blob.clone(),
+            blob,
             round_trip,
             rate,
             free: Mutex::new(Instant::now()),

@@ -1,7 +1,10 @@
 //! The only way from fetched bytes to tar bytes.
 //!
 //! Whatever a layer's [`DigestScope`] is, it is dealt with here and nowhere else. [`TarBytes`] cannot be made
-//! outside this file: what is kept, and what a reader is given, has been verified.
+//! outside this module: what is kept, and what a reader is given, has been verified, span by span or, of a layer that
+//! was streamed whole ([`whole`]), by its diffID.
+
+pub(crate) mod whole;
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
 //! Landing: a span's bytes are verified, decoded, kept, and handed to those who wait.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +13,7 @@ use super::{Fetcher, Landed, Outcome};
 use crate::read_error::{ReadError, ReadErrors};
 use crate::single_flight::Ticket;
 use crate::source::{Source, Trouble};
+use crate::store::LayerFile;
 use crate::verify::{TarBytes, VerifyError, verify};
 
 /// How often a span that arrives wrong is fetched again: once more from every source, and so often at most.
@@ -33,7 +35,13 @@ impl Fetcher {
             let span = &self.layer.spans[ticket.key()];
             let verified = verify(span, self.layer.scope, &bytes);
             drop(bytes);
-            let outcome = verified.map(|verified| self.keep(verified));
+            if let (Ok(_), Some(why)) = (&verified, self.file().quarantined()) {
+                // It was on its way when the whole layer was found out.
+                let error = ReadError::Quarantined { diff_id: self.layer.diff_id.0, why };
+                runtime.spawn(instead(self, ticket, error.into()));
+                return;
+            }
+            let outcome = verified.map(|verified| self.keep(verified, LayerFile::keep));
             drop(holds);
             match outcome {
                 Ok(landed) => {
@@ -45,15 +53,19 @@ impl Fetcher {
                     if wrong < self.sources.len().min(REFETCHES) {
                         runtime.spawn(again(self, ticket, wrong + 1));
                     } else {
-                        ticket.complete(Err(error));
+                        runtime.spawn(instead(self, ticket, error));
                     }
                 }
             }
         });
     }
 
-    fn keep(&self, verified: TarBytes) -> Landed {
-        if let Err(error) = self.file().keep(&verified) {
+    pub(super) fn keep(
+        &self,
+        verified: TarBytes,
+        keep: impl Fn(&LayerFile, &TarBytes) -> io::Result<()>,
+    ) -> Landed {
+        if let Err(error) = keep(self.file(), &verified) {
             // A full disk costs a fetch the next time; it must not cost the reader who waits now.
             tracing::warn!(diff_id = %self.layer.diff_id, %error, "a span cannot be kept; it is served from memory");
             return Landed::Bytes(verified, None);
@@ -72,6 +84,14 @@ impl Fetcher {
         let error = ReadError::Wrong { diff_id, blob, place, span, source: error };
         tracing::warn!(%error, "wrong bytes");
         ReadErrors::from(error)
+    }
+}
+
+/// Lands a span from the original that arrives wrong from everywhere.
+async fn instead(fetcher: Arc<Fetcher>, ticket: Ticket<Outcome>, error: ReadErrors) {
+    let mut run = Run::new(&fetcher.layer, vec![ticket]);
+    if let Err(none) = fetcher.land_original(&mut run, &error).await {
+        run.fail(&none.error);
     }
 }
 

@@ -4,6 +4,7 @@
 //! wanted (single_flight) -> dispatch: a turn in its host's lane, then all wanted neighbours that fit one request
 //!   -> run: source after source, round after round -> receive: pieces as they arrive, cut into spans
 //!   -> land: verify, decode, keep -> outcome to all who follow
+//! no use -> original: the layer as it was before conversion, streamed whole
 //! ```
 //!
 //! A run goes on until its spans have landed, the sources have said that there is no use, or nobody needs it any more.
@@ -12,6 +13,7 @@
 mod dispatch;
 mod land;
 mod lane;
+mod original;
 mod patience;
 mod pool;
 mod receive;
@@ -32,6 +34,7 @@ use crate::single_flight::SingleFlight;
 use crate::source::{SourceError, SourceSet};
 use crate::store::{LargeFiles, LayerFile, Store};
 use crate::verify::TarBytes;
+use original::Original;
 use pool::{Lent, Pool};
 pub(crate) use urgency::Urgency;
 
@@ -86,6 +89,7 @@ pub(crate) struct Fetcher {
     file: OnceLock<Arc<LayerFile>>,
     pub(crate) sources: SourceSet,
     pub(crate) flights: SingleFlight<Outcome>,
+    pub(crate) original: Original,
     trouble: Mutex<Option<Arc<SourceError>>>,
 }
 
@@ -98,7 +102,8 @@ impl Fetcher {
     ) -> Arc<Self> {
         let (file, sources) = (OnceLock::new(), SourceSet::default());
         let (flights, trouble) = (SingleFlight::new(), Mutex::default());
-        Arc::new(Self { node, layer, large, store, file, sources, flights, trouble })
+        let original = Original::default();
+        Arc::new(Self { node, layer, large, store, file, sources, flights, original, trouble })
     }
 
     /// The local file, opened by the first read: a mount has more layers than its container reads.

@@ -17,6 +17,9 @@ const STANDING_BACK: u32 = 6 << 10;
 /// KiB of decoded spans that are lent to readers, so that they need not read them from the disk again. Apart from
 /// the above: a reader that waits for a fetch may hold some of these, and no fetch waits for them.
 const LENT: u32 = 8 << 10;
+/// Whole layers that are decompressed at a time, each with a window of up to 64 MiB where somebody asks for the worst:
+/// for readers, and for what stands back.
+const WHOLE_LAYERS: [u32; 2] = [2, 1];
 /// Hosts whose lanes are remembered, beyond those in use.
 const LANES: usize = 64;
 
@@ -29,6 +32,7 @@ pub(crate) struct Pool {
     standing_back: Arc<Semaphore>,
     lent: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
+    whole_layers: [Arc<Semaphore>; 2],
 }
 
 /// Memory that is spoken for, until it is dropped.
@@ -54,6 +58,7 @@ impl Pool {
             standing_back: semaphore(STANDING_BACK),
             lent: semaphore(LENT),
             decoders: Arc::new(Semaphore::new(processors)),
+            whole_layers: WHOLE_LAYERS.map(semaphore),
         }
     }
 
@@ -86,6 +91,11 @@ impl Pool {
     pub(crate) fn lend(&self, bytes: u64) -> Option<Lent> {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
         self.lent.clone().try_acquire_many_owned(kib).ok().map(Lent)
+    }
+
+    /// Waits until another whole layer may be decompressed. Cancel-safe; `None` never comes while the pool is there.
+    pub(crate) async fn whole_layer(&self, class: Class) -> Option<OwnedSemaphorePermit> {
+        self.whole_layers[usize::from(class.stands_back())].clone().acquire_owned().await.ok()
     }
 
     /// Waits for a processor. Cancel-safe; `None` never comes while the pool is there.

@@ -1,11 +1,13 @@
 //! Receiving: pieces of a range as they arrive, cut into spans that land while the rest is on its way.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use jaunt_formats::Digest;
 use tokio::time::Instant;
 
 use super::Fetcher;
@@ -13,6 +15,7 @@ use super::lane::Passage;
 use super::patience::Patience;
 use super::pool::Held;
 use super::run::{Run, Stop};
+use crate::class::Class;
 use crate::source::{ByteStream, Source, SourceError, Trouble};
 
 /// How long an answer is left standing for readers that wait. After that it is abandoned: a server does not wait for
@@ -20,12 +23,18 @@ use crate::source::{ByteStream, Source, SourceError, Trouble};
 const STAND_BACK: Duration = Duration::from_secs(2);
 
 /// An answer on its way.
-struct Incoming {
+pub(super) struct Incoming {
     stream: ByteStream,
     passage: Passage,
     patience: Patience,
     /// Bytes of the last piece that are not used yet.
     piece: Bytes,
+}
+
+impl Incoming {
+    pub(super) fn new(stream: ByteStream, passage: Passage, patience: Patience) -> Self {
+        Self { stream, passage, patience, piece: Bytes::new() }
+    }
 }
 
 impl Fetcher {
@@ -42,7 +51,7 @@ impl Fetcher {
         let begun = Instant::now();
         let (stream, patience) =
             (source.fetch(blob, range.clone()), Patience::new(self.node.settings.silence));
-        let mut incoming = Incoming { stream, passage, patience, piece: Bytes::new() };
+        let mut incoming = Incoming::new(stream, passage, patience);
         let mut at = range.start;
         while let Some(next) = run.front() {
             let span = self.layer.spans[next].blob_range();
@@ -102,39 +111,53 @@ impl Fetcher {
     /// Makes sure that there are bytes to use.
     async fn refill(&self, incoming: &mut Incoming, source: &Arc<dyn Source>, run: &Run) -> Result<(), Stop> {
         while incoming.piece.is_empty() {
-            let asked = Instant::now();
-            let piece = self.next_piece(incoming, run).await?;
-            let (blob, range) = (self.layer.converted.digest, run.blob());
-            let failed = |trouble, cause: &str| {
-                let (place, range, cause) = (source.name().to_owned(), range.clone(), cause.into());
-                Stop::Failed(SourceError { place, blob, range, trouble, cause })
-            };
-            let outcome = match piece {
-                Waited::Piece(Some(Ok(piece))) => Ok(piece),
-                Waited::Piece(Some(Err(error))) => Err(Stop::Failed(error)),
-                Waited::Piece(None) => Err(failed(Trouble::Broken, "the answer ended early")),
-                Waited::InVain => {
-                    Err(failed(Trouble::Silent, "no answer, or hardly any, in all the time it had"))
-                }
-            };
-            let piece = outcome.inspect_err(|stop| match stop {
-                Stop::Failed(error) if error.trouble.may_pass() => incoming.passage.failed(),
-                _ => {}
-            })?;
-            incoming.patience.spend(asked.elapsed(), piece.len());
-            incoming.passage.delivered(piece.len() as u64);
-            self.node.counters.fetched_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            incoming.piece = piece;
+            let asked = (self.layer.converted.digest, run.blob());
+            incoming.piece = self.next_bytes(incoming, source, &asked, || self.class_of(run)).await?;
         }
         Ok(())
     }
 
+    /// The next bytes of an answer to who has `asked` for a range of a blob, as urgently as `class` says by then.
+    pub(super) async fn next_bytes(
+        &self,
+        incoming: &mut Incoming,
+        source: &Arc<dyn Source>,
+        asked: &(Digest, Range<u64>),
+        class: impl Fn() -> Option<Class>,
+    ) -> Result<Bytes, Stop> {
+        let begun = Instant::now();
+        let failed = |trouble, cause: &str| {
+            let (place, (blob, range), cause) = (source.name().to_owned(), asked.clone(), cause.into());
+            Stop::Failed(SourceError { place, blob, range, trouble, cause })
+        };
+        let outcome = match self.next_piece(incoming, class).await? {
+            Waited::Piece(Some(Ok(piece))) => Ok(piece),
+            Waited::Piece(Some(Err(error))) => Err(Stop::Failed(error)),
+            Waited::Piece(None) => Err(failed(Trouble::Broken, "the answer ended early")),
+            Waited::InVain => {
+                Err(failed(Trouble::Silent, "no answer, or hardly any, in all the time it had"))
+            }
+        };
+        let piece = outcome.inspect_err(|stop| match stop {
+            Stop::Failed(error) if error.trouble.may_pass() => incoming.passage.failed(),
+            _ => {}
+        })?;
+        incoming.patience.spend(begun.elapsed(), piece.len());
+        incoming.passage.delivered(piece.len() as u64);
+        self.node.counters.fetched_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok(piece)
+    }
+
     /// The next piece, unless nobody needs it, or it is time to stand back.
-    async fn next_piece(&self, incoming: &mut Incoming, run: &Run) -> Result<Waited, Stop> {
+    async fn next_piece(
+        &self,
+        incoming: &mut Incoming,
+        class: impl Fn() -> Option<Class>,
+    ) -> Result<Waited, Stop> {
         let mut ends = incoming.patience.ends(Instant::now());
         loop {
             let changed = self.flights.changed();
-            let class = self.class_of(run).ok_or(Stop::Unneeded)?;
+            let class = class().ok_or(Stop::Unneeded)?;
             if class.stands_back() && !self.node.pool.urgency.is_quiet() {
                 let begun = Instant::now();
                 tokio::select! {

@@ -28,6 +28,8 @@ pub(super) struct Round {
     again: Option<Arc<dyn Source>>,
     /// Whether some trouble of this round may pass.
     may_pass: bool,
+    /// Who said in this round that it does not have the blob.
+    gone: Option<ReadErrors>,
     finals: u32,
     pause: Duration,
     last: Option<ReadErrors>,
@@ -37,8 +39,9 @@ pub(super) struct Round {
 pub(super) enum Next {
     /// Ask this source.
     Ask(Arc<dyn Source>),
-    /// Wait, then ask again what is next.
-    Wait(Duration),
+    /// Wait, then ask again what is next. Where somebody said that it does not have the blob, waiting for the others is
+    /// not all that can be done.
+    Wait { pause: Duration, gone: Option<ReadErrors> },
     /// There is no use.
     GiveUp(ReadErrors),
 }
@@ -50,6 +53,7 @@ impl Round {
             in_trouble: HashSet::new(),
             again: None,
             may_pass: false,
+            gone: None,
             finals: 0,
             pause: FIRST_PAUSE,
             last: None,
@@ -70,16 +74,22 @@ impl Round {
         }
         self.asked.clear();
         self.in_trouble.clear();
+        let gone = self.gone.take();
         if std::mem::take(&mut self.may_pass) {
-            let pause = jittered(self.pause);
-            self.pause = (self.pause * 3).min(LONGEST_PAUSE);
-            return Next::Wait(pause);
+            return Next::Wait { pause: self.pause(), gone };
         }
         self.finals += 1;
         if self.finals < FINAL_ROUNDS && self.last.is_some() {
-            return Next::Wait(Duration::ZERO);
+            return Next::Wait { pause: Duration::ZERO, gone: None };
         }
         Next::GiveUp(self.last.take().unwrap_or_else(|| nobody(blob)))
+    }
+
+    /// How long to wait before the next round.
+    pub(super) fn pause(&mut self) -> Duration {
+        let pause = jittered(self.pause);
+        self.pause = (self.pause * 3).min(LONGEST_PAUSE);
+        pause
     }
 
     /// Asks a source once more, without holding anything against it.
@@ -93,7 +103,12 @@ impl Round {
             self.may_pass = true;
             self.in_trouble.insert(source.host().to_owned());
         }
-        self.last = Some(ReadErrors::from(ReadError::Source(error)));
+        let trouble = error.trouble;
+        let error = ReadErrors::from(ReadError::Source(error));
+        if trouble == Trouble::Gone {
+            self.gone = Some(error.clone());
+        }
+        self.last = Some(error);
     }
 }
 
@@ -132,8 +147,8 @@ mod tests {
                     steps.push(source.name().to_owned());
                     round.failed(&*source, error(trouble));
                 }
-                Next::Wait(pause) if pause.is_zero() => {}
-                Next::Wait(_) => steps.push("pause".to_owned()),
+                Next::Wait { pause, .. } if pause.is_zero() => {}
+                Next::Wait { .. } => steps.push("pause".to_owned()),
                 Next::GiveUp(_) => {
                     steps.push("give up".to_owned());
                     break;

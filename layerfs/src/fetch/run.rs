@@ -1,7 +1,7 @@
 //! A run of spans: fetched with one request where all goes well, and with as many as it takes where not.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use jaunt_formats::launch::LaunchLayer;
 
 use super::lane::{Lane, Passage};
 use super::round::{Next, Round};
-use super::{Fetcher, Outcome};
+use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;
 use crate::read_error::ReadErrors;
 use crate::single_flight::Ticket;
@@ -77,11 +77,31 @@ impl Run {
         self.bytes() + 2 * self.largest
     }
 
+    /// Decoded bytes of its largest span.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest
+    }
+
+    /// Ends the flights of spans that have become local.
+    pub(super) fn end_local(&mut self, is_local: impl Fn(usize) -> bool) {
+        for ticket in std::mem::take(&mut self.tickets) {
+            match is_local(ticket.key()) {
+                true => ticket.complete(Ok(Landed::Kept)),
+                false => self.tickets.push_back(ticket),
+            }
+        }
+    }
+
+    /// Hands all tickets over to who lands them.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket<Outcome>> {
+        self.tickets.drain(..).collect()
+    }
+
     pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket<Outcome>> {
         self.tickets.iter()
     }
 
-    fn fail(self, error: &ReadErrors) {
+    pub(super) fn fail(self, error: &ReadErrors) {
         self.tickets.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
     }
 }
@@ -103,14 +123,16 @@ impl Fetcher {
         let (mut round, mut held) = (Round::new(), None);
         // Dropping what is left of the run tells its followers, if there still are any.
         while let Some(class) = self.class_of(&run) {
-            let source = match round.next(&self.sources, &self.layer.converted.digest) {
+            let source = match self.next_step(&mut round) {
                 Next::Ask(source) => source,
-                Next::Wait(pause) => {
-                    passage = None;
-                    self.pause(&run, pause).await;
-                    continue;
+                other => {
+                    (passage, held) = (None, None);
+                    match self.otherwise(&mut run, &mut round, other).await {
+                        ControlFlow::Continue(()) => continue,
+                        ControlFlow::Break(None) => return,
+                        ControlFlow::Break(Some(error)) => return run.fail(&error),
+                    }
                 }
-                Next::GiveUp(error) => return run.fail(&error),
             };
             if held.is_none() {
                 held = self.node.pool.hold(class, run.memory()).await.map(Arc::new);
@@ -139,6 +161,40 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    fn next_step(&self, round: &mut Round) -> Next {
+        match self.skips_converted() {
+            Some(why) => Next::GiveUp(why),
+            None => round.next(&self.sources, &self.layer.converted.digest),
+        }
+    }
+
+    /// What there is to do when no source of the converted blob is asked: the original, where it is gone for good, and
+    /// waiting, where trouble may pass. Ends with an error where neither helps.
+    async fn otherwise(
+        self: &Arc<Self>,
+        run: &mut Run,
+        round: &mut Round,
+        next: Next,
+    ) -> ControlFlow<Option<ReadErrors>> {
+        let (why, mut pause) = match next {
+            Next::Ask(_) => return ControlFlow::Continue(()),
+            Next::Wait { pause, gone } => (gone, Some(pause)),
+            Next::GiveUp(why) => (Some(why), None),
+        };
+        if let Some(why) = why {
+            match self.land_original(run, &why).await {
+                Ok(()) => return ControlFlow::Break(None),
+                Err(none) if none.may_pass => pause = Some(pause.unwrap_or_else(|| round.pause())),
+                Err(none) if pause.is_none() => return ControlFlow::Break(Some(none.error)),
+                Err(_) => {}
+            }
+        }
+        if let Some(pause) = pause {
+            self.pause(run, pause).await;
+        }
+        ControlFlow::Continue(())
     }
 
     /// Waits, but not longer than the run is needed.

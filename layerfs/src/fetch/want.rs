@@ -26,9 +26,7 @@ impl Fetcher {
         class: Class,
         deadline: Option<Instant>,
     ) -> Result<Vec<Option<Landed>>, ReadErrors> {
-        if let Some(why) = self.file().quarantined() {
-            return Err(ReadErrors::from(ReadError::Quarantined { diff_id: self.layer.diff_id.0, why }));
-        }
+        let begun = Instant::now();
         let mut landed: Vec<Option<Landed>> = vec![None; spans.len()];
         for _ in 0..ROUNDS {
             let missing = |at: &usize| landed[at - spans.start].is_none() && !self.is_local(*at);
@@ -38,7 +36,7 @@ impl Fetcher {
             }
             for follower in self.join(&missing, class) {
                 let at = follower.key() - spans.start;
-                if let Some(outcome) = self.outcome(follower, deadline).await? {
+                if let Some(outcome) = self.outcome(follower, begun, deadline).await? {
                     landed[at] = Some(outcome?);
                 }
             }
@@ -69,13 +67,24 @@ impl Fetcher {
 
     async fn outcome(
         &self,
-        follower: Follower<Outcome>,
+        mut follower: Follower<Outcome>,
+        begun: Instant,
         deadline: Option<Instant>,
     ) -> Result<Option<Outcome>, ReadErrors> {
-        let Some(deadline) = deadline else { return Ok(follower.await) };
-        tokio::time::timeout_at(deadline, follower).await.map_err(|_| {
-            let (diff_id, after) = (self.layer.diff_id.0, self.node.settings.read_deadline);
-            ReadErrors::from(ReadError::Deadline { diff_id, after, last: self.last_trouble() })
-        })
+        let Some(mut deadline) = deadline else { return Ok(follower.await) };
+        let after = self.node.settings.read_deadline;
+        loop {
+            if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut follower).await {
+                return Ok(outcome);
+            }
+            // An original that comes is no outage.
+            match self.original.worth_waiting(begun, after) {
+                Some(later) => deadline = later,
+                None => {
+                    let (diff_id, last) = (self.layer.diff_id.0, self.last_trouble());
+                    return Err(ReadErrors::from(ReadError::Deadline { diff_id, after, last }));
+                }
+            }
+        }
     }
 }

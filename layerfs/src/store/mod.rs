@@ -32,6 +32,7 @@ mod on_disk;
 mod quarantine;
 mod record;
 mod regions;
+mod scratch;
 mod shared;
 mod usage;
 mod verdicts;

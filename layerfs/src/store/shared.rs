@@ -63,10 +63,15 @@ impl Shared {
             Ok(()) => self.note_changed(),
             Err(error) => {
                 self.counters.unkept_bytes.fetch_add(len, Ordering::Relaxed);
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-                    self.full.store(true, Ordering::Relaxed);
-                }
+                self.note_refused(error);
             }
+        }
+    }
+
+    /// The disk would not take something.
+    pub(super) fn note_refused(&self, error: &io::Error) {
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            self.full.store(true, Ordering::Relaxed);
         }
     }
 
