@@ -220,6 +220,11 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether the registry says that what a push depended on does not hold any more.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::PRECONDITION_FAILED)
+    }
+
     /// Whether the same call may succeed later without anything being changed: the network or the
     /// registry was in trouble. Retries within the call have already been made.
     pub fn is_transient(&self) -> bool {

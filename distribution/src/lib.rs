@@ -45,8 +45,8 @@ pub use hosts::{
     ApiRoot, Capabilities, ClientCertificate, Host, HostSettings, HostsError, HostsTomlError, RegistryHosts,
     TlsSettings,
 };
-pub use manifest::Manifest;
-pub use push::PushedManifest;
+pub use manifest::{Manifest, ManifestState};
+pub use push::{Precondition, PushedManifest};
 pub use referrers::referrers_tag;
 pub use repository::Repository;
 pub use target::{Object, Target};

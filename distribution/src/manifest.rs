@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jaunt_formats::Digest;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use reqwest::{Method, Response};
 
 use crate::auth::Access;
@@ -26,6 +26,15 @@ pub struct Manifest {
     pub digest: Digest,
     /// The bytes.
     pub bytes: Bytes,
+}
+
+/// What a manifest's name stands for, in the registry's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestState {
+    /// The manifest's digest. Unverified.
+    pub digest: Digest,
+    /// The registry's own mark of this state, if it gives a strong one: a push can be made to depend on it.
+    pub etag: Option<HeaderValue>,
 }
 
 impl Client {
@@ -100,17 +109,29 @@ impl Client {
         name: &str,
         accept: &[&str],
     ) -> Result<Digest, Error> {
+        Ok(self.manifest_state(repository, name, accept).await?.digest)
+    }
+
+    /// The same with the registry's mark of it, where it states both.
+    pub async fn manifest_state(
+        &self,
+        repository: &Repository,
+        name: &str,
+        accept: &[&str],
+    ) -> Result<ManifestState, Error> {
         let target = &Target::manifest(repository, name);
         let asked = ManifestName::parse(name, target)?;
         let (asked, accept) = (&asked, &accepted(accept, target)?);
         self.ask_any(target, asked.need(), |turn| async move {
             let answer = self.succeed(self.manifest_call(&turn, Method::HEAD, target, name, accept)).await?;
             if let Some(digest) = stated_digest(answer.response.headers(), target)? {
+                let etag = strong_etag(answer.response.headers());
                 drain(answer.response).await;
-                return Ok(digest);
+                return Ok(ManifestState { digest, etag });
             }
             let call = self.manifest_call(&turn, Method::GET, target, name, accept);
-            self.verified_manifest(target, asked, call).await.map(|manifest| manifest.digest)
+            let manifest = self.verified_manifest(target, asked, call).await?;
+            Ok(ManifestState { digest: manifest.digest, etag: None })
         })
         .await
     }
@@ -181,6 +202,11 @@ pub(crate) fn stated_digest(headers: &HeaderMap, target: &Target) -> Result<Opti
         Err(DigestError::UnsupportedAlgorithm(_)) => Ok(None),
         Err(error) => Err(Error::malformed(target, format!("in Docker-Content-Digest: {error}"))),
     }
+}
+
+/// An `ETag` that `If-Match` can be asked with: weak ones, which proxies make, never match.
+fn strong_etag(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned()
 }
 
 pub(crate) fn verify(target: &Target, expected: Digest, actual: Digest) -> Result<(), Error> {

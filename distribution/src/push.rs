@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use jaunt_formats::Digest;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::auth::Access;
@@ -28,6 +28,17 @@ pub struct PushedManifest {
     /// The `OCI-Subject` header. Absent, the registry does not list the manifest among its subject's
     /// referrers, and the pusher keeps the fallback tag.
     pub subject: Option<Digest>,
+}
+
+/// What must still hold when a manifest is pushed. Registries that know no conditions push it in any case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing.
+    None,
+    /// There is no such manifest.
+    Absent,
+    /// It is in the state with this mark. See [`ManifestState::etag`](crate::ManifestState::etag).
+    Unchanged(HeaderValue),
 }
 
 /// An upload session: where its next request goes. Some registries move it to another host, which then
@@ -129,6 +140,18 @@ impl Client {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<PushedManifest, Error> {
+        self.push_manifest_if(repository, name, media_type, bytes, Precondition::None).await
+    }
+
+    /// The same, unless the registry says that a condition does not hold: [`Error::is_stale`].
+    pub async fn push_manifest_if(
+        &self,
+        repository: &Repository,
+        name: &str,
+        media_type: &str,
+        bytes: Bytes,
+        condition: Precondition,
+    ) -> Result<PushedManifest, Error> {
         let target = Target::manifest(repository, name);
         let digest = Digest::of(&bytes);
         if let Some(asked) = ManifestName::parse(name, &target)?.digest() {
@@ -142,6 +165,11 @@ impl Client {
         let turn = self.own(&target, Need::Push).await?;
         let url = turn.route.url(repository, &format!("manifests/{name}"));
         let call = self.call(&turn, Method::PUT, url, target.clone(), Access::push(&turn.route, repository));
+        let call = match condition {
+            Precondition::None => call,
+            Precondition::Absent => call.header(IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Precondition::Unchanged(etag) => call.header(IF_MATCH, etag),
+        };
         let call = call.header(CONTENT_TYPE, media_type).body(bytes).commits(0);
         let answer = turn.bounded(&target, self.succeed(call)).await?;
         if let Some(stated) = stated_digest(answer.response.headers(), &target)? {

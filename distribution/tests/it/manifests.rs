@@ -1,6 +1,8 @@
 //! Manifests and whole blobs: verified, and under their limits.
 
-use jaunt_distribution::Error;
+use bytes::Bytes;
+use jaunt_distribution::{Error, Precondition};
+use jaunt_formats::media_type::OCI_MANIFEST;
 use jaunt_formats::{Digest, media_type};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -115,6 +117,32 @@ async fn a_digest_is_asked_for_with_head_and_computed_where_that_tells_nothing()
     for tag in ["t", "u"] {
         assert_eq!(client.manifest_digest(&repository, tag, &[]).await.unwrap(), digest);
     }
+}
+
+#[tokio::test]
+async fn a_push_can_depend_on_what_was_there() {
+    let (server, digest) = (MockServer::start().await, Digest::of(b"{}").to_string());
+    let state = |etag: &str| {
+        let state = ResponseTemplate::new(200).insert_header("docker-content-digest", digest.as_str());
+        Mock::given(method("HEAD")).respond_with(state.insert_header("etag", etag)).up_to_n_times(1)
+    };
+    state("\"x\"").mount(&server).await;
+    let if_match = Mock::given(method("PUT")).and(header("if-match", "\"x\""));
+    if_match.respond_with(ResponseTemplate::new(412)).expect(1).mount(&server).await;
+    let if_none = Mock::given(method("PUT")).and(header("if-none-match", "*"));
+    if_none.respond_with(ResponseTemplate::new(201)).expect(1).mount(&server).await;
+    let (client, repository) = (client(), repository(&server));
+    let push = async |condition| {
+        let bytes = Bytes::from_static(b"{}");
+        client.push_manifest_if(&repository, "t", OCI_MANIFEST, bytes, condition).await
+    };
+    let etag = client.manifest_state(&repository, "t", &[OCI_MANIFEST]).await.unwrap().etag.unwrap();
+    let error = push(Precondition::Unchanged(etag)).await.unwrap_err();
+    assert!(error.is_stale() && !error.is_transient(), "{error}");
+    push(Precondition::Absent).await.unwrap();
+    // A weak mark never matches.
+    state("W/\"x\"").mount(&server).await;
+    assert_eq!(client.manifest_state(&repository, "t", &[OCI_MANIFEST]).await.unwrap().etag, None);
 }
 
 #[tokio::test]
