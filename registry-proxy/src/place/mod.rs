@@ -114,8 +114,8 @@ impl Place {
         }
     }
 
-    /// Has a tag name another manifest, if it still names `expected`, or nothing if that is `None`. Registries
-    /// cannot do this on condition: there, others have a moment to come in between.
+    /// Has a tag name another manifest, if it still names `expected`, or nothing if that is `None`. Few registries
+    /// can do this on condition: at the others, somebody has a moment to come in between.
     pub async fn move_tag(
         &self,
         tag: &str,

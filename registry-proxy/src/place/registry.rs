@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use jaunt_distribution::{Client, Manifest, PushedManifest, Repository};
+use jaunt_distribution::{Client, Manifest, ManifestState, Precondition, PushedManifest, Repository};
 use jaunt_formats::media_type::{IMAGE_INDEXES, IMAGE_MANIFESTS};
 use jaunt_formats::{Digest, Reference};
 
@@ -56,16 +56,25 @@ impl RegistryPlace {
         bytes: Bytes,
     ) -> Result<TagMove, PlaceError> {
         let accept = [IMAGE_MANIFESTS, IMAGE_INDEXES].concat();
-        let now = match self.client.manifest_digest(&self.repository, tag, &accept).await {
-            Ok(digest) => Some(digest),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
+        let state = async || match self.client.manifest_state(&self.repository, tag, &accept).await {
+            Ok(state) => Ok(Some(state)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         };
-        if now != expected {
-            return Ok(TagMove::Stale(now));
+        let digest = |state: Option<ManifestState>| state.map(|state| state.digest);
+        let now = state().await?;
+        if now.as_ref().map(|now| now.digest) != expected {
+            return Ok(TagMove::Stale(digest(now)));
         }
-        self.push_manifest(tag, media_type, bytes).await?;
-        Ok(TagMove::Done)
+        let condition = match now {
+            None => Precondition::Absent,
+            Some(ManifestState { etag, .. }) => etag.map_or(Precondition::None, Precondition::Unchanged),
+        };
+        match self.client.push_manifest_if(&self.repository, tag, media_type, bytes, condition).await {
+            Ok(_) => Ok(TagMove::Done),
+            Err(error) if error.is_stale() => Ok(TagMove::Stale(digest(state().await?))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub async fn tags(&self) -> Result<Vec<String>, PlaceError> {
