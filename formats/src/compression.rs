@@ -3,9 +3,12 @@
 //! A new zstd context costs a third of a small frame's time, so encoder and decoder keep theirs.
 //! Frames carry their content size and no checksum: spans have digests.
 
+use sha2::{Digest as _, Sha256};
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
+use crate::Digest;
 pub use crate::launch::Compression;
+use crate::spool::{NewSpool, SpoolWriter, Spooled};
 
 /// Bytes that [`detect`] needs to see.
 pub const MAGIC_LEN: usize = 4;
@@ -41,6 +44,17 @@ pub enum ZstdError {
         /// What they decode to.
         actual: usize,
     },
+}
+
+/// A layer's tables cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The compressor failed.
+    #[error(transparent)]
+    Zstd(#[from] ZstdError),
+    /// There is no room for what is known of the entries, or it cannot be read back.
+    #[error("cannot set aside what is known of the layer's entries: {0}")]
+    Spool(#[from] std::io::Error),
 }
 
 fn library(code: usize) -> ZstdError {
@@ -134,18 +148,28 @@ impl FrameDecoder {
     }
 }
 
-/// Makes one frame of bytes that come in pieces.
+/// Makes one frame of bytes that come in pieces; the frame lies in a spool.
 pub(crate) struct StreamEncoder {
     context: CCtx<'static>,
-    output: Vec<u8>,
+    output: SpoolWriter,
+    digest: Sha256,
+    scratch: Vec<u8>,
     raw_len: u64,
 }
 
+/// A finished frame.
+pub(crate) struct SpooledFrame {
+    pub bytes: Spooled,
+    pub digest: Digest,
+    pub raw_len: u64,
+}
+
 impl StreamEncoder {
-    pub fn new(level: i32) -> Result<Self, ZstdError> {
+    pub fn new(level: i32, spool: NewSpool) -> Result<Self, ZstdError> {
         let mut context = CCtx::create();
         context.set_parameter(CParameter::CompressionLevel(level)).map_err(library)?;
-        Ok(Self { context, output: Vec::new(), raw_len: 0 })
+        let (output, scratch) = (SpoolWriter::new(spool), vec![0; CCtx::out_size()]);
+        Ok(Self { context, output, digest: Sha256::new(), scratch, raw_len: 0 })
     }
 
     /// Bytes taken so far.
@@ -153,31 +177,35 @@ impl StreamEncoder {
         self.raw_len
     }
 
-    pub fn push(&mut self, input: &[u8]) -> Result<(), ZstdError> {
+    pub fn push(&mut self, input: &[u8]) -> Result<(), TableError> {
         self.raw_len += input.len() as u64;
         let mut input = InBuffer::around(input);
         while input.pos() < input.src.len() {
-            let at = self.room();
-            let mut output = OutBuffer::around_pos(&mut self.output, at);
+            let mut output = OutBuffer::around(&mut self.scratch[..]);
             self.context.compress_stream(&mut output, &mut input).map_err(library)?;
+            let len = output.pos();
+            self.keep(len)?;
         }
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<Vec<u8>, ZstdError> {
+    pub fn finish(mut self) -> Result<SpooledFrame, TableError> {
         loop {
-            let at = self.room();
-            let mut output = OutBuffer::around_pos(&mut self.output, at);
-            if self.context.end_stream(&mut output).map_err(library)? == 0 {
-                return Ok(self.output);
+            let mut output = OutBuffer::around(&mut self.scratch[..]);
+            let left = self.context.end_stream(&mut output).map_err(library)?;
+            let len = output.pos();
+            self.keep(len)?;
+            if left == 0 {
+                let digest = Digest::from_bytes(self.digest.finalize().into());
+                return Ok(SpooledFrame { bytes: self.output.finish()?, digest, raw_len: self.raw_len });
             }
         }
     }
 
-    /// Makes room to write at the end; where that is.
-    fn room(&mut self) -> usize {
-        self.output.reserve(CCtx::out_size());
-        self.output.len()
+    /// Sets aside what the scratch buffer starts with.
+    fn keep(&mut self, len: usize) -> Result<(), TableError> {
+        self.digest.update(&self.scratch[..len]);
+        Ok(self.output.push(&self.scratch[..len])?)
     }
 }
 
@@ -242,11 +270,22 @@ impl std::io::Read for FrameReader<'_> {
 
 /// The frame that every zstd decoder passes over, around `data`.
 pub(crate) fn push_skippable(magic: [u8; 4], data: &[u8], output: &mut Vec<u8>) -> Result<u32, ZstdError> {
-    let len = u32::try_from(data.len()).map_err(|_| ZstdError::Library("skippable frame over 4 GiB"))?;
+    let len = push_skippable_header(magic, data.len() as u64, output)?;
+    output.extend_from_slice(data);
+    Ok(len)
+}
+
+/// The start of such a frame, before `len` bytes of data; the length of the whole frame.
+pub(crate) fn push_skippable_header(
+    magic: [u8; 4],
+    len: u64,
+    output: &mut Vec<u8>,
+) -> Result<u32, ZstdError> {
+    let too_long = || ZstdError::Library("skippable frame over 4 GiB");
+    let len = u32::try_from(len).map_err(|_| too_long())?;
     output.extend_from_slice(&magic);
     output.extend_from_slice(&len.to_le_bytes());
-    output.extend_from_slice(data);
-    len.checked_add(8).ok_or(ZstdError::Library("skippable frame over 4 GiB"))
+    len.checked_add(8).ok_or_else(too_long)
 }
 
 #[cfg(test)]
@@ -287,11 +326,14 @@ mod tests {
 
     #[test]
     fn pieces_make_one_frame() {
-        let mut stream = StreamEncoder::new(3).unwrap();
+        let mut stream = StreamEncoder::new(3, crate::spool::in_memory).unwrap();
         let text: Vec<u8> = (0..300_000_u32).flat_map(|n| n.wrapping_mul(n).to_le_bytes()).collect();
         text.chunks(777).for_each(|piece| stream.push(piece).unwrap());
         assert_eq!(stream.raw_len(), text.len() as u64);
-        let frame = stream.finish().unwrap();
+        let spooled = stream.finish().unwrap();
+        let mut frame = Vec::new();
+        std::io::Read::read_to_end(&mut spooled.bytes.reader(), &mut frame).unwrap();
+        assert_eq!((spooled.digest, spooled.raw_len), (Digest::of(&frame), text.len() as u64));
         let mut back = vec![0; text.len()];
         FrameDecoder::new().decode(&frame, &mut back).unwrap();
         assert!(back == text);

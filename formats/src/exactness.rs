@@ -61,7 +61,7 @@ fn report(name: &str, layer: &ConvertedLayer) -> String {
     }
     let _ = write!(text, "\n    blob  {}", layer.digest);
     let mut tree = TreeBuilder::new();
-    match tree.push_layer(layer.entries.clone()) {
+    match tree.push_log(&layer.entries) {
         Ok(()) => {
             let index = launch::write(&[launch_layer(layer)], &tree.finish()).unwrap();
             let _ = write!(text, "\n    index {}", Digest::of(&launch::pack(&index).unwrap()));
@@ -70,7 +70,7 @@ fn report(name: &str, layer: &ConvertedLayer) -> String {
             let _ = write!(text, "\n    index none: {error}");
         }
     }
-    layer.entries.iter().for_each(|entry| text += &format!("\n    {}", shown(entry)));
+    layer.entries.iter().for_each(|entry| text += &format!("\n    {}", shown(&entry.unwrap())));
     text
 }
 
@@ -113,7 +113,7 @@ fn the_index_of_several_layers_is_the_same_as_ever() {
         .map(|name| convert(&tars.iter().find(|(known, _)| known == name).unwrap().1, LEVEL).unwrap().1)
         .collect();
     let mut tree = TreeBuilder::new();
-    layers.iter().for_each(|layer| tree.push_layer(layer.entries.clone()).unwrap());
+    layers.iter().for_each(|layer| tree.push_log(&layer.entries).unwrap());
     let records: Vec<_> = layers.iter().map(launch_layer).collect();
     let index = launch::write(&records, &tree.finish()).unwrap();
     assert_eq!(

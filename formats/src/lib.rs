@@ -7,10 +7,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod chain_id;
+mod codec;
 pub mod compression;
 pub mod cosign;
 pub mod digest;
 pub mod entry;
+pub mod entry_log;
 #[cfg(test)]
 mod exactness;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -21,6 +23,7 @@ pub mod platform;
 pub mod reference;
 pub mod seekable;
 pub mod span;
+pub mod spool;
 pub mod tar;
 pub mod tree;
 pub mod units;
@@ -29,6 +32,7 @@ pub mod zstd_chunked;
 pub use chain_id::{ChainId, DiffId};
 pub use digest::{Digest, DigestError};
 pub use entry::{Content, Entry, EntryKind, EntryPath, SparseExtent, Timestamp, Xattr};
+pub use entry_log::{EntryLog, EntryLogWriter};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use span::{DigestScope, Span, SpanDigest};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jaunt_formats::cosign::KeyError;
 use jaunt_formats::cosign::manifest::ManifestError;
 use jaunt_formats::launch::LaunchError;
-use jaunt_formats::tree::TreeError;
+use jaunt_formats::tree::{LogError, TreeError};
 use jaunt_formats::{Digest, DigestError};
 
 use crate::file_error::FileError;
@@ -87,6 +87,10 @@ pub enum Error {
     WrongBlob { layer: Digest, actual: Digest, len: u64, size: u64 },
     #[error("layers do not merge: {0}")]
     Tree(#[from] TreeError),
+    #[error("layers do not merge: {0}")]
+    Entries(#[from] LogError),
+    #[error("cannot set the layer's entries aside: {0}")]
+    Spool(std::io::Error),
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error("the compressor failed: {0}")]

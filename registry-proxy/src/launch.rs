@@ -2,16 +2,18 @@
 
 use jaunt_formats::DigestScope;
 use jaunt_formats::launch::{self, Blob, Compression, LaunchLayer};
-use jaunt_formats::tree::Tree;
+use jaunt_formats::tree::TreeBuilder;
 
 use crate::error::Error;
 use crate::pipeline::Processed;
 
 /// Writes the index of layers given bottom to top, ready to be pushed.
 pub fn build(layers: &[&Processed]) -> Result<Vec<u8>, Error> {
-    let tree = Tree::of_layers(layers.iter().map(|layer| layer.layer.entries.clone()))?;
+    let mut tree = TreeBuilder::new();
+    layers.iter().try_for_each(|layer| tree.push_log(&layer.layer.entries))?;
     let layers: Vec<_> = layers.iter().map(|layer| launch_layer(layer)).collect();
-    Ok(launch::pack(&launch::write(&layers, &tree)?)?)
+    let index = launch::write(&layers, &tree.finish())?;
+    Ok(launch::pack(&index)?)
 }
 
 /// What a launch index says of a converted layer.

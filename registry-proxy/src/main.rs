@@ -26,6 +26,7 @@ mod revert;
 mod sign;
 mod sign_command;
 mod signed;
+mod spill;
 mod stream;
 mod tag;
 mod tries;

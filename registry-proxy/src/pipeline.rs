@@ -4,8 +4,8 @@
 //! blob --decompressor--> tar buffers --planner--> spans --pool--> packed spans --joiner--> blob'
 //! ```
 //!
-//! Every arrow is a bounded channel, so memory stays at some tens of MiB whatever the layer's size,
-//! but for what the launch index and the TOC need of each entry. Buffers go back to be used again.
+//! Every arrow is a bounded channel, and what the launch index and the TOC need of each entry is set aside,
+//! so memory stays at some tens of MiB whatever the layer has. Buffers go back to be used again.
 //! Whichever stage fails drops its channels, and with that stops the others.
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +19,7 @@ use jaunt_formats::zstd_chunked::{
 };
 use tokio::sync::mpsc;
 
+use crate::spill::spill;
 use crate::stream::{BlobRead, BlobReader, StreamError, TarReader};
 
 /// Bytes of tar that are decompressed at once: out of the second-level cache, they cost memory bandwidth.
@@ -68,14 +69,19 @@ impl Workshop {
         thread::scope(|scope| {
             let source = scope.spawn(move || decompress(blob, &full, &emptied));
             let planner = scope.spawn(move || self.plan(&filled, &empty, &spans, &spares));
-            let mut writer = BlobWriter::new();
+            let mut writer = BlobWriter::with_spools(spill);
             let joined = join(&mut writer, &ordered, &spare, output);
             drop((ordered, spare));
             let plan = planner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let source = source.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let ((original, compression), plan) = first_error(source, plan, joined)?;
-            let (tail, layer) = writer.finish(plan, self.level)?;
-            output.blocking_send(tail.into()).map_err(|_| StreamError::Interrupted)?;
+            let mut stopped = false;
+            let layer = writer.finish(plan, self.level, &mut |piece| {
+                stopped = stopped || output.blocking_send(piece.into()).is_err();
+            })?;
+            if stopped {
+                return Err(StreamError::Interrupted);
+            }
             Ok(Processed { original, compression, layer })
         })
     }
@@ -87,7 +93,7 @@ impl Workshop {
         spans: &SyncSender<Packed>,
         spares: &Receiver<Vec<u8>>,
     ) -> Result<LayerPlan, StreamError> {
-        let mut planner = Planner::new(self.level)?;
+        let mut planner = Planner::with_spools(self.level, spill)?;
         let stopped = Cell::new(false);
         let mut submit = |plan| stopped.set(stopped.get() || spans.send(self.compress(plan)).is_err());
         for (buffer, len) in filled {
@@ -159,7 +165,7 @@ fn join(
 ) -> Result<(), StreamError> {
     for packed in ordered {
         let (span, buffer) = packed.recv().map_err(|_| StreamError::Interrupted)??;
-        writer.push(&span);
+        writer.push(&span)?;
         let _ = spare.send(buffer);
         output.blocking_send(span.bytes.into()).map_err(|_| StreamError::Interrupted)?;
     }

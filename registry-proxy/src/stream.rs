@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt as _};
 use jaunt_formats::Digest;
 use jaunt_formats::compression::{self, Compression, MAGIC_LEN, ZstdError};
 use jaunt_formats::tar::ScanError;
-use jaunt_formats::zstd_chunked::PlanError;
+use jaunt_formats::zstd_chunked::{PlanError, TableError};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -46,6 +46,8 @@ pub enum StreamError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Zstd(#[from] ZstdError),
+    #[error(transparent)]
+    Table(#[from] TableError),
     #[error("its first {blob} bytes decode to more than {limit}: no layer is that regular")]
     Bomb { blob: u64, limit: u64 },
     #[error("interrupted")]

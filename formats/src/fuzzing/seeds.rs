@@ -75,12 +75,12 @@ fn of_documents(
 fn of_index(number: usize, layers: &[ConvertedLayer]) -> Vec<(&'static str, String, Vec<u8>)> {
     let mut laid = Vec::new();
     for layer in layers {
-        if TreeBuilder::new().push_layer(layer.entries.clone()).is_ok() {
+        if TreeBuilder::new().push_log(&layer.entries).is_ok() {
             laid.push(layer);
         }
     }
     let mut tree = TreeBuilder::new();
-    laid.iter().for_each(|layer| tree.push_layer(layer.entries.clone()).unwrap());
+    laid.iter().for_each(|layer| tree.push_log(&layer.entries).unwrap());
     let records: Vec<_> = laid.iter().map(|layer| launch_layer(layer)).collect();
     let index = launch::write(&records, &tree.finish()).unwrap();
     vec![

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::attributes::Attributes;
-use super::layer::{self, Child, Directory, File, Layer, TreeError};
+use super::layer::{self, Child, Directory, File, Layer, LogError, TreeError};
 use super::{Dentry, Dir, Inode, InodeKind, LayerStats, MAX_LAYERS, NEVER_HIDDEN, Tree};
-use crate::{Entry, EntryKind};
+use crate::{Entry, EntryKind, EntryLog};
 
 /// Builds a [`Tree`] from the entries of each layer. Deterministic: the same entries give the same tree.
 pub struct TreeBuilder {
@@ -63,7 +63,7 @@ impl TreeBuilder {
     ///
     /// # Errors
     /// The entries do not form a tree; the builder is then of no further use.
-    pub fn push_layer(&mut self, entries: Vec<Entry>) -> Result<(), TreeError> {
+    pub fn push_layer(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<(), TreeError> {
         let number = self.layers.len();
         if number >= MAX_LAYERS {
             return Err(TreeError::TooManyLayers);
@@ -76,6 +76,18 @@ impl TreeBuilder {
         let stats = self.lay(layer, number);
         self.layers.push(stats);
         Ok(())
+    }
+
+    /// The same of entries that were set aside.
+    ///
+    /// # Errors
+    /// As [`push_layer`](Self::push_layer); or they cannot be read back.
+    pub fn push_log(&mut self, entries: &EntryLog) -> Result<(), LogError> {
+        let mut failed = None;
+        let readable = entries.iter().map_while(|entry| entry.map_err(|error| failed = Some(error)).ok());
+        let pushed = self.push_layer(readable);
+        failed.map_or(Ok(()), Err)?;
+        Ok(pushed?)
     }
 
     /// The finished tree, its directories numbered parents first.

@@ -60,6 +60,17 @@ pub enum TreeError {
     TooManyInodes,
 }
 
+/// Why a layer's entries do not come out of a log as a tree.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// They do not form one.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The log cannot be read.
+    #[error("cannot read back the layer's entries: {0}")]
+    Spool(#[from] std::io::Error),
+}
+
 /// Prefix that makes a name a whiteout of the rest of it (OCI image-spec, layer.md, "Whiteouts").
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// Marks its directory opaque: nothing of the layers below shows through.
@@ -125,7 +136,7 @@ pub(super) struct Directory {
 }
 
 impl Layer {
-    pub fn resolve(entries: Vec<Entry>) -> Result<Self, TreeError> {
+    pub fn resolve(entries: impl IntoIterator<Item = Entry>) -> Result<Self, TreeError> {
         let directories = vec![Directory::default()];
         let mut layer = Self { directories, files: Vec::new(), implied: 0, link_steps: 0 };
         for entry in entries {

@@ -15,7 +15,7 @@ mod layer;
 
 pub(crate) use attributes::Attributes;
 pub use builder::TreeBuilder;
-pub use layer::TreeError;
+pub use layer::{LogError, TreeError};
 
 use crate::{Content, Entry};
 

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::plan::FRAME_LEN;
 use super::toc::{TocEntry, is_zero};
 use crate::Digest;
-use crate::compression::{FrameDecoder, FrameEncoder, ZstdError};
+use crate::compression::{FrameDecoder, FrameEncoder, TableError, ZstdError};
 
 /// JSON that is compressed at once.
 const BLOCK_LEN: usize = 1 << 20;
+/// Bytes that a file's content takes in its entry at least: `,"digest":"sha256:…","offset":1,"endOffset":2`.
+const PLACEMENT_LEN: u64 = 83 + 11 + 14;
 /// It is read once and gone: speed counts.
 const LEVEL: i32 = 1;
 
@@ -21,7 +24,7 @@ const LEVEL: i32 = 1;
 pub(super) type Large = (String, Option<Digest>);
 
 /// Takes an entry: its number, its JSON without the end, and what is known of it if it has several chunks.
-pub(super) type Sink<'a> = dyn FnMut(usize, &[u8], Option<Large>) -> Result<(), ZstdError> + 'a;
+pub(super) type Sink<'a> = dyn FnMut(usize, &[u8], Option<Large>) -> Result<(), TableError> + 'a;
 
 pub(super) struct TocDraft {
     encoder: FrameEncoder,
@@ -32,6 +35,8 @@ pub(super) struct TocDraft {
     /// By the numbers of their entries.
     large: BTreeMap<usize, Large>,
     entries: usize,
+    /// Bytes of all entries.
+    raw_len: u64,
 }
 
 /// Where an entry's content is: the last fields of [`TocEntry`], in its order.
@@ -58,23 +63,33 @@ fn json_error(_: serde_json::Error) -> ZstdError {
 
 impl TocDraft {
     pub fn new() -> Result<Self, ZstdError> {
-        let (open, blocks) = (Vec::new(), Vec::new());
-        Ok(Self { encoder: FrameEncoder::new(LEVEL)?, open, blocks, large: BTreeMap::new(), entries: 0 })
+        let (encoder, large) = (FrameEncoder::new(LEVEL)?, BTreeMap::new());
+        Ok(Self { encoder, open: Vec::new(), blocks: Vec::new(), large, entries: 0, raw_len: 0 })
     }
 
-    /// Adds an entry without a place; `chunks` says whether it may need several.
-    pub fn push(&mut self, entry: &TocEntry, chunks: bool) -> Result<(), ZstdError> {
-        if chunks {
+    /// Adds an entry without a place, of so many bytes of content.
+    pub fn push(&mut self, entry: &TocEntry, len: u64) -> Result<(), ZstdError> {
+        if len > 0 {
+            self.raw_len += PLACEMENT_LEN;
+        }
+        if len > u64::from(FRAME_LEN) {
             self.large.insert(self.entries, (entry.name.clone(), None));
         }
         self.entries += 1;
+        let start = self.open.len();
         serde_json::to_writer(&mut self.open, entry).map_err(json_error)?;
         self.open.pop();
         self.open.push(b'\n');
+        self.raw_len += (self.open.len() - start) as u64;
         if self.open.len() >= BLOCK_LEN {
             self.close()?;
         }
         Ok(())
+    }
+
+    /// Bytes that the TOC will have at least; they only grow.
+    pub fn raw_len(&self) -> u64 {
+        self.raw_len
     }
 
     /// The digest of the last entry's content, which has several chunks.
@@ -93,7 +108,7 @@ impl TocDraft {
     }
 
     /// Hands each entry to `sink`, in order.
-    pub fn read(mut self, sink: &mut Sink<'_>) -> Result<(), ZstdError> {
+    pub fn read(mut self, sink: &mut Sink<'_>) -> Result<(), TableError> {
         self.close()?;
         let (mut decoder, mut number) = (FrameDecoder::new(), 0);
         for (block, len) in self.blocks {

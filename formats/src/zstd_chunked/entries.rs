@@ -13,11 +13,12 @@ use super::reader::{TocError, frames, read_toc};
 use super::replay::{Between, Replay, TarSplitError};
 use super::toc::{self, TocEntry};
 use super::weight::{MAX_METADATA, weight_of};
+use crate::spool::NewSpool;
 use crate::tar::Member;
-use crate::{Digest, Entry, Timestamp};
+use crate::{Digest, Entry, EntryLog, EntryLogWriter, Timestamp};
 
 /// Bytes a tar-split may have when decompressed: some million entries.
-const MAX_TAR_SPLIT_LEN: u64 = 2 << 30;
+pub(super) const MAX_TAR_SPLIT_LEN: u64 = 2 << 30;
 
 /// Why TOC and tar-split do not describe a layer.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,9 @@ pub enum EntriesError {
     /// The entries alone would fill the memory.
     #[error("the layer's entries need more than {MAX_METADATA} bytes of memory")]
     TooMuchMetadata,
+    /// There is no room for the entries.
+    #[error("cannot set the layer's entries aside: {0}")]
+    Spool(#[from] std::io::Error),
     /// Refused by who takes the entries.
     #[error("entry {name:?}: {what}")]
     Refused {
@@ -97,6 +101,18 @@ pub fn read_entries(
         Ok(())
     })?;
     Ok(entries)
+}
+
+/// The same, set aside.
+pub(super) fn log_entries(
+    annotations: &Annotations,
+    toc: &[u8],
+    tar_split: &[u8],
+    spool: NewSpool,
+) -> Result<EntryLog, EntriesError> {
+    let mut entries = EntryLogWriter::new(spool);
+    read_described(annotations, toc, tar_split, &mut |described| Ok(entries.push(&described.member.entry)?))?;
+    Ok(entries.finish()?)
 }
 
 /// Reads both documents side by side.

@@ -51,7 +51,7 @@ fn what_podman_writes_in_its_own_way_is_read_too() {
     documents.lines[1] = json!({"type": 1, "name_raw": name, "payload": null, "position": 1});
     let position = documents.lines.len();
     documents.lines.push(json!({"type": 2, "payload": "", "position": position}));
-    assert_eq!(read_documents(&documents).unwrap(), layer.entries);
+    assert_eq!(read_documents(&documents).unwrap(), layer.entries.to_vec().unwrap());
 
     let mut empty = Documents::of(&blob, &layer);
     empty.toc["entries"] = json!(null);

@@ -17,7 +17,8 @@ use super::replay::Between;
 use super::toc::TocEntry;
 use crate::compression::SKIPPABLE_HEADER_LEN;
 use crate::launch::{Blob, LaunchLayer};
-use crate::{BlobOffset, DiffId, Digest, DigestScope, Entry, Span, SpanDigest, TarOffset};
+use crate::spool::NewSpool;
+use crate::{BlobOffset, DiffId, Digest, DigestScope, Entry, EntryLog, Span, SpanDigest, TarOffset};
 
 /// Bytes of a file that is one span, however many chunks it has: fewer requests, fewer digests to keep.
 const WHOLE_FILE: u64 = 1 << 20;
@@ -127,6 +128,20 @@ pub fn read_entries(
 ) -> Result<Vec<Entry>, ForeignError> {
     let (toc, tar_split) = split(annotations, blob_len, tail_bytes)?;
     Ok(super::read_entries(annotations, toc, tar_split)?)
+}
+
+/// The same, set aside.
+///
+/// # Errors
+/// As [`read_entries`]; or the spool fails.
+pub fn log_entries(
+    blob_len: u64,
+    annotations: &Annotations,
+    tail_bytes: &[u8],
+    spool: NewSpool,
+) -> Result<EntryLog, ForeignError> {
+    let (toc, tar_split) = split(annotations, blob_len, tail_bytes)?;
+    Ok(super::entries::log_entries(annotations, toc, tar_split, spool)?)
 }
 
 /// TOC and tar-split out of the bytes that [`tail`] names.

@@ -7,12 +7,15 @@
 //!
 //! Format: containers/storage, pkg/chunked; `layout` draws the bytes.
 
+mod catalogue;
 mod crc64;
 mod draft;
 mod entries;
 pub mod foreign;
 mod layout;
 mod level;
+mod parts;
+mod paths;
 mod plan;
 mod reader;
 mod replay;
@@ -23,6 +26,7 @@ mod toc;
 mod weight;
 mod writer;
 
+pub use crate::compression::TableError;
 pub use entries::{EntriesError, read_entries};
 pub use layout::{Annotations, AnnotationsError, FOOTER_LEN, Footer, Position};
 pub use plan::{FRAME_LEN, FramePlan, LayerPlan, Obstacle, Part, PlanError, Planner, SPAN_LEN, SpanPlan};

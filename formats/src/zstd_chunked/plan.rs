@@ -9,15 +9,13 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::catalogue::Catalogue;
 use super::draft::TocDraft;
-use super::level::small_level;
-use super::reader::MAX_TOC_LEN;
-use super::tar_split::{Finished, TarSplit};
-use super::toc::TocEntry;
-use super::weight::{MAX_METADATA, weight_of};
-use crate::compression::ZstdError;
+use super::weight::MAX_METADATA;
+use crate::compression::{SpooledFrame, TableError, ZstdError};
+use crate::spool::{self, NewSpool};
 use crate::tar::{Event, Member, ScanError, Scanner, padding_of};
-use crate::{DiffId, Digest, Entry, TarOffset};
+use crate::{DiffId, Digest, EntryLog, TarOffset};
 
 /// Bytes of a file, or of headers, in one frame.
 pub const FRAME_LEN: u32 = 512 << 10;
@@ -92,9 +90,9 @@ pub enum PlanError {
     /// It is no sound tar.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// The compressor failed.
+    /// The tables of its entries cannot be made.
     #[error(transparent)]
-    Zstd(#[from] ZstdError),
+    Table(#[from] TableError),
     /// Its entries alone would fill the memory: some millions of them, a thousand times what compressed
     /// headers weigh.
     #[error("the layer's entries need more than {MAX_METADATA} bytes of memory")]
@@ -108,14 +106,14 @@ pub struct LayerPlan {
     /// Digest of the tar.
     pub diff_id: DiffId,
     /// Its entries, in the tar's order.
-    pub entries: Vec<Entry>,
+    pub entries: EntryLog,
     /// The TOC in the making, or why there is none.
     pub(super) toc: Result<TocPlan, Obstacle>,
 }
 
 pub(super) struct TocPlan {
     pub draft: TocDraft,
-    pub tar_split: Finished,
+    pub tar_split: SpooledFrame,
 }
 
 /// Cuts a tar into spans.
@@ -130,16 +128,16 @@ pub struct Planner {
 impl Planner {
     /// A planner at the start of a tar. `level` is the blob's, here for the tar-split.
     pub fn new(level: i32) -> Result<Self, ZstdError> {
+        Self::with_spools(level, spool::in_memory)
+    }
+
+    /// One that sets aside what it keeps of the entries.
+    pub fn with_spools(level: i32, spool: NewSpool) -> Result<Self, ZstdError> {
         Ok(Self {
             scanner: Scanner::new(),
             digest: Sha256::new(),
             cutter: Cutter::default(),
-            catalogue: Catalogue {
-                entries: Vec::new(),
-                toc: Ok(TocParts { draft: TocDraft::new()?, tar_split: TarSplit::new(small_level(level))? }),
-                file: None,
-                weight: 0,
-            },
+            catalogue: Catalogue::new(level, spool)?,
             max_metadata: MAX_METADATA,
         })
     }
@@ -161,7 +159,7 @@ impl Planner {
             }
             match event {
                 Event::Content(bytes) => cutter.content(bytes, sink),
-                Event::Member(member) => cutter.member(catalogue.entries.len() - 1, &member, sink),
+                Event::Member(member) => cutter.member(catalogue.entries() - 1, &member, sink),
                 Event::Header(bytes) | Event::Padding(bytes) | Event::Trailing(bytes) => {
                     cutter.other(bytes, sink)
                 }
@@ -171,7 +169,7 @@ impl Planner {
         if heavy {
             return Err(PlanError::TooMuchMetadata);
         }
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        failed.map_or(Ok(()), |error: TableError| Err(error.into()))
     }
 
     /// Declares the tar complete; `sink` gets the last spans.
@@ -188,107 +186,6 @@ impl Planner {
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         self.cutter.spare.push(buffer);
     }
-}
-
-/// Keeps what the TOC, the tar-split and the launch index need.
-struct Catalogue {
-    entries: Vec<Entry>,
-    /// What the TOC is made of; let go as soon as there can be none.
-    toc: Result<TocParts, Obstacle>,
-    /// Digest of the file being read, if it has several frames, and what is left of it.
-    file: Option<(Sha256, u64)>,
-    /// Bytes that the entries weigh.
-    weight: u64,
-}
-
-struct TocParts {
-    draft: TocDraft,
-    tar_split: TarSplit,
-}
-
-impl Catalogue {
-    fn take(&mut self, event: &Event<'_>) -> Result<(), ZstdError> {
-        if let Event::Member(member) = event {
-            self.weight += weight_of(member);
-            self.entries.push(member.entry.clone());
-            let len = member.content.end - member.content.start;
-            self.file = (len > u64::from(FRAME_LEN)).then(|| (Sha256::new(), len));
-        }
-        let Ok(parts) = &mut self.toc else { return Ok(()) };
-        let obstacle = match event {
-            Event::Member(member) => parts.member(member)?,
-            Event::Content(bytes) => parts.content(bytes, &mut self.file),
-            Event::Header(bytes) => parts.raw(bytes)?,
-            Event::Padding(bytes) | Event::Trailing(bytes) if !all_zero(bytes) => Some(Obstacle::Padding),
-            Event::Padding(bytes) => parts.raw(bytes)?,
-            Event::Trailing(bytes) => parts.trailing(bytes)?,
-            Event::GlobalHeader => Some(Obstacle::GlobalHeader),
-        };
-        if let Some(obstacle) = obstacle {
-            self.toc = Err(obstacle);
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(Vec<Entry>, Result<TocPlan, Obstacle>), ZstdError> {
-        let toc = match self.toc {
-            Ok(_) if has_duplicates(&self.entries) => Err(Obstacle::Duplicate),
-            Ok(parts) => Ok(TocPlan { draft: parts.draft, tar_split: parts.tar_split.finish()? }),
-            Err(obstacle) => Err(obstacle),
-        };
-        Ok((self.entries, toc))
-    }
-}
-
-impl TocParts {
-    fn member(&mut self, member: &Member) -> Result<Option<Obstacle>, ZstdError> {
-        let entry = match TocEntry::of(member) {
-            Ok(entry) => entry,
-            Err(obstacle) => return Ok(Some(obstacle)),
-        };
-        let len = member.content.end - member.content.start;
-        self.draft.push(&entry, len > u64::from(FRAME_LEN))?;
-        self.tar_split.entry(&entry.name, len)?;
-        Ok(self.too_large())
-    }
-
-    fn raw(&mut self, bytes: &[u8]) -> Result<Option<Obstacle>, ZstdError> {
-        self.tar_split.raw(bytes)?;
-        Ok(None)
-    }
-
-    fn trailing(&mut self, bytes: &[u8]) -> Result<Option<Obstacle>, ZstdError> {
-        self.tar_split.trailing(bytes)?;
-        Ok(self.too_large())
-    }
-
-    fn content(&mut self, bytes: &[u8], file: &mut Option<(Sha256, u64)>) -> Option<Obstacle> {
-        self.tar_split.content(bytes);
-        let (digest, left) = file.as_mut()?;
-        digest.update(bytes);
-        *left -= bytes.len() as u64;
-        if *left == 0
-            && let Some((digest, _)) = file.take()
-        {
-            self.draft.digest(Digest::from_bytes(digest.finalize().into()));
-        }
-        None
-    }
-
-    /// It only grows: what is too large already need not be kept any longer.
-    fn too_large(&self) -> Option<Obstacle> {
-        (self.tar_split.raw_len() > MAX_TOC_LEN).then_some(Obstacle::TooLarge)
-    }
-}
-
-fn has_duplicates(entries: &[Entry]) -> bool {
-    let mut paths: Vec<_> = entries.iter().map(|entry| entry.path.as_bytes()).collect();
-    paths.sort_unstable();
-    paths.array_windows().any(|[a, b]| a == b)
-}
-
-fn all_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte == 0)
 }
 
 /// Cuts frames, and spans of frames.

@@ -22,12 +22,11 @@ pub fn convert(tar: &[u8], step: usize) -> (Vec<u8>, ConvertedLayer) {
     let mut writer = BlobWriter::new();
     let mut blob = Vec::new();
     for span in &packed {
-        writer.push(span);
+        writer.push(span).unwrap();
         blob.extend_from_slice(&span.bytes);
     }
     assert_eq!(writer.len(), blob.len() as u64);
-    let (tail, converted) = writer.finish(layer, 3).unwrap();
-    blob.extend_from_slice(&tail);
+    let converted = writer.finish(layer, 3, &mut |piece| blob.extend(piece)).unwrap();
     assert_eq!((converted.digest, converted.len), (Digest::of(&blob), blob.len() as u64));
     (blob, converted)
 }

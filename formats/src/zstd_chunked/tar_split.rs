@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::crc64::Crc64;
-use crate::compression::{StreamEncoder, ZstdError};
+use crate::compression::{SpooledFrame, StreamEncoder, TableError, ZstdError};
+use crate::spool::NewSpool;
 
 /// Raw bytes after the end of the tar are split into pieces, so that no reader needs all at once.
 const TRAILING_PIECE: usize = 1 << 20;
@@ -29,16 +30,10 @@ struct File {
     crc: Crc64,
 }
 
-/// A finished tar-split.
-pub(super) struct Finished {
-    pub compressed: Vec<u8>,
-    pub raw_len: u64,
-}
-
 impl TarSplit {
-    pub fn new(level: i32) -> Result<Self, ZstdError> {
+    pub fn new(level: i32, spool: NewSpool) -> Result<Self, ZstdError> {
         Ok(Self {
-            encoder: StreamEncoder::new(level)?,
+            encoder: StreamEncoder::new(level, spool)?,
             json: Vec::with_capacity(2 * BATCH),
             raw: Vec::new(),
             file: None,
@@ -47,14 +42,14 @@ impl TarSplit {
     }
 
     /// Bytes that are no content. A header stays in one piece with what precedes it.
-    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), ZstdError> {
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), TableError> {
         self.end_file()?;
         self.raw.extend_from_slice(bytes);
         Ok(())
     }
 
     /// Bytes behind the end of the tar.
-    pub fn trailing(&mut self, bytes: &[u8]) -> Result<(), ZstdError> {
+    pub fn trailing(&mut self, bytes: &[u8]) -> Result<(), TableError> {
         self.raw(bytes)?;
         while self.raw.len() >= TRAILING_PIECE {
             let rest = self.raw.split_off(TRAILING_PIECE);
@@ -70,7 +65,7 @@ impl TarSplit {
     }
 
     /// The headers of an entry are complete; `size` bytes of content follow.
-    pub fn entry(&mut self, name: &str, size: u64) -> Result<(), ZstdError> {
+    pub fn entry(&mut self, name: &str, size: u64) -> Result<(), TableError> {
         self.end_file()?;
         self.segment()?;
         self.file = Some(File { name: name.to_owned(), size, crc: Crc64::new() });
@@ -83,14 +78,14 @@ impl TarSplit {
         }
     }
 
-    pub fn finish(mut self) -> Result<Finished, ZstdError> {
+    pub fn finish(mut self) -> Result<SpooledFrame, TableError> {
         self.end_file()?;
         self.segment()?;
         self.encoder.push(&self.json)?;
-        Ok(Finished { raw_len: self.encoder.raw_len(), compressed: self.encoder.finish()? })
+        self.encoder.finish()
     }
 
-    fn segment(&mut self) -> Result<(), ZstdError> {
+    fn segment(&mut self) -> Result<(), TableError> {
         if self.raw.is_empty() {
             return Ok(());
         }
@@ -101,7 +96,7 @@ impl TarSplit {
         self.end_line()
     }
 
-    fn end_file(&mut self) -> Result<(), ZstdError> {
+    fn end_file(&mut self) -> Result<(), TableError> {
         let Some(file) = self.file.take() else { return Ok(()) };
         self.json.extend_from_slice(b"{\"type\":1,\"name\":");
         self.json.extend_from_slice(json_string(&file.name).as_bytes());
@@ -116,7 +111,7 @@ impl TarSplit {
         self.end_line()
     }
 
-    fn end_line(&mut self) -> Result<(), ZstdError> {
+    fn end_line(&mut self) -> Result<(), TableError> {
         let end = format!(",\"position\":{}}}\n", self.position);
         self.json.extend_from_slice(end.as_bytes());
         self.position += 1;

@@ -2,18 +2,25 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::Read as _;
 
 use sha2::{Digest as _, Sha256};
 
 use super::draft::{self, Placement, TocDraft};
+use super::entries::MAX_TAR_SPLIT_LEN;
 use super::layout::{Annotations, Footer, Position, SKIPPABLE_MAGIC};
 use super::level::{is_small, small_level};
-use super::plan::{LayerPlan, Obstacle, Part, SpanPlan, TocPlan};
+use super::parts::{FullPartLog, PartLog, PlacedPart};
+use super::plan::{LayerPlan, Obstacle, Part, SpanPlan};
 use super::reader::MAX_TOC_LEN;
 use super::toc::Toc;
-use crate::compression::{FrameEncoder, SKIPPABLE_HEADER_LEN, StreamEncoder, ZstdError, push_skippable};
+use crate::compression::{
+    FrameEncoder, SKIPPABLE_HEADER_LEN, SpooledFrame, StreamEncoder, TableError, ZstdError, push_skippable,
+    push_skippable_header,
+};
 use crate::seekable::{Frame, SeekTable};
-use crate::{BlobOffset, DiffId, Digest, Entry, Span, SpanDigest, TarOffset};
+use crate::spool::{self, NewSpool};
+use crate::{BlobOffset, DiffId, Digest, EntryLog, Span, SpanDigest, TarOffset};
 
 /// How frames and spans are cut: changes whenever the same tar would give other bytes.
 pub const FORMAT_RECIPE: &str = "zstd:chunked+seekable v2, frames 512KiB, small ones from level 6";
@@ -89,7 +96,7 @@ pub struct ConvertedLayer {
     /// Its spans, with BLAKE3 digests over their compressed bytes.
     pub spans: Vec<Span>,
     /// Its entries, in the tar's order.
-    pub entries: Vec<Entry>,
+    pub entries: EntryLog,
     /// The annotations of zstd:chunked; none when the blob is plain seekable zstd.
     pub annotations: HashMap<String, String>,
     /// Why it is plain seekable zstd, if it is.
@@ -97,27 +104,31 @@ pub struct ConvertedLayer {
 }
 
 /// Takes compressed spans in order, and ends the blob. It holds no content.
-#[derive(Default)]
 pub struct BlobWriter {
     offset: u64,
     digest: Sha256,
     spans: Vec<Span>,
     seek_table: SeekTable,
-    parts: Vec<PlacedPart>,
+    parts: PartLog,
+    spool: NewSpool,
 }
 
-/// A part of a file, and where its frame is in the blob.
-struct PlacedPart {
-    part: Part,
-    digest: Digest,
-    offset: u64,
-    end: u64,
+impl Default for BlobWriter {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl BlobWriter {
     /// A writer at the start of a blob.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_spools(spool::in_memory)
+    }
+
+    /// One that sets aside what it keeps of the entries.
+    pub fn with_spools(spool: NewSpool) -> Self {
+        let (digest, seek_table) = (Sha256::new(), SeekTable::default());
+        Self { offset: 0, digest, spans: Vec::new(), seek_table, parts: PartLog::new(spool), spool }
     }
 
     /// Bytes of the blob so far.
@@ -131,7 +142,10 @@ impl BlobWriter {
     }
 
     /// Takes the next span; its `bytes` are the next of the blob.
-    pub fn push(&mut self, span: &PackedSpan) {
+    ///
+    /// # Errors
+    /// What is known of its files cannot be set aside.
+    pub fn push(&mut self, span: &PackedSpan) -> Result<(), TableError> {
         self.digest.update(&span.bytes);
         self.spans.push(Span {
             blob_offset: BlobOffset(self.offset),
@@ -146,67 +160,104 @@ impl BlobWriter {
             self.offset += u64::from(frame.lengths.compressed);
             self.seek_table.push(frame.lengths);
             if let Some((part, digest)) = frame.part {
-                self.parts.push(PlacedPart { part, digest, offset, end: self.offset });
+                self.parts.push(&PlacedPart { part, digest, offset, end: self.offset })?;
             }
         }
+        Ok(())
     }
 
-    /// The blob's last bytes, and all there is to say about it.
-    pub fn finish(mut self, plan: LayerPlan, level: i32) -> Result<(Vec<u8>, ConvertedLayer), ZstdError> {
-        let mut tail = Vec::new();
-        if self.offset == 0 {
+    /// Hands the blob's last bytes to `output`, piece by piece; all there is to say about the blob.
+    ///
+    /// # Errors
+    /// The compressor fails, or what was set aside.
+    pub fn finish(
+        self,
+        plan: LayerPlan,
+        level: i32,
+        output: &mut dyn FnMut(Vec<u8>),
+    ) -> Result<ConvertedLayer, TableError> {
+        let Self { offset, digest, spans, mut seek_table, parts, spool } = self;
+        let mut tail = Tail { offset, digest, output };
+        if offset == 0 {
             // A blob that starts with a skippable frame is not taken for zstd by every runtime.
-            let compressed = frame_len(FrameEncoder::new(level)?.encode(&[], &mut tail)?)?;
-            self.seek_table.push(Frame { compressed, decompressed: 0 });
+            let mut frame = Vec::new();
+            let compressed = frame_len(FrameEncoder::new(level)?.encode(&[], &mut frame)?)?;
+            seek_table.push(Frame { compressed, decompressed: 0 });
+            tail.push(frame);
         }
-        let start = self.offset;
         let annotations = match plan.toc {
-            Ok(toc) => self.write_toc(toc, level, start, &mut tail)?,
+            Ok(toc) => {
+                let toc_frame = encode_toc(toc.draft, &parts.finish()?, toc.tar_split.digest, level, spool)?;
+                tail.tables(&toc_frame, &toc.tar_split, &mut seek_table)?
+            }
             Err(obstacle) => Err(obstacle),
         };
-        self.seek_table.write(&mut tail)?;
-        self.digest.update(&tail);
-        let layer = ConvertedLayer {
-            digest: Digest::from_bytes(self.digest.finalize().into()),
-            len: start + tail.len() as u64,
+        let mut end = Vec::new();
+        seek_table.write(&mut end)?;
+        tail.push(end);
+        Ok(ConvertedLayer {
+            digest: Digest::from_bytes(tail.digest.finalize().into()),
+            len: tail.offset,
             diff_id: plan.diff_id,
             tar_len: plan.tar_len,
-            spans: self.spans,
+            spans,
             entries: plan.entries,
             obstacle: annotations.as_ref().err().copied(),
             annotations: annotations.map(|annotations| annotations.to_map()).unwrap_or_default(),
-        };
-        Ok((tail, layer))
+        })
+    }
+}
+
+/// Bytes of a table that are handed on at once.
+const PIECE: u64 = 256 << 10;
+
+/// What follows the spans.
+struct Tail<'o> {
+    /// Where the next piece is in the blob.
+    offset: u64,
+    digest: Sha256,
+    output: &'o mut dyn FnMut(Vec<u8>),
+}
+
+impl Tail<'_> {
+    fn push(&mut self, piece: Vec<u8>) {
+        self.digest.update(&piece);
+        self.offset += piece.len() as u64;
+        (self.output)(piece);
     }
 
-    /// Appends TOC, tar-split and footer to a tail that starts at `start` in the blob.
-    fn write_toc(
+    /// TOC, tar-split and footer, unless a reader would refuse them.
+    fn tables(
         &mut self,
-        toc: TocPlan,
-        level: i32,
-        start: u64,
-        tail: &mut Vec<u8>,
-    ) -> Result<Result<Annotations, Obstacle>, ZstdError> {
-        let tar_split_digest = Digest::of(&toc.tar_split.compressed);
-        let parts = std::mem::take(&mut self.parts);
-        let (compressed, raw_len) = encode_toc(toc.draft, &parts, tar_split_digest, level)?;
-        if raw_len > MAX_TOC_LEN || toc.tar_split.raw_len > MAX_TOC_LEN {
+        toc: &SpooledFrame,
+        tar_split: &SpooledFrame,
+        seek_table: &mut SeekTable,
+    ) -> Result<Result<Annotations, Obstacle>, TableError> {
+        if toc.raw_len > MAX_TOC_LEN || tar_split.raw_len > MAX_TAR_SPLIT_LEN {
             return Ok(Err(Obstacle::TooLarge));
         }
-        let mut document = |data: &[u8], raw_len, tail: &mut Vec<u8>| {
-            let offset = BlobOffset(start + tail.len() as u64 + SKIPPABLE_HEADER_LEN);
-            let compressed = push_skippable(SKIPPABLE_MAGIC, data, tail)?;
-            self.seek_table.push(Frame { compressed, decompressed: 0 });
-            Ok::<_, ZstdError>(Position { offset, len: data.len() as u64, raw_len })
-        };
-        let toc_position = document(&compressed, raw_len, tail)?;
-        let tar_split = document(&toc.tar_split.compressed, toc.tar_split.raw_len, tail)?;
-        document(&Footer { toc: toc_position, tar_split }.to_bytes(), 0, tail)?;
-        Ok(Ok(Annotations {
-            toc_digest: Digest::of(&compressed),
-            toc: toc_position,
-            tar_split: Some(tar_split),
-        }))
+        let toc_position = self.table(toc, seek_table)?;
+        let split_position = self.table(tar_split, seek_table)?;
+        let footer = Footer { toc: toc_position, tar_split: split_position };
+        let mut frame = Vec::new();
+        let compressed = push_skippable(SKIPPABLE_MAGIC, &footer.to_bytes(), &mut frame)?;
+        seek_table.push(Frame { compressed, decompressed: 0 });
+        self.push(frame);
+        let tar_split = Some(split_position);
+        Ok(Ok(Annotations { toc_digest: toc.digest, toc: toc_position, tar_split }))
+    }
+
+    fn table(&mut self, table: &SpooledFrame, seek_table: &mut SeekTable) -> Result<Position, TableError> {
+        let len = table.bytes.len();
+        let offset = BlobOffset(self.offset + SKIPPABLE_HEADER_LEN);
+        let mut piece = Vec::new();
+        let compressed = push_skippable_header(SKIPPABLE_MAGIC, len, &mut piece)?;
+        seek_table.push(Frame { compressed, decompressed: 0 });
+        let mut rest = table.bytes.reader();
+        while rest.by_ref().take(PIECE).read_to_end(&mut piece)? > 0 {
+            self.push(std::mem::take(&mut piece));
+        }
+        Ok(Position { offset, len, raw_len: table.raw_len })
     }
 }
 
@@ -214,22 +265,23 @@ impl BlobWriter {
 /// document as serialising [`Toc`] at once, without ever holding it.
 fn encode_toc(
     draft: TocDraft,
-    parts: &[PlacedPart],
+    parts: &FullPartLog,
     tar_split_digest: Digest,
     level: i32,
-) -> Result<(Vec<u8>, u64), ZstdError> {
+    spool: NewSpool,
+) -> Result<SpooledFrame, TableError> {
     const BATCH: usize = 64 << 10;
-    let mut encoder = StreamEncoder::new(small_level(level))?;
+    let mut encoder = StreamEncoder::new(small_level(level), spool)?;
     let whole = Toc { version: 1, entries: Vec::new(), tar_split_digest: Some(tar_split_digest) };
     let whole = serde_json::to_string(&whole).map_err(|_| ZstdError::Library("TOC is no JSON"))?;
     let (start, end) = whole.split_once("[]").unwrap_or((&whole, ""));
     let mut json = format!("{start}[").into_bytes();
-    let mut parts = parts.iter().peekable();
+    let mut parts = parts.read()?;
     draft.read(&mut |number, entry, large| {
         let (name, digest) = large.unwrap_or_default();
         let mut first = true;
-        while let Some(here) = parts.next_if(|placed| placed.part.entry == number) {
-            let placement = placement(here, digest.filter(|_| first));
+        while let Some(here) = parts.next_of(number)? {
+            let placement = placement(&here, digest.filter(|_| first));
             if number > 0 || !first {
                 json.push(b',');
             }
@@ -251,8 +303,7 @@ fn encode_toc(
     })?;
     json.extend_from_slice(format!("]{end}").as_bytes());
     encoder.push(&json)?;
-    let raw_len = encoder.raw_len();
-    Ok((encoder.finish()?, raw_len))
+    encoder.finish()
 }
 
 /// Where a part of a file is; `digest` is the whole file's, if it has several parts and this is the first.

@@ -113,7 +113,7 @@ fn the_tar_comes_back_by_every_road() {
         Some(output) => assert!(output == tar),
         None => eprintln!("skipped: zstd is not installed"),
     }
-    for entry in &layer.entries {
+    for entry in &layer.entries.to_vec().unwrap() {
         if let EntryKind::Regular { size, content: Content::Contiguous(at) } = &entry.kind
             && entry.path.as_bytes() == b"usr/hello"
         {
@@ -223,7 +223,7 @@ proptest! {
         let (_, layer) = convert(&tar, 1000);
         let mut archive = ::tar::Archive::new(tar.as_slice());
         let mut theirs = archive.entries().unwrap();
-        for ours in &layer.entries {
+        for ours in &layer.entries.to_vec().unwrap() {
             let theirs = theirs.next().unwrap().unwrap();
             prop_assert_eq!(ours.path.as_bytes(), &*theirs.path_bytes());
             prop_assert_eq!(u64::from(ours.uid), theirs.header().uid().unwrap());

@@ -15,7 +15,7 @@ use jaunt_formats::media_type::{
     LAUNCH_ARTIFACT, LAUNCH_INDEX, LAUNCH_PARTIAL, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
 };
 use jaunt_formats::zstd_chunked::{Annotations, ConvertedLayer, foreign};
-use jaunt_formats::{DiffId, Digest, DigestScope, Entry};
+use jaunt_formats::{DiffId, Digest, DigestScope, EntryLog};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::artifact::{self, Artifact};
@@ -25,6 +25,7 @@ use crate::image::Layer;
 use crate::manifest::{self, Descriptor, ImageManifest};
 use crate::pipeline::Processed;
 use crate::place::Place;
+use crate::spill::spill;
 use crate::stream::BlobRead;
 use crate::verify;
 
@@ -247,15 +248,17 @@ fn shelve(place: &Place, layers: Vec<Descriptor>, recipe: &str) -> Vec<(Key, Fou
 }
 
 /// The entries of a converted layer that is in the target.
-async fn entries(target: &Place, blob: &Descriptor, launch: &LaunchLayer) -> Result<Vec<Entry>, Error> {
+async fn entries(target: &Place, blob: &Descriptor, launch: &LaunchLayer) -> Result<EntryLog, Error> {
     let annotations = blob.annotations.clone().unwrap_or_default().into_iter().collect();
     if let Ok(Some(annotations)) = Annotations::parse(&annotations)
         && let Ok(tail) = foreign::tail(&annotations, blob.size)
     {
         let bytes = target.blob_range(&blob.digest, tail).await?;
         let len = blob.size;
-        let read = tokio::task::spawn_blocking(move || foreign::read_entries(len, &annotations, &bytes));
+        let read = move || foreign::log_entries(len, &annotations, &bytes, spill);
+        let read = tokio::task::spawn_blocking(read);
         return read.await?.map_err(|error| Error::Mismatch { layer: blob.digest, what: error.to_string() });
     }
-    verify::verify_layer(target, launch, blob).await
+    let entries = verify::verify_layer(target, launch, blob).await?;
+    EntryLog::of(&entries, spill).map_err(Error::Spool)
 }
