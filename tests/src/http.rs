@@ -38,14 +38,26 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response> {
+    request_within(TIMEOUT, address, method, target, headers, body)
+}
+
+/// The same, of a server that may not keep silent for longer than `limit`.
+pub fn request_within(
+    limit: Duration,
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
     let what = format!("{method} http://{address}{target}");
     let mut head = format!("{method} {target} HTTP/1.0\r\nHost: {address}\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
     head += &format!("Content-Length: {}\r\n\r\n", body.len());
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).at(&what)?;
-    stream.set_read_timeout(Some(TIMEOUT)).at(&what)?;
+    let mut stream = TcpStream::connect_timeout(&address, limit).at(&what)?;
+    stream.set_read_timeout(Some(limit)).at(&what)?;
     stream.write_all(head.as_bytes()).at(&what)?;
     // A server may answer and close before it has read a body it refuses: its answer says more.
     let sent = stream.write_all(body);

@@ -1,9 +1,9 @@
 //! A real registry (Debian's docker-registry), here or on the far side of a [`Network`].
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use jaunt_formats::Digest;
@@ -16,8 +16,12 @@ use crate::process::{Daemon, cpu_seconds, run};
 use crate::scratch::Scratch;
 
 const PORT: u16 = 5000;
+/// Loopback addresses that are tried.
+const ADDRESSES: usize = 16;
+/// The header by which a registry says whose it is.
+const TOKEN: &str = "x-jaunt-token";
 const START_LIMIT: Duration = Duration::from_secs(20);
-const CONNECT_LIMIT: Duration = Duration::from_millis(200);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// Every manifest type a test may want to see as it is.
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -33,28 +37,52 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one on a loopback address of its own, where no port can be taken already.
+    /// Starts one on a loopback address of its own. There are 16 million; one that somebody has, as another suite on
+    /// the same machine, is left for another.
     pub fn local(scratch: &Scratch) -> Result<Self> {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let [.., high, low] = std::process::id().to_be_bytes();
-        let address = Ipv4Addr::new(127, high | 1, low, NEXT.fetch_add(1, Ordering::Relaxed).max(1));
-        let config = configure(scratch, address)?;
-        let mut command = scratch.command("docker-registry");
-        Self::start(scratch, command.arg("serve").arg(config), address)
+        let random_address = || {
+            let [a, b, c, ..] = random().to_be_bytes();
+            Ipv4Addr::new(127, a | 1, b, c.clamp(1, 254))
+        };
+        Self::at_first_free(scratch, std::iter::repeat_with(random_address).take(ADDRESSES))
+    }
+
+    fn at_first_free(scratch: &Scratch, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Result<Self> {
+        let mut last = None;
+        for address in addresses {
+            let token = random();
+            let config = configure(scratch, address, token)?;
+            let mut command = scratch.command("docker-registry");
+            match Self::start(scratch, command.arg("serve").arg(config), address, token) {
+                Err(Error::Failed { status, command, stderr }) => {
+                    last = Some(Error::Failed { status, command, stderr });
+                }
+                started => return started,
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::unexpected("the registry", "no address was tried")))
     }
 
     /// Starts one behind `network`.
     pub fn remote(scratch: &Scratch, network: &Network) -> Result<Self> {
-        let config = configure(scratch, network.remote())?;
+        let token = random();
+        let config = configure(scratch, network.remote(), token)?;
         let mut command = network.command(scratch, "docker-registry");
-        Self::start(scratch, command.arg("serve").arg(config), network.remote())
+        Self::start(scratch, command.arg("serve").arg(config), network.remote(), token)
     }
 
-    fn start(scratch: &Scratch, command: &mut std::process::Command, ip: Ipv4Addr) -> Result<Self> {
-        let address = SocketAddr::new(IpAddr::V4(ip), PORT);
+    /// Whoever answers there, it is the right one only if it knows the token.
+    fn start(
+        scratch: &Scratch,
+        command: &mut std::process::Command,
+        ip: Ipv4Addr,
+        token: u64,
+    ) -> Result<Self> {
+        let (address, token) = (SocketAddr::new(IpAddr::V4(ip), PORT), token.to_string());
         let mut daemon = Daemon::spawn("registry", command, &scratch.logs())?;
         daemon.wait_until("accepting connections", START_LIMIT, || {
-            TcpStream::connect_timeout(&address, CONNECT_LIMIT).is_ok()
+            http::request_within(ANSWER_LIMIT, address, "GET", "/v2/", &[], b"")
+                .is_ok_and(|answer| answer.header(TOKEN) == Some(&token))
         })?;
         Ok(Self { daemon, address, data: data_dir(scratch, ip) })
     }
@@ -179,15 +207,48 @@ fn data_dir(scratch: &Scratch, ip: Ipv4Addr) -> PathBuf {
     scratch.path().join("registry").join(ip.to_string())
 }
 
-fn configure(scratch: &Scratch, ip: Ipv4Addr) -> Result<PathBuf> {
+/// The standard library's hasher keys are the randomness.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn configure(scratch: &Scratch, ip: Ipv4Addr, token: u64) -> Result<PathBuf> {
     let data = data_dir(scratch, ip);
     fs::create_dir_all(&data).at(&data)?;
     let file: &Path = &data.with_extension("yml");
     let config = format!(
         "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}'}}\n",
+         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}', headers: {{{TOKEN}: ['{token}']}}}}\n",
         data.display(),
     );
     fs::write(file, config).at(file)?;
     Ok(file.to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_somebody_has_is_left_for_another() {
+        if !Path::new("/usr/bin/docker-registry").exists() {
+            eprintln!("skipped: docker-registry is not installed");
+            return;
+        }
+        let scratch = Scratch::new().unwrap();
+        let first = Registry::local(&scratch).unwrap();
+        let IpAddr::V4(taken) = first.address().ip() else { panic!("{}", first.address()) };
+        // Another suite's registry answers there, and something that is none keeps silent there.
+        let silent = Ipv4Addr::from(u32::from(taken) ^ 0x0100);
+        let listener = TcpListener::bind((silent, PORT)).unwrap();
+        let free = Ipv4Addr::from(u32::from(taken) ^ 0x0200);
+        let second = Registry::at_first_free(&scratch, [taken, silent, free]).unwrap();
+        assert_eq!(second.address().ip(), free);
+        second.push_blob("a", b"x").unwrap();
+        assert!(first.blob("a", &Digest::of(b"x")).is_err());
+        drop(listener);
+    }
 }
