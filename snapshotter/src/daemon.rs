@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jaunt_distribution::{Client, ClientConfig, Repository};
 use jaunt_formats::Digest;
+use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -116,11 +117,7 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     Ok(served?)
 }
 
-fn assemble(
-    config: &Config,
-    supervisor: Handle,
-    layers: Arc<Store>,
-) -> Result<Arc<Snapshotter>, DaemonError> {
+fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc<Snapshotter>, DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
@@ -133,14 +130,16 @@ fn assemble(
         silence: SILENCE,
         ..Settings::default()
     };
-    let layers = Layers::new(layers, settings);
+    let layers = Layers::new(kept.clone(), settings);
     let index_dir = indexes.directory().to_owned();
-    let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers);
+    let completion = config.completion.settings();
+    let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
+    let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()
     };
-    let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits));
+    let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits).with_verdicts(kept));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
     Ok(Arc::new(snapshotter))

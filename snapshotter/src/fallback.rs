@@ -34,6 +34,8 @@ pub enum FallbackCode {
     ConvertedLayerMissing,
     /// There is no artifact, and a layer that says it can be read as it is fails its checks.
     UnusableLayer,
+    /// The launch index was found to lie about its layers.
+    Quarantined,
     /// Another snapshot has the chain's name, or the parent is not the chain beneath.
     SnapshotConflict,
     /// The index cannot be kept on this node.
@@ -42,7 +44,7 @@ pub enum FallbackCode {
 
 impl FallbackCode {
     /// Every code.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoImageLabels,
         Self::BadLabels,
         Self::NoLaunchArtifact,
@@ -55,6 +57,7 @@ impl FallbackCode {
         Self::ChainMismatch,
         Self::ConvertedLayerMissing,
         Self::UnusableLayer,
+        Self::Quarantined,
         Self::SnapshotConflict,
         Self::LocalStorage,
     ];
@@ -74,6 +77,7 @@ impl FallbackCode {
             Self::ChainMismatch => "chain-mismatch",
             Self::ConvertedLayerMissing => "converted-layer-missing",
             Self::UnusableLayer => "unusable-layer",
+            Self::Quarantined => "quarantined",
             Self::SnapshotConflict => "snapshot-conflict",
             Self::LocalStorage => "local-storage",
         }

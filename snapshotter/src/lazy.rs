@@ -55,6 +55,14 @@ pub enum LazyError {
         #[source]
         source: Cause,
     },
+    /// The index was found to lie about its layers.
+    #[error("launch index {index} is in quarantine ({why}): remove the image, and pull it again")]
+    Quarantined {
+        /// The index.
+        index: Digest,
+        /// What was found.
+        why: std::sync::Arc<str>,
+    },
     /// The file system cannot be mounted or served.
     #[error("cannot mount snapshot {snapshot_id} ({chain_id})")]
     Mount {

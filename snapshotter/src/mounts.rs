@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::{DiffId, Digest};
+use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
@@ -43,6 +44,7 @@ pub struct Mounts {
     supervisor: Handle,
     store: Arc<Store>,
     layers: Layers,
+    completion: Option<Completion>,
     index_dir: PathBuf,
     client: Client,
     catalog: Arc<dyn Catalog>,
@@ -59,17 +61,29 @@ struct Served {
 }
 
 impl Mounts {
-    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`.
+    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`, and filled by `completion`.
     pub fn open(
         supervisor: Handle,
         client: Client,
         catalog: Arc<dyn Catalog>,
         index_dir: PathBuf,
         layers: Layers,
+        completion: Option<Completion>,
     ) -> Arc<Self> {
         let store = layers.store().clone();
         let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { supervisor, store, layers, index_dir, client, catalog, served, failing, diff_ids })
+        Arc::new(Self {
+            supervisor,
+            store,
+            layers,
+            completion,
+            index_dir,
+            client,
+            catalog,
+            served,
+            failing,
+            diff_ids,
+        })
     }
 
     fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {
@@ -117,7 +131,11 @@ impl Mounts {
         };
         let index = self.open_index(chain.index)?;
         let fs = LayerFs::new(index, chain.prefix, name, &self.layers, &sources);
-        Ok(Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?))
+        let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?);
+        if let Some(completion) = &self.completion {
+            completion.add(&fs, chain.index);
+        }
+        Ok(fs)
     }
 
     /// The repositories that are known to have what the chain's index names.
@@ -202,6 +220,9 @@ impl Mounts {
         if let Err(error) = self.store.retain(|diff_id| wanted.contains(&diff_id)) {
             tracing::warn!(%error, cause = %error.source, "unused layers could not be deleted");
         }
+        if let Err(error) = self.store.forget_checked(|index| in_use.contains(index)) {
+            tracing::warn!(%error, cause = %error.source, "what was found of unused images is kept");
+        }
     }
 
     fn diff_ids(&self, index: Digest) -> Result<Arc<[DiffId]>, LazyError> {
@@ -217,6 +238,9 @@ impl Mounts {
 #[tonic::async_trait]
 impl LazyMounts for Arc<Mounts> {
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        if let Some(why) = self.store.quarantined_index(&chain.index) {
+            return Err(LazyError::Quarantined { index: chain.index, why });
+        }
         let cell = self.cell(chain.snapshot_id);
         if let Some(served) = cell.get() {
             // Another repository with the same image may have come to be known since it was mounted.

@@ -126,7 +126,7 @@ fn code(error: &Error) -> Code {
         Error::Store(Store::Open { .. } | Store::Corrupt { .. }) => Code::Internal,
         Error::Store(Store::Write(_)) | Error::Io { .. } => Code::Unknown,
         Error::Lazy(LazyError::Busy { .. }) => Code::FailedPrecondition,
-        Error::Lazy(LazyError::Index { .. }) => Code::DataLoss,
+        Error::Lazy(LazyError::Index { .. } | LazyError::Quarantined { .. }) => Code::DataLoss,
         Error::Lazy(LazyError::Mount { .. } | LazyError::Other { .. }) => Code::Unknown,
     }
 }

@@ -19,6 +19,7 @@ mod bucket;
 mod chain;
 mod check;
 mod layer;
+mod progress;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 use crate::fs::LayerFs;
 use crate::store::Store;
 use bucket::Bucket;
+pub use progress::Progress;
 use trouble::Stop;
 
 /// The pause after a first failure, doubled with each further one up to the longest.

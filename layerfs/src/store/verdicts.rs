@@ -19,6 +19,7 @@ use jaunt_formats::Digest;
 use super::{Store, StoreError, disk};
 
 const DIRECTORY: &str = "verdicts";
+const CHECKED: &str = "checked-";
 /// Bytes of a reason that are kept, and read back.
 const REASON_MAX: usize = 4096;
 
@@ -39,7 +40,7 @@ impl Verdicts {
         for entry in entries.into_iter().flatten() {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if ["layer-", "index-", "checked-"].iter().any(|kind| name.starts_with(kind))
+            if ["layer-", "index-", CHECKED].iter().any(|kind| name.starts_with(kind))
                 && !name.ends_with(".new")
             {
                 known.insert(name, reason(&entry.path()).into());
@@ -60,6 +61,21 @@ impl Verdicts {
         disk::replace(&self.directory.join(name), why.as_bytes())?;
         disk::sync_dir(&self.directory)?;
         disk::sync_dir(self.directory.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// Forgets the good that was found of what is not used any more.
+    fn forget_checked(&self, used: impl Fn(&str) -> bool) -> io::Result<()> {
+        let hex = |name: &str| Some(name.strip_prefix(CHECKED)?.split_once('-')?.0.to_owned());
+        let mut known = self.lock();
+        let unused: Vec<String> =
+            known.keys().filter(|name| hex(name).is_some_and(|hex| !used(&hex))).cloned().collect();
+        for name in unused {
+            disk::remove(&self.directory.join(&name))?;
+            known.remove(&name);
+        }
+        // Fails, as it should, where there are others.
+        let _ = std::fs::remove_dir(&self.directory);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<str>>> {
@@ -97,18 +113,29 @@ impl Store {
     /// # Errors
     /// The disk does not make it last; then it is found out anew.
     pub fn note_checked(&self, index: &Digest, layers: u16) -> Result<(), StoreError> {
-        self.noted(&format!("checked-{}-{layers}", index.hex()), "")
+        self.noted(&format!("{CHECKED}{}-{layers}", index.hex()), "")
     }
 
     /// Whether that is known of the first `layers` layers of an index.
     pub fn is_checked(&self, index: &Digest, layers: u16) -> bool {
-        self.shared.verdicts.find(&format!("checked-{}-{layers}", index.hex())).is_some()
+        self.shared.verdicts.find(&format!("{CHECKED}{}-{layers}", index.hex())).is_some()
+    }
+
+    /// Forgets which trees of indexes that are not `used` any more were found to be right.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn forget_checked(&self, used: impl Fn(&Digest) -> bool) -> Result<(), StoreError> {
+        let used = |hex: &str| format!("sha256:{hex}").parse().is_ok_and(|index| used(&index));
+        let fail =
+            |source| StoreError { path: self.root.join(DIRECTORY), what: "forget what was found", source };
+        self.shared.verdicts.forget_checked(used).map_err(fail)
     }
 
     /// All that is in quarantine, by name, and why.
     pub fn quarantined(&self) -> Vec<(String, Arc<str>)> {
         let known = self.shared.verdicts.lock();
-        let bad = known.iter().filter(|(name, _)| !name.starts_with("checked-"));
+        let bad = known.iter().filter(|(name, _)| !name.starts_with(CHECKED));
         bad.map(|(name, why)| (name.clone(), why.clone())).collect()
     }
 

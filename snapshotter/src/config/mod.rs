@@ -3,6 +3,7 @@
 //! An unknown key is an error that names the key and the file: a misspelt setting must not be a setting
 //! silently left at its default.
 
+mod completion;
 mod store;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use completion::CompletionConfig;
 pub use store::{Percent, StoreConfig};
 
 /// Read when no other file is named; may be absent.
@@ -55,6 +57,8 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// How much of layers is kept.
     pub store: Option<StoreConfig>,
+    /// What is fetched of images that nobody reads.
+    pub completion: Option<CompletionConfig>,
 }
 
 /// Settings with nothing left open. The supervisor hands them to every worker, so that a file edited
@@ -79,6 +83,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// See [`Settings::store`].
     pub store: StoreConfig,
+    /// See [`Settings::completion`].
+    pub completion: CompletionConfig,
 }
 
 /// Why there is no configuration.
@@ -129,6 +135,7 @@ impl Settings {
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
             log_format: flags.log_format.or(self.log_format),
             store: flags.store.or(self.store),
+            completion: flags.completion.or(self.completion),
         }
     }
 
@@ -149,6 +156,7 @@ impl Settings {
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             log_format: self.log_format.unwrap_or_default(),
             store: self.store.unwrap_or_default(),
+            completion: self.completion.unwrap_or_default(),
         }
     }
 

@@ -53,6 +53,9 @@ pub struct MountArgs {
     /// Docker's config.json, for registry credentials [default: where Docker looks]
     #[arg(long, value_name = "FILE")]
     docker_config: Option<PathBuf>,
+    /// Fetch the rest of the image as well, while nobody reads, and check all of it
+    #[arg(long)]
+    complete: bool,
 }
 
 /// What to unmount.
@@ -144,11 +147,13 @@ async fn prepare(
     Ok(Served {
         name: args.image.to_string(),
         index: indexes.path(&resolved.index),
+        digest: resolved.index,
         prefix: resolved.prefix,
         layers: path.join("layers"),
         client,
         repositories: records.sources(&resolved.index).into_iter().collect(),
         point,
+        complete: args.complete,
     })
 }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jaunt_distribution::{Client, Repository};
+use jaunt_formats::Digest;
+use jaunt_layerfs::completion::{self, Completion};
 use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
 use jaunt_layerfs::fuse::{self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle};
@@ -20,6 +22,9 @@ use crate::passthrough;
 /// How often a mount that was in use is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
+/// Who asks for the rest of an image waits for it.
+const AT_ONCE: completion::Settings = completion::Settings { limit: None, delay: Duration::ZERO };
+
 /// Why an image cannot be mounted or served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -32,6 +37,14 @@ pub enum ServeError {
     /// The directory for content.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The index was found to lie about its layers.
+    #[error("launch index {index} is in quarantine: {why}")]
+    Quarantined {
+        /// The index.
+        index: Digest,
+        /// What was found.
+        why: Arc<str>,
+    },
     /// mount(2).
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -59,21 +72,30 @@ pub enum ServeError {
 pub(super) struct Served {
     pub name: String,
     pub index: PathBuf,
+    pub digest: Digest,
     pub prefix: u16,
     pub layers: PathBuf,
     pub client: Client,
     pub repositories: Vec<Repository>,
     pub point: PathBuf,
+    /// Whether the rest is fetched while nobody reads.
+    pub complete: bool,
 }
 
 impl Served {
     /// Mounts, and returns when the mount is out of use.
     pub(super) async fn run(self, stop: &mut Stop) -> Result<(), ServeError> {
-        let layers = Layers::new(Arc::new(Store::open(&self.layers)?), Settings::default());
+        let store = Arc::new(Store::open(&self.layers)?);
+        if let Some(why) = store.quarantined_index(&self.digest) {
+            return Err(ServeError::Quarantined { index: self.digest, why });
+        }
+        let layers = Layers::new(store.clone(), Settings::default());
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
         let fs = Arc::new(fs.with_root(RootPlace::AtMount));
+        let completion = self.complete.then(|| Completion::new(store, AT_ONCE));
+        completion.iter().for_each(|completion| completion.add(&fs, self.digest));
         let passthrough = passthrough::suits(&fs);
         let options = MountOptions { posix_acl: fs.has_acls(), passthrough, ..MountOptions::default() };
         let mounted = mount::mount(&self.point, &options)?;

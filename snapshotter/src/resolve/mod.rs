@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
+use jaunt_layerfs::store::Store;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 
 use crate::fallback::{Fallback, FallbackCode, error_chain};
@@ -65,6 +66,8 @@ pub struct Resolver {
     store: MetaStore,
     indexes: IndexStore,
     limits: ResolveLimits,
+    /// Which indexes were found to lie.
+    verdicts: Option<Arc<Store>>,
     searches: Mutex<HashMap<Pin, Arc<Search>>>,
     /// Read-held from before an index is looked up until a snapshot with it is on record, across
     /// awaits by design; collecting needs it for writing, and passes when it cannot have it at once.
@@ -84,7 +87,14 @@ struct Outcome {
 impl Resolver {
     /// A resolver that keeps what it finds in `store` and `indexes`.
     pub fn new(client: Client, store: MetaStore, indexes: IndexStore, limits: ResolveLimits) -> Self {
-        Self { client, store, indexes, limits, searches: Mutex::default(), in_use: Arc::default() }
+        let (searches, in_use) = (Mutex::default(), Arc::default());
+        Self { client, store, indexes, limits, verdicts: None, searches, in_use }
+    }
+
+    /// The same, believing no index that was found to lie about the layers in `layers`.
+    #[must_use]
+    pub fn with_verdicts(self, layers: Arc<Store>) -> Self {
+        Self { verdicts: Some(layers), ..self }
     }
 
     /// The image's index, on disk at this moment.
@@ -161,6 +171,10 @@ impl Resolve for Resolver {
         let in_use = Arc::clone(&self.in_use).read_owned().await;
         let pin = Pin { repository: Repository::from(&layer.image), manifest: layer.manifest };
         let known = self.known(&pin).await?;
+        if let Some(why) = self.verdicts.as_ref().and_then(|found| found.quarantined_index(&known.index)) {
+            let detail = format!("launch index {} is in quarantine: {why}", known.index);
+            return Err(Fallback::new(FallbackCode::Quarantined, detail));
+        }
         match known.prefix_of(layer.target) {
             Some(prefix) => Ok(ResolvedLayer { index: known.index, prefix, in_use: Some(in_use) }),
             None => {

@@ -15,6 +15,8 @@ async fn complete(image: &Image) -> (Arc<Store>, Arc<LayerFs>, Completion) {
     (store, fs, completion)
 }
 
+/// K3: A layer that is not what its diffID says is in quarantine from then on, lastingly, and no byte of its converted
+/// blob is read any more.
 #[tokio::test]
 async fn a_layer_that_is_not_its_diff_id_is_found_out_and_believed_no_more() {
     let image = Image::lying(&tars()[..1], |layer, _| layer.diff_id = DiffId(Digest::of(b"another")));

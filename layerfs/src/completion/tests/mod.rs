@@ -71,9 +71,11 @@ async fn a_completed_image_needs_no_registry_any_more_also_after_a_restart() {
     let image = Image::new(&tars);
     let store = image.store();
     let fs = image.mount(&store, &[image.source()]);
+    assert_eq!((Progress::of(&fs).percent(), Progress::of(&fs).layers), (0, 2));
     let completion = Completion::new(store.clone(), AT_ONCE);
     completion.add(&fs, image.index);
     eventually("complete", || checked(&completion)).await;
+    assert_eq!((Progress::of(&fs).percent(), Progress::of(&fs).complete_layers), (100, 2));
     assert!(fs.layers().iter().all(|layer| layer.file().is_complete()));
     assert_eq!(completion.counters().filled_bytes.load(Ordering::Relaxed), image.blob_bytes());
     drop((completion, fs, store));
@@ -90,6 +92,8 @@ async fn a_completed_image_needs_no_registry_any_more_also_after_a_restart() {
     assert_eq!((sum(&asked), completion.counters().complete_layers.load(Ordering::Relaxed)), (0, 0));
 }
 
+/// K1: What is left of a mounted image is fetched while no reader waits, unless that is switched off, and then all of it
+/// is checked: each layer's tar against its diffID, and the tree against the tars.
 #[tokio::test]
 async fn what_is_local_is_not_fetched_again() {
     let image = Image::new(&tars());

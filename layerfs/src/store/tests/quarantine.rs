@@ -63,5 +63,11 @@ fn what_was_found_of_indexes_is_remembered() {
         assert_eq!([1, 2].map(|layers| store.is_checked(&good, layers)), [false, true]);
         assert_eq!(store.quarantined_index(&good), None);
         assert_eq!(store.quarantined_index(&bad).as_deref(), Some("/bin/su: mode 0755 and 4755"));
+        store.forget_checked(|used| *used == good).unwrap();
+        assert!(store.is_checked(&good, 2));
     }
+    let store = Store::open(directory.path()).unwrap();
+    store.forget_checked(|_| false).unwrap();
+    assert!(!store.is_checked(&good, 2) && !Store::open(directory.path()).unwrap().is_checked(&good, 2));
+    assert!(store.quarantined_index(&bad).is_some(), "what is bad stays so");
 }
