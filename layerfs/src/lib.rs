@@ -16,6 +16,7 @@ pub mod class;
 pub mod completion;
 pub mod counters;
 mod decode;
+pub mod erofs;
 #[cfg(test)]
 mod fault_tests;
 mod fetch;

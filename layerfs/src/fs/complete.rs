@@ -1,9 +1,11 @@
-//! Chains of which everything is local: the kernel can be handed their large files, to read them by itself.
+//! Chains of which everything is local: the kernel can be handed their files, to read them by itself.
 //!
-//! That needs OPEN to be answered, which costs two requests for each file opened, small ones too, for as long as the
-//! mount lives. So it is offered only where large files outweigh the others ([`LayerFs::favours_passthrough`]).
+//! As EROFS, all of them (`crate::erofs`). With FUSE only the large ones: that needs OPEN to be answered, which costs two
+//! requests for each file opened, small ones too, for as long as the mount lives. So it is offered only where large
+//! files outweigh the others ([`LayerFs::favours_passthrough`]).
 
 use std::fs::File;
+use std::ops::Range;
 
 use jaunt_formats::launch::InodeType;
 
@@ -18,6 +20,26 @@ const LARGE_BYTES_PER_FILE: u64 = 256 << 10;
 /// A chain that is complete. None of its layers is taken away to make room while this lives.
 pub struct CompleteChain {
     layers: Vec<CompleteLayer>,
+}
+
+impl CompleteChain {
+    /// Whether it still is: a part may have been found damaged.
+    pub fn is_complete(&self) -> bool {
+        self.layers.iter().all(|layer| layer.file().is_complete())
+    }
+
+    /// A file of a layer in whole blocks, to be mounted: see [`CompleteLayer::blocks`].
+    pub(crate) fn blocks(
+        &self,
+        layer: u16,
+        large: Option<&Range<u64>>,
+        len: u64,
+    ) -> std::io::Result<Option<File>> {
+        match self.layers.get(usize::from(layer)) {
+            Some(layer) => layer.blocks(large, len),
+            None => Ok(None),
+        }
+    }
 }
 
 impl LayerFs {

@@ -82,6 +82,11 @@ impl LayerFs {
         Self { numbers: Numbers { place, ..self.numbers }, ..self }
     }
 
+    /// The index, how many of its layers are mounted, and where.
+    pub(crate) fn tree(&self) -> (&MappedIndex, u16, RootPlace) {
+        (&self.index, self.prefix, self.numbers.place)
+    }
+
     /// What it is called in messages.
     pub fn name(&self) -> &str {
         &self.name

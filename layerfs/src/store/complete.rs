@@ -3,6 +3,7 @@
 //! ```text
 //! <cut>/complete       the layer is complete: its bytes, the record and the names of its files are lasting
 //! <cut>/handed-out     the kernel was given large files to read by itself: from then on they are only removed
+//! <cut>/mounted        it was given all files, as the blocks of a file system: they are only removed, all of them together
 //! ```
 //!
 //! `complete` is the one claim that is believed without another look, since the kernel reads large files without
@@ -21,6 +22,9 @@ use super::{StoreError, disk};
 
 const COMPLETE: &str = "complete";
 pub(super) const HANDED_OUT: &str = "handed-out";
+pub(super) const MOUNTED: &str = "mounted";
+/// What the kernel mounts must be whole blocks: it takes a file's end within one for an error.
+const BLOCK: u64 = 512;
 
 /// A complete layer. None of it is taken away to make room while this lives.
 pub struct CompleteLayer {
@@ -79,7 +83,8 @@ impl LayerFile {
 
 impl CompleteLayer {
     /// A file that holds exactly this range of the tar from its first byte on, and nothing else, to be read by the
-    /// kernel. `None` if there is none, or the layer turned out to be damaged after all.
+    /// kernel. `None` if there is none, or there is more behind the range's end ([`blocks`](Self::blocks)), or the layer
+    /// turned out to be damaged after all.
     ///
     /// # Errors
     /// The disk fails.
@@ -89,11 +94,38 @@ impl CompleteLayer {
         if !disk.complete.load(Ordering::Acquire) {
             return Ok(None);
         }
+        if disk.mounted.load(Ordering::Acquire) && !is_whole(content) {
+            return Ok(None);
+        }
         if !disk.handed_out.load(Ordering::Acquire) {
             std::fs::write(disk.directory.join(HANDED_OUT), b"")?;
             disk.handed_out.store(true, Ordering::Release);
         }
         disk.files.open_large(content)
+    }
+
+    /// A file for the kernel to mount, in whole blocks: the packed one, which holds all but the large files at its offsets in the
+    /// tar, or that of a large file. `None` if there is none, or it may be read as it is ([`backing`](Self::backing)), or
+    /// the layer turned out to be damaged after all. `len` is the length of what it holds.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn blocks(&self, large: Option<&Range<u64>>, len: u64) -> io::Result<Option<File>> {
+        let Some(disk) = self.file.disk() else { return Ok(None) };
+        let _changing = disk.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_read = disk.handed_out.load(Ordering::Acquire) && large.is_some_and(|range| !is_whole(range));
+        if !disk.complete.load(Ordering::Acquire) || is_read {
+            return Ok(None);
+        }
+        if !disk.mounted.load(Ordering::Acquire) {
+            std::fs::write(disk.directory.join(MOUNTED), b"")?;
+            disk.mounted.store(true, Ordering::Release);
+        }
+        let len = len.next_multiple_of(BLOCK);
+        match large {
+            Some(range) => disk.files.extend_large(range, len),
+            None => disk.files.extend_packed(len).map(Some),
+        }
     }
 
     /// The layer.
@@ -120,6 +152,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// Whether a range is whole blocks.
+fn is_whole(range: &Range<u64>) -> bool {
+    (range.end - range.start).is_multiple_of(BLOCK)
 }
 
 pub(super) fn is_marked(directory: &Path) -> bool {

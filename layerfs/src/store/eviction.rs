@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
+use super::complete::MOUNTED;
+use super::disk;
 use super::layer_file::LayerFile;
 use super::on_disk::OnDisk;
 use super::shared::Moment;
@@ -27,7 +29,7 @@ impl LayerFile {
         disk.regions.iter().filter_map(present).collect()
     }
 
-    /// Takes a region away. Readers find it missing from then on, and fetch it again; those under way have their
+    /// Takes a region away; of a layer that the kernel had mounted, all of it. Readers find it missing from then on, and fetch it again; those under way have their
     /// bytes before they go. Does nothing to a layer that is held complete.
     ///
     /// # Errors
@@ -39,6 +41,9 @@ impl LayerFile {
             return Ok(());
         }
         let _gate = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if disk.mounted.load(Ordering::Acquire) {
+            return self.take_all(disk);
+        }
         let Some(range) = self.cut.extent_of(&units) else { return Ok(()) };
         disk.record.disclaim(units)?;
         if disk.handed_out.load(Ordering::Acquire) {
@@ -57,6 +62,18 @@ impl LayerFile {
             disk.complete.store(false, Ordering::Release);
         }
         disk.unmark().map(|()| true)
+    }
+
+    /// Takes the whole layer away. Mounts that read its files go on to.
+    fn take_all(&self, disk: &OnDisk) -> io::Result<()> {
+        disk.record.disclaim(0..self.cut.units())?;
+        for large in self.large.ranges() {
+            disk.files.remove(large)?;
+        }
+        disk.files.renew_packed()?;
+        disk::remove(&disk.directory.join(MOUNTED))?;
+        disk.mounted.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Removes the large files that a range touches, with all their units.

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use lru::LruCache;
 use rustix::buffer::spare_capacity;
@@ -25,7 +25,7 @@ const OPEN_FILES: std::num::NonZeroUsize = std::num::NonZeroUsize::new(16).expec
 
 pub(super) struct Files {
     directory: PathBuf,
-    packed: File,
+    packed: RwLock<Arc<File>>,
     large: LargeFiles,
     open: Mutex<LruCache<usize, Arc<File>>>,
 }
@@ -40,7 +40,7 @@ enum Place {
 
 impl Files {
     pub(super) fn open(directory: &Path, large: LargeFiles) -> io::Result<Self> {
-        let packed = writable().open(directory.join(PACKED))?;
+        let packed = RwLock::new(Arc::new(writable().open(directory.join(PACKED))?));
         let open = Mutex::new(LruCache::new(OPEN_FILES));
         Ok(Self { directory: directory.to_owned(), packed, large, open })
     }
@@ -61,7 +61,7 @@ impl Files {
         for (place, piece) in self.pieces(&(offset..offset + bytes.len() as u64)) {
             let (now, rest) = bytes.split_at(usize_of(&piece)?);
             match place {
-                Place::Packed => self.packed.write_all_at(now, piece.start)?,
+                Place::Packed => self.packed().write_all_at(now, piece.start)?,
                 Place::Large(number) => {
                     let file = self.large(number, true)?;
                     file.write_all_at(now, piece.start - self.large.ranges()[number].start)?;
@@ -78,7 +78,7 @@ impl Files {
         for (place, piece) in self.pieces(range) {
             let len = piece.end - piece.start;
             match place {
-                Place::Packed => rustix::fs::fallocate(&self.packed, how, piece.start, len)?,
+                Place::Packed => rustix::fs::fallocate(&*self.packed(), how, piece.start, len)?,
                 Place::Large(number) => match self.large(number, false) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     file => {
@@ -100,6 +100,34 @@ impl Files {
         disk::remove(&self.path(number))
     }
 
+    /// Puts an empty file in the packed one's place. Whoever has that open, or mapped, or mounted, keeps it as it is.
+    pub(super) fn renew_packed(&self) -> io::Result<()> {
+        let path = self.directory.join(PACKED);
+        let new = path.with_extension("new");
+        let file = writable().truncate(true).open(&new)?;
+        std::fs::rename(&new, &path)?;
+        disk::note(disk::Event::Changed, &path);
+        *self.packed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
+        Ok(())
+    }
+
+    /// Opens the packed file, to be read; at least so long.
+    pub(super) fn extend_packed(&self, len: u64) -> io::Result<File> {
+        extend(&self.packed(), len)?;
+        File::open(self.directory.join(PACKED))
+    }
+
+    /// Opens the large file that holds exactly this range, to be read; at least so long.
+    pub(super) fn extend_large(&self, content: &Range<u64>, len: u64) -> io::Result<Option<File>> {
+        let Some(file) = self.open_large(content)? else { return Ok(None) };
+        if file.metadata()?.len() < len
+            && let Ok(number) = self.large.ranges().binary_search_by_key(&content.start, |range| range.start)
+        {
+            extend(&*self.large(number, false)?, len)?;
+        }
+        Ok(Some(file))
+    }
+
     /// Opens the large file that holds exactly this range, to be read.
     pub(super) fn open_large(&self, content: &Range<u64>) -> io::Result<Option<File>> {
         let ranges = self.large.ranges();
@@ -114,7 +142,7 @@ impl Files {
 
     /// Makes all that was written last, and the names of the files that hold it.
     pub(super) fn sync(&self) -> io::Result<()> {
-        disk::sync_file(&self.packed, &self.directory.join(PACKED))?;
+        disk::sync_file(&self.packed(), &self.directory.join(PACKED))?;
         let mut any = false;
         for number in 0..self.large.ranges().len() {
             match self.large(number, false) {
@@ -132,7 +160,7 @@ impl Files {
     fn read_piece(&self, place: Place, piece: &Range<u64>) -> io::Result<Vec<u8>> {
         let len = usize_of(piece)?;
         match place {
-            Place::Packed => read_exact(&self.packed, len, piece.start),
+            Place::Packed => read_exact(&self.packed(), len, piece.start),
             Place::Large(number) => {
                 let file = self.large(number, false)?;
                 read_exact(&file, len, piece.start - self.large.ranges()[number].start)
@@ -158,6 +186,10 @@ impl Files {
             at = piece.end;
             Some((place, piece))
         })
+    }
+
+    fn packed(&self) -> Arc<File> {
+        self.packed.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn large(&self, number: usize, create: bool) -> io::Result<Arc<File>> {
@@ -188,6 +220,10 @@ fn writable() -> std::fs::OpenOptions {
     let mut options = File::options();
     options.create(true).truncate(false).read(true).write(true);
     options
+}
+
+fn extend(file: &File, len: u64) -> io::Result<()> {
+    if file.metadata()?.len() < len { file.set_len(len) } else { Ok(()) }
 }
 
 fn usize_of(range: &Range<u64>) -> io::Result<usize> {

@@ -52,14 +52,14 @@ impl LargeFiles {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use jaunt_formats::launch::{self, LaunchLayer};
     use jaunt_formats::tree::TreeBuilder;
     use jaunt_formats::{Content, Entry, EntryKind, EntryPath, SparseExtent, TarOffset, Timestamp};
 
     use super::*;
 
-    pub(in crate::store) fn large(ranges: &[Range<u64>]) -> LargeFiles {
+    pub(crate) fn large(ranges: &[Range<u64>]) -> LargeFiles {
         LargeFiles::from_ranges(ranges.to_vec())
     }
 

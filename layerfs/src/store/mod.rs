@@ -50,6 +50,8 @@ use jaunt_formats::launch::LaunchLayer;
 pub use complete::CompleteLayer;
 pub(crate) use large::LARGE;
 pub use large::LargeFiles;
+#[cfg(test)]
+pub(crate) use large::tests::large as large_files;
 pub use layer_file::LayerFile;
 pub use maintenance::{Cap, StoreUsage};
 pub use shared::StoreCounters;

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::StoreError;
-use super::complete::{self, HANDED_OUT};
+use super::complete::{self, HANDED_OUT, MOUNTED};
 use super::cut::Cut;
 use super::files::Files;
 use super::large::LargeFiles;
@@ -36,6 +36,8 @@ pub(super) struct OnDisk {
     pub(super) marked: AtomicBool,
     /// The kernel may read large files by itself: they must never be changed, only removed.
     pub(super) handed_out: AtomicBool,
+    /// The kernel may have them mounted: the packed one as well must never be punched, only replaced.
+    pub(super) mounted: AtomicBool,
 }
 
 /// Units that are claimed but are not what the disk gives.
@@ -64,6 +66,7 @@ impl OnDisk {
             complete: AtomicBool::new(complete),
             marked: AtomicBool::new(complete),
             handed_out: AtomicBool::new(directory.join(HANDED_OUT).exists()),
+            mounted: AtomicBool::new(directory.join(MOUNTED).exists()),
         };
         if complete && !on_disk.record.all(0..cut.units()) {
             on_disk.unmark().map_err(fail("note that the layer is not complete"))?;

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod attributes;
+mod complete;
 mod directories;
+mod erofs;
 mod exec;
 mod fixture;
 mod idmap;

@@ -1,4 +1,4 @@
-//! An image mounted for real, by itself and below overlayfs as a container has it.
+//! An image mounted for real, by itself and below overlayfs as a container has it: lazily, and as a complete chain.
 
 use std::ffi::CString;
 use std::fs;
@@ -14,6 +14,7 @@ use jaunt_layerfs::store::Store;
 use rustix::mount::{MountFlags, UnmountFlags};
 use tokio::runtime::Runtime;
 
+use crate::complete::Complete;
 use crate::fixture::Image;
 
 /// Whether mounting is possible; says so if not.
@@ -30,6 +31,7 @@ pub struct Mounted {
     directory: tempfile::TempDir,
     runtime: Runtime,
     session: Option<SessionHandle>,
+    complete: Option<Complete>,
     layers: u16,
     source: Arc<dyn Source>,
 }
@@ -52,8 +54,14 @@ impl Mounted {
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
         let source = Arc::new(MemorySource::new(blobs));
-        let mut mounted =
-            Self { directory, runtime: runtime.unwrap(), session: None, layers: image.layers, source };
+        let mut mounted = Self {
+            directory,
+            runtime: runtime.unwrap(),
+            session: None,
+            complete: None,
+            layers: image.layers,
+            source,
+        };
         mounted.mount(options);
         mounted
     }
@@ -68,9 +76,19 @@ impl Mounted {
         self.path("merged")
     }
 
-    /// Both.
-    pub fn roots(&self) -> [PathBuf; 2] {
+    /// The lazy ones.
+    pub fn lazy_roots(&self) -> [PathBuf; 2] {
         [self.direct(), self.merged()]
+    }
+
+    /// Those of the complete chain, by itself and below overlayfs; none where it cannot be mounted.
+    pub fn complete_roots(&self) -> Vec<PathBuf> {
+        self.complete.iter().flat_map(|complete| [complete.direct(), complete.merged()]).collect()
+    }
+
+    /// All of them.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        [self.lazy_roots().to_vec(), self.complete_roots()].concat()
     }
 
     /// A path beside the mounts, on an ordinary disk.
@@ -95,19 +113,13 @@ impl Mounted {
         let mounted = fuse::mount::mount(&self.path("mnt"), options).unwrap();
         let adapter = Adapter::new(Arc::new(fs), self.runtime.handle().clone());
         self.session = Some(fuse::serve(adapter, mounted.device, &mounted.negotiated, 2).unwrap());
-        let directory = |name| self.path(name).display().to_string();
-        let options = format!(
-            "index=off,xino=on,lowerdir={},upperdir={},workdir={}",
-            self.direct().display(),
-            directory("upper"),
-            directory("work")
-        );
-        let options = CString::new(options).unwrap();
-        let (none, flags) = (options.as_c_str(), MountFlags::empty());
-        rustix::mount::mount("overlay", self.merged(), "overlay", flags, none).unwrap();
+        overlay(&self.direct(), &self.path(""));
+        self.complete =
+            Complete::new(self.path("complete"), &self.path("index"), &self.source, &self.runtime);
     }
 
     fn unmount(&mut self) {
+        self.complete = None;
         let _ = rustix::mount::unmount(self.merged(), UnmountFlags::DETACH);
         let _ = fuse::mount::detach(&self.path("mnt"));
         if let Some(session) = self.session.take().filter(|_| !std::thread::panicking()) {
@@ -120,4 +132,18 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+/// Mounts overlayfs as containers have it: `upper` and `work` are in a directory, and `merged` is the mount.
+pub fn overlay(lower: &Path, directory: &Path) {
+    let name = |name: &str| directory.join(name).display().to_string();
+    let options = format!(
+        "index=off,xino=on,lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        name("upper"),
+        name("work")
+    );
+    let options = CString::new(options).unwrap();
+    let (options, flags) = (options.as_c_str(), MountFlags::empty());
+    rustix::mount::mount("overlay", directory.join("merged"), "overlay", flags, options).unwrap();
 }

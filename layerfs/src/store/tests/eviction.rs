@@ -124,6 +124,43 @@ fn a_layer_that_is_held_complete_stays_and_large_files_are_never_punched_under_t
 }
 
 #[test]
+fn a_layer_that_the_kernel_has_mounted_goes_as_a_whole_and_not_under_the_kernel() {
+    let large = SPAN..5 * SPAN - 100;
+    let layers = Layers::new(2, std::slice::from_ref(&large)).cap(600_000, 100_000);
+    let file = layers.fill(0, 100);
+    file.mark_complete().unwrap();
+    let held = file.hold_complete().unwrap();
+    let (end, whole) = (large.end - large.start, (large.end - large.start).next_multiple_of(512));
+    let mut files = [None, Some(&large)].map(|large| held.blocks(large, end).unwrap().unwrap());
+    assert_eq!(files[1].metadata().unwrap().len(), whole, "the kernel wants whole blocks");
+    assert!(held.backing(&large).unwrap().is_none(), "a file with more behind its end is not read by FUSE");
+    drop((held, file));
+
+    // The next daemon knows of it, though nobody holds it.
+    let layers = layers.restart().cap(600_000, 100_000);
+    let file = layers.open(0);
+    drop(layers.fill(1, 400));
+    layers.store.maintain(at(500)).unwrap();
+    assert!(!file.is_complete() && !present(&file).contains(&true), "{:?}", present(&file));
+    let mut read = files.each_mut().map(|file| {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+        bytes
+    });
+    read[1].truncate(usize::try_from(end).unwrap());
+    assert!(
+        read[0][..SPAN as usize] == *layers.layers[0].slice(&(0..SPAN))
+            && read[1] == layers.layers[0].slice(&large)
+    );
+    // What comes anew comes into other files, which are punched again.
+    (0..8).for_each(|span| layers.layers[0].keep(&file, span));
+    assert_eq!(present(&file), vec![true; 8]);
+    file.evict(file.cut.units_touching(&(0..SPAN))).unwrap();
+    assert_eq!(present(&file), [vec![false], vec![true; 7]].concat());
+}
+
+#[test]
 fn what_is_taken_away_under_readers_is_missing_or_right() {
     let fixture = Fixture::new(&[(0, 60_000); 6], &[70_000..200_000, 250_000..260_000]);
     let store = Store::open(fixture.directory.path()).unwrap();
