@@ -84,7 +84,7 @@ fn index() -> Vec<u8> {
     let mut builder = TreeBuilder::new();
     (0..LAYERS).for_each(|layer| builder.push_layer(entries(layer)).unwrap());
     let layers: Vec<_> = (0..LAYERS).map(layer).collect();
-    launch::write(&layers, &builder.finish()).unwrap()
+    launch::write(&layers, builder.finish()).unwrap()
 }
 
 fn find(index: &MappedIndex, prefix: u16, path: &str) -> Option<InodeId> {

@@ -63,7 +63,7 @@ fn report(name: &str, layer: &ConvertedLayer) -> String {
     let mut tree = TreeBuilder::new();
     match tree.push_log(&layer.entries) {
         Ok(()) => {
-            let index = launch::write(&[launch_layer(layer)], &tree.finish()).unwrap();
+            let index = launch::write(&[launch_layer(layer)], tree.finish()).unwrap();
             let _ = write!(text, "\n    index {}", Digest::of(&launch::pack(&index).unwrap()));
         }
         Err(error) => {
@@ -115,7 +115,7 @@ fn the_index_of_several_layers_is_the_same_as_ever() {
     let mut tree = TreeBuilder::new();
     layers.iter().for_each(|layer| tree.push_log(&layer.entries).unwrap());
     let records: Vec<_> = layers.iter().map(launch_layer).collect();
-    let index = launch::write(&records, &tree.finish()).unwrap();
+    let index = launch::write(&records, tree.finish()).unwrap();
     assert_eq!(
         Digest::of(&index).to_string(),
         "sha256:10cff6401b5cd93f5b96db5e081ef3b357c77af29e00f58a48c4eb2f5b6d3096"

@@ -12,7 +12,7 @@ pub fn build(layers: &[&Processed]) -> Result<Vec<u8>, Error> {
     let mut tree = TreeBuilder::new();
     layers.iter().try_for_each(|layer| tree.push_log(&layer.layer.entries))?;
     let layers: Vec<_> = layers.iter().map(|layer| launch_layer(layer)).collect();
-    let index = launch::write(&layers, &tree.finish())?;
+    let index = launch::write(&layers, tree.finish())?;
     Ok(launch::pack(&index)?)
 }
 

@@ -122,7 +122,7 @@ pub fn write_index(to: &Path, layers: &[LaunchLayer], entries: Vec<Vec<Entry>>) 
     for entries in entries {
         tree.push_layer(entries).map_err(|error| wrong(to, &error))?;
     }
-    let bytes = launch::write(layers, &tree.finish()).map_err(|error| wrong(to, &error))?;
+    let bytes = launch::write(layers, tree.finish()).map_err(|error| wrong(to, &error))?;
     fs::write(to, bytes).at(to)
 }
 

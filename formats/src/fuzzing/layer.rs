@@ -74,7 +74,7 @@ pub fn layer(data: &[u8]) {
     if tree.push_log(&layer.entries).is_ok() {
         tree.push_log(&layer.entries).expect("it was laid once");
         let layers = [launch_layer(&layer), launch_layer(&layer)];
-        let index = launch::write(&layers, &tree.finish()).expect("small");
+        let index = launch::write(&layers, tree.finish()).expect("small");
         let index = LaunchIndex::open(index).expect("our own");
         launch::check(&index).expect("our own");
     }
@@ -174,7 +174,7 @@ pub fn foreign(data: &[u8]) {
     // What is accepted can be mounted, or is refused when it is laid; never half.
     let mut tree = TreeBuilder::new();
     if tree.push_layer(read.entries).is_ok()
-        && let Ok(index) = launch::write(&[read.layer], &tree.finish())
+        && let Ok(index) = launch::write(&[read.layer], tree.finish())
         && let Ok(index) = LaunchIndex::open(index)
     {
         launch::check(&index).expect("what is written is sound");

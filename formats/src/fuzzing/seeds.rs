@@ -82,7 +82,7 @@ fn of_index(number: usize, layers: &[ConvertedLayer]) -> Vec<(&'static str, Stri
     let mut tree = TreeBuilder::new();
     laid.iter().for_each(|layer| tree.push_log(&layer.entries).unwrap());
     let records: Vec<_> = laid.iter().map(|layer| launch_layer(layer)).collect();
-    let index = launch::write(&records, &tree.finish()).unwrap();
+    let index = launch::write(&records, tree.finish()).unwrap();
     vec![
         ("launch_index_packed", format!("image-{number}"), launch::pack(&index).unwrap()),
         ("launch_index", format!("image-{number}"), index),

@@ -62,7 +62,7 @@ pub(super) fn index_of(layers: Vec<Vec<Entry>>) -> LaunchIndex<Vec<u8>> {
     for entries in layers {
         builder.push_layer(entries).unwrap();
     }
-    let bytes = write(&records, &builder.finish()).unwrap();
+    let bytes = write(&records, builder.finish()).unwrap();
     let index = LaunchIndex::open(unpack(&pack(&bytes).unwrap()).unwrap()).unwrap();
     assert_eq!(index.layers(), records);
     index.verify_checksum().unwrap();

@@ -1,43 +1,50 @@
 //! Writes a launch index. Deterministic: equal layers and trees give equal bytes.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{I64, U16, U32, U64};
 
 use super::layout::{
     AttributesRecord, ExtentRecord, HEADER_LEN, Header, LayerRecord, MAGIC, Section, SectionRecord,
     SpanRecord, TABLE_LEN, VERSION, file_type,
 };
 use super::{LaunchError, LaunchLayer};
-use crate::tree::{Attributes, Inode, InodeKind, LayerStats, Tree};
-use crate::{Content, Xattr};
+use crate::tree::{AttributeSet, Inode, InodeKind, LayerStats, Pool, SetId, Tree};
+use crate::{SparseExtent, Xattr};
 
-/// The bytes of the index for `layers`, bottom to top, and their merged tree.
+/// The bytes of the index for `layers`, bottom to top, and their merged tree, which is let go as soon as it can be.
 ///
 /// # Errors
 /// The tree has another number of layers, or a part outgrows the format's 32-bit counts.
-pub fn write(layers: &[LaunchLayer], tree: &Tree) -> Result<Vec<u8>, LaunchError> {
-    if layers.len() != tree.layers.len() {
-        return Err(LaunchError::Malformed("the tree has another number of layers than the image"));
-    }
+pub fn write(layers: &[LaunchLayer], tree: impl Borrow<Tree>) -> Result<Vec<u8>, LaunchError> {
     let mut writer = Writer { columns: Section::ALL.map(|_| Vec::new()), attributes: HashMap::new() };
-    for (layer, stats) in layers.iter().zip(&tree.layers) {
-        writer.layer(layer, *stats)?;
-    }
-    for inode in &tree.inodes {
-        writer.inode(inode)?;
-    }
-    writer.dirs(tree)?;
+    writer.tree(layers, tree.borrow())?;
+    drop(tree);
     Ok(writer.assemble())
 }
 
-struct Writer<'t> {
+struct Writer {
     columns: [Vec<u8>; Section::ALL.len()],
-    attributes: HashMap<(u32, u32, u32, &'t [Xattr]), u32>,
+    /// Numbers in the index of sets of attributes of a type of file.
+    attributes: HashMap<(u32, SetId), u32>,
 }
 
-impl<'t> Writer<'t> {
+impl Writer {
+    fn tree(&mut self, layers: &[LaunchLayer], tree: &Tree) -> Result<(), LaunchError> {
+        if layers.len() != tree.layers.len() {
+            return Err(LaunchError::Malformed("the tree has another number of layers than the image"));
+        }
+        for (layer, stats) in layers.iter().zip(&tree.layers) {
+            self.layer(layer, *stats)?;
+        }
+        for inode in &tree.inodes {
+            self.inode(inode, &tree.pool)?;
+        }
+        self.dirs(tree)
+    }
+
     fn push(&mut self, section: Section, value: impl IntoBytes + zerocopy::Immutable) {
         self.columns[section as usize].extend_from_slice(value.as_bytes());
     }
@@ -84,56 +91,55 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
-    fn inode(&mut self, inode: &'t Inode) -> Result<(), LaunchError> {
-        let (kind, size, data) = match &inode.kind {
-            InodeKind::Directory { dir } => (file_type::DIRECTORY, 0, *dir as u64),
-            InodeKind::Regular { size, content: Content::Contiguous(offset) } => {
-                (file_type::REGULAR, *size, offset.0)
-            }
-            InodeKind::Regular { size, content: Content::Sparse(extents) } => {
-                let records = extents.iter().map(|extent| ExtentRecord {
-                    file_offset: extent.file_offset.into(),
-                    tar_offset: extent.tar_offset.0.into(),
-                    len: extent.len.into(),
-                });
-                let records: Vec<ExtentRecord> = records.collect();
-                let count =
-                    u32::try_from(records.len()).map_err(|_| LaunchError::Malformed("too many extents"))?;
-                let at = self.heap(&[U32::from(count).as_bytes(), records.as_bytes()].concat())?;
-                (file_type::SPARSE, *size, at.into())
+    fn inode(&mut self, inode: &Inode, pool: &Pool) -> Result<(), LaunchError> {
+        let (kind, size, data) = match inode.kind {
+            InodeKind::Directory { dir } => (file_type::DIRECTORY, 0, dir.into()),
+            InodeKind::Regular { size, offset } => (file_type::REGULAR, size, offset.0),
+            InodeKind::Sparse { size, extents } => {
+                (file_type::SPARSE, size, self.extents(&pool.extents[extents as usize])?.into())
             }
             InodeKind::Symlink { target } => {
+                let target = pool.texts.get(target);
                 (file_type::SYMLINK, target.len() as u64, self.heap(target)?.into())
             }
-            InodeKind::CharDevice { major, minor } => (file_type::CHAR_DEVICE, 0, device(*major, *minor)),
-            InodeKind::BlockDevice { major, minor } => (file_type::BLOCK_DEVICE, 0, device(*major, *minor)),
+            InodeKind::CharDevice { major, minor } => (file_type::CHAR_DEVICE, 0, device(major, minor)),
+            InodeKind::BlockDevice { major, minor } => (file_type::BLOCK_DEVICE, 0, device(major, minor)),
             InodeKind::Fifo => (file_type::FIFO, 0, 0),
         };
-        let attributes = self.attributes(kind, inode)?;
+        let attributes = self.attributes(kind, inode.attributes.set, pool)?;
+        let mtime = inode.attributes.mtime();
         self.push(Section::InodeAttributes, U32::from(attributes));
         self.push(Section::InodeLayer, U16::from(inode.layer));
         self.push(Section::InodeLinks, U32::from(inode.nlink));
-        self.push(Section::InodeSeconds, zerocopy::little_endian::I64::from(inode.attributes.mtime.seconds));
-        self.push(Section::InodeNanoseconds, U32::from(inode.attributes.mtime.nanoseconds));
+        self.push(Section::InodeSeconds, I64::from(mtime.seconds));
+        self.push(Section::InodeNanoseconds, U32::from(mtime.nanoseconds));
         self.push(Section::InodeSize, U64::from(size));
         self.push(Section::InodeData, U64::from(data));
         Ok(())
     }
 
-    fn attributes(&mut self, kind: u32, inode: &'t Inode) -> Result<u32, LaunchError> {
-        let Attributes { mode, uid, gid, ref xattrs, .. } = inode.attributes;
-        let mode = kind | (mode & 0o7777);
-        let key = (mode, uid, gid, &xattrs[..]);
-        if let Some(&known) = self.attributes.get(&key) {
+    fn extents(&mut self, extents: &[SparseExtent]) -> Result<u32, LaunchError> {
+        let records = extents.iter().map(|extent| ExtentRecord {
+            file_offset: extent.file_offset.into(),
+            tar_offset: extent.tar_offset.0.into(),
+            len: extent.len.into(),
+        });
+        let records: Vec<ExtentRecord> = records.collect();
+        let count = u32::try_from(records.len()).map_err(|_| LaunchError::Malformed("too many extents"))?;
+        self.heap(&[U32::from(count).as_bytes(), records.as_bytes()].concat())
+    }
+
+    fn attributes(&mut self, kind: u32, set: SetId, pool: &Pool) -> Result<u32, LaunchError> {
+        if let Some(&known) = self.attributes.get(&(kind, set)) {
             return Ok(known);
         }
+        let AttributeSet { mode, uid, gid, xattrs } = pool.sets.get(set);
         let number = self.count(Section::Attributes)?;
         let list = if xattrs.is_empty() { 0 } else { 1 + self.heap(&xattr_list(xattrs)?)? };
-        self.push(
-            Section::Attributes,
-            AttributesRecord { mode: mode.into(), uid: uid.into(), gid: gid.into(), xattrs: list.into() },
-        );
-        self.attributes.insert(key, number);
+        let mode = (kind | mode & 0o7777).into();
+        let record = AttributesRecord { mode, uid: (*uid).into(), gid: (*gid).into(), xattrs: list.into() };
+        self.push(Section::Attributes, record);
+        self.attributes.insert((kind, set), number);
         Ok(number)
     }
 
@@ -146,27 +152,27 @@ impl<'t> Writer<'t> {
     }
 
     fn dirs(&mut self, tree: &Tree) -> Result<(), LaunchError> {
-        let mut dentry_of_dir = vec![0u32; tree.dirs.len()];
+        let mut dentry_of_dir = vec![0u32; tree.dir_ends.len()];
         self.push(Section::DirFirst, U32::ZERO);
-        for dir in &tree.dirs {
+        let mut start = 0;
+        for &end in &tree.dir_ends {
             let mut group = (&b""[..], 0);
-            for (at, dentry) in dir.dentries.iter().enumerate() {
-                let number = self.count(Section::DentryInode)?;
-                if at == 0 || group.0 != &dentry.name[..] {
-                    group = (&dentry.name, number);
+            for (at, dentry) in tree.dentries[start..end].iter().enumerate() {
+                let (name, number) = (tree.pool.texts.get(dentry.name), self.count(Section::DentryInode)?);
+                if at == 0 || group.0 != name {
+                    group = (name, number);
                 }
-                if let InodeKind::Directory { dir } = tree.inodes[dentry.inode].kind {
-                    dentry_of_dir[dir] = group.1;
+                if let InodeKind::Directory { dir } = tree.inodes[dentry.inode as usize].kind {
+                    dentry_of_dir[dir as usize] = group.1;
                 }
-                self.columns[Section::Names as usize].extend_from_slice(&dentry.name);
+                self.columns[Section::Names as usize].extend_from_slice(name);
                 let name_end = self.count(Section::Names)?;
-                let inode =
-                    u32::try_from(dentry.inode).map_err(|_| LaunchError::Malformed("too many inodes"))?;
                 self.push(Section::DentryNameEnd, U32::from(name_end));
-                self.push(Section::DentryInode, U32::from(inode));
+                self.push(Section::DentryInode, U32::from(dentry.inode));
                 self.push(Section::DentryFirstLayer, U16::from(dentry.first_layer));
                 self.push(Section::DentryHiddenFrom, U16::from(dentry.hidden_from_layer));
             }
+            start = end;
             let next = self.count(Section::DentryInode)?;
             self.push(Section::DirFirst, U32::from(next));
         }
@@ -174,9 +180,11 @@ impl<'t> Writer<'t> {
         Ok(())
     }
 
+    /// Puts the columns behind one another, letting each go.
     fn assemble(self) -> Vec<u8> {
         let len = HEADER_LEN + TABLE_LEN + self.columns.iter().map(Vec::len).sum::<usize>();
-        let mut body = Vec::with_capacity(len - HEADER_LEN);
+        let mut index = Vec::with_capacity(len);
+        index.resize(HEADER_LEN, 0);
         let mut offset = HEADER_LEN + TABLE_LEN;
         for (section, column) in Section::ALL.into_iter().zip(&self.columns) {
             #[expect(clippy::cast_possible_truncation, reason = "element lengths are below 256")]
@@ -187,19 +195,20 @@ impl<'t> Writer<'t> {
                 offset: (offset as u64).into(),
                 len: (column.len() as u64).into(),
             };
-            body.extend_from_slice(record.as_bytes());
+            index.extend_from_slice(record.as_bytes());
             offset += column.len();
         }
-        self.columns.iter().for_each(|column| body.extend_from_slice(column));
+        self.columns.into_iter().for_each(|column| index.extend_from_slice(&column));
         let header = Header {
             magic: MAGIC,
             version: VERSION.into(),
             sections: (Section::Heap as u32 + 1).into(),
             file_len: (len as u64).into(),
-            checksum: *blake3::hash(&body).as_bytes(),
+            checksum: *blake3::hash(&index[HEADER_LEN..]).as_bytes(),
             zero: [0; 8],
         };
-        [header.as_bytes(), &body].concat()
+        index[..HEADER_LEN].copy_from_slice(header.as_bytes());
+        index
     }
 }
 

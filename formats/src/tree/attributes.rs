@@ -4,6 +4,7 @@
 //! nanoseconds, skips `trusted.*` and attributes of unknown namespaces, and the kernel gives symbolic links
 //! mode 0777 and neither them nor devices `user.*`.
 
+use super::InodeKind;
 use crate::{Entry, EntryKind, Timestamp, Xattr};
 
 /// Mode of a directory that no layer describes: what `mkdir -p` as root gives.
@@ -48,8 +49,8 @@ impl Attributes {
     }
 
     /// A later entry of the same file speaks: extended attributes it does not name stay.
-    pub(super) fn update(&mut self, later: Self, kind: &EntryKind) {
-        let kind = FileKind::of(kind);
+    pub(super) fn update(&mut self, later: Self, kind: &InodeKind) {
+        let kind = FileKind::of_inode(kind);
         let Self { mode, uid, gid, mtime, xattrs } = later;
         (self.mode, self.uid, self.gid, self.mtime) = (mode_of(kind, mode), uid, gid, mtime);
         self.merge_xattrs(xattrs.into_iter().filter(|xattr| is_presentable(xattr, kind)));
@@ -93,6 +94,18 @@ impl FileKind {
             EntryKind::Symlink { .. } => Self::Symlink,
             EntryKind::HardLink { .. } => Self::HardLink,
             EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } | EntryKind::Fifo => Self::Special,
+        }
+    }
+}
+
+impl FileKind {
+    fn of_inode(kind: &InodeKind) -> Self {
+        match kind {
+            InodeKind::Directory { .. } | InodeKind::Regular { .. } | InodeKind::Sparse { .. } => {
+                Self::RegularOrDirectory
+            }
+            InodeKind::Symlink { .. } => Self::Symlink,
+            InodeKind::CharDevice { .. } | InodeKind::BlockDevice { .. } | InodeKind::Fifo => Self::Special,
         }
     }
 }
@@ -159,6 +172,7 @@ fn acl_of_mode(acl: &[u8], mode: u32) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Text;
     use super::*;
     use crate::EntryPath;
 
@@ -235,10 +249,13 @@ mod tests {
     #[test]
     fn a_symbolic_link_has_one_mode_also_when_it_is_linked() {
         let symlink = EntryKind::Symlink { target: b"t"[..].into() };
-        let mut link = attributes(symlink.clone(), 0o600, Timestamp::default(), &[]);
+        let mut link = attributes(symlink, 0o600, Timestamp::default(), &[]);
         assert_eq!(link.mode, 0o777);
         let hard = EntryKind::HardLink { target: EntryPath::root() };
-        link.update(attributes(hard, 0o644, Timestamp::default(), &[("user.a", b"1")]), &symlink);
+        link.update(
+            attributes(hard, 0o644, Timestamp::default(), &[("user.a", b"1")]),
+            &InodeKind::Symlink { target: Text::EMPTY },
+        );
         assert_eq!((link.mode, link.xattrs.len()), (0o777, 0));
     }
 }

@@ -1,46 +1,49 @@
 //! Lays resolved layers over one another, bottom to top.
 
-use std::collections::BTreeMap;
-
 use super::attributes::Attributes;
-use super::layer::{self, Child, Directory, File, Layer, LogError, TreeError};
-use super::{Dentry, Dir, Inode, InodeKind, LayerStats, MAX_LAYERS, NEVER_HIDDEN, Tree};
-use crate::{Entry, EntryKind, EntryLog};
+use super::layer::{self, Child, Directory, Layer, LogError, TreeError};
+use super::names::{Names, Slot};
+use super::pool::{Pool, Pooled, Text};
+use super::{Dentry, Inode, InodeKind, LayerStats, MAX_INODES, MAX_LAYERS, NEVER_HIDDEN, Tree, number};
+use crate::{Entry, EntryLog};
 
 /// Builds a [`Tree`] from the entries of each layer. Deterministic: the same entries give the same tree.
 pub struct TreeBuilder {
     inodes: Vec<Inode>,
-    dirs: Vec<DirNode>,
+    names: Names<Name>,
+    versions: Vec<Version>,
     layers: Vec<LayerStats>,
+    pool: Pool,
 }
 
 /// Directory 0 is the root's holder, directory 1 the root.
-const HOLDER: usize = 0;
-const ROOT: usize = 1;
-/// Room for reserved inode numbers above the index's own.
-const MAX_INODES: usize = u32::MAX as usize - 16;
+const HOLDER: u32 = 0;
+const ROOT: u32 = 1;
+/// The root's only name.
+const ROOT_NAME: Text = Text::EMPTY;
 
 /// What overlayfs shows for a directory that several layers have.
 const MERGED_LINKS: u32 = 1;
 /// Its name, and its own `.`.
 const EMPTY_LINKS: u32 = 2;
 
-#[derive(Default)]
-struct DirNode {
-    names: BTreeMap<Box<[u8]>, Name>,
-}
+/// No version, or no directory.
+const NONE: u32 = u32::MAX;
 
 /// All that ever stood under one name of one directory.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Name {
-    versions: Vec<Version>,
+    /// The last version, if there is any.
+    last: u32,
     /// The directory node of this name, once it has been a directory: it outlives changes of attributes.
-    dir: Option<usize>,
+    dir: u32,
 }
 
 #[derive(Clone, Copy)]
 struct Version {
-    inode: usize,
+    inode: u32,
+    /// The version of the same name before this one.
+    before: u32,
     first_layer: u16,
     hidden_from_layer: u16,
 }
@@ -54,9 +57,12 @@ impl Default for TreeBuilder {
 impl TreeBuilder {
     /// An empty stack.
     pub fn new() -> Self {
-        let root = Name { versions: Vec::new(), dir: Some(ROOT) };
-        let holder = DirNode { names: BTreeMap::from([(Box::default(), root)]) };
-        Self { inodes: Vec::new(), dirs: vec![holder, DirNode::default()], layers: Vec::new() }
+        let (inodes, versions, layers, pool) = (Vec::new(), Vec::new(), Vec::new(), Pool::default());
+        let mut names = Names::default();
+        names.add_directory();
+        names.add_directory();
+        names.add(&pool.texts, HOLDER, ROOT_NAME, Name { last: NONE, dir: ROOT });
+        Self { inodes, names, versions, layers, pool }
     }
 
     /// Lays one more layer on top; `entries` are in the order of its tar.
@@ -69,8 +75,9 @@ impl TreeBuilder {
             return Err(TreeError::TooManyLayers);
         }
         let number = u16::try_from(number).map_err(|_| TreeError::TooManyLayers)?;
-        let layer = Layer::resolve(entries)?;
-        if self.inodes.len() + layer.files.len() + layer.directories.len() > MAX_INODES {
+        let layer = Layer::resolve(entries, number, &mut self.pool)?;
+        let files = self.inodes.len() + layer.files.len() + layer.directories.len();
+        if files.max(self.versions.len() + layer.names.len() + layer.directories.len()) > MAX_INODES {
             return Err(TreeError::TooManyInodes);
         }
         let stats = self.lay(layer, number);
@@ -93,47 +100,67 @@ impl TreeBuilder {
     /// The finished tree, its directories numbered parents first.
     pub fn finish(mut self) -> Tree {
         if self.layers.is_empty() {
-            self.add_directory(HOLDER, b"", Attributes::implied(), EMPTY_LINKS, 0);
+            let implied = self.pool.add(Attributes::implied());
+            self.add_directory(HOLDER, ROOT_NAME, implied, EMPTY_LINKS, 0);
         }
+        self.names.close();
         let mut order = vec![HOLDER];
-        let mut number = vec![usize::MAX; self.dirs.len()];
-        number[HOLDER] = 0;
-        let mut next = 0;
-        while let Some(&dir) = order.get(next) {
-            for child in self.dirs[dir].names.values().filter_map(|name| name.dir) {
-                number[child] = order.len();
-                order.push(child);
+        let mut numbers = vec![NONE; self.names.directories()];
+        let (mut dentries, mut dir_ends) = (Vec::new(), Vec::new());
+        while let Some(&dir) = order.get(dir_ends.len()) {
+            for slot in self.names.sorted(&self.pool.texts, dir) {
+                let &Slot { name, value, .. } = self.names.slot(slot);
+                if value.dir != NONE {
+                    numbers[value.dir as usize] = number(order.len());
+                    order.push(value.dir);
+                }
+                self.freeze(name, value, &mut dentries);
             }
-            next += 1;
+            dir_ends.push(dentries.len());
         }
         for inode in &mut self.inodes {
             if let InodeKind::Directory { dir } = &mut inode.kind {
-                *dir = number[*dir];
+                *dir = numbers[*dir as usize];
             }
         }
-        let dirs = order.iter().map(|&dir| self.dirs[dir].freeze()).collect();
-        Tree { inodes: self.inodes, dirs, layers: self.layers }
+        Tree { inodes: self.inodes, dentries, dir_ends, layers: self.layers, pool: self.pool }
+    }
+
+    /// Adds the versions of a name, the first one first.
+    fn freeze(&self, name: Text, Name { mut last, .. }: Name, dentries: &mut Vec<Dentry>) {
+        let start = dentries.len();
+        while last != NONE {
+            let Version { inode, before, first_layer, hidden_from_layer } = self.versions[last as usize];
+            dentries.push(Dentry { name, inode, first_layer, hidden_from_layer });
+            last = before;
+        }
+        dentries[start..].reverse();
     }
 
     /// Lays a resolved layer over the tree, as overlayfs merges directories: inodes in tar order, so that
     /// offsets grow with numbers; then directories, parents first.
     fn lay(&mut self, layer: Layer, number: u16) -> LayerStats {
-        let Layer { mut directories, files, .. } = layer;
+        let Layer { mut directories, files, mut names } = layer;
+        names.close();
         let mut stats = LayerStats::default();
-        let placed = self.place_files(files, &directories, number, &mut stats);
-        let root = &mut directories[layer::ROOT];
+        let placed = self.place_files(files, &names, &mut stats);
+        let root = &mut directories[layer::ROOT as usize];
         // overlayfs merges the root whatever its layers say of it.
         root.opaque = false;
-        let mut pending = vec![(self.lay_directory(HOLDER, b"", root, number, &mut stats), layer::ROOT)];
+        let links = links_of_directory(&names, layer::ROOT);
+        let root = self.lay_directory(HOLDER, ROOT_NAME, root, links, number, &mut stats);
+        let mut pending = vec![(root, layer::ROOT)];
         while let Some((dir, directory)) = pending.pop() {
             let start = pending.len();
-            for (name, child) in std::mem::take(&mut directories[directory].children) {
-                match child {
-                    Child::Whiteout => self.hide_name(dir, &name, number),
-                    Child::File(file) => self.replace(dir, &name, placed[file], number),
+            for slot in names.sorted(&self.pool.texts, directory) {
+                let &Slot { name, value, .. } = names.slot(slot);
+                match value {
+                    Child::Whiteout => self.hide_name(dir, name, number),
+                    Child::File(file) => self.replace(dir, name, placed[file as usize], number),
                     Child::Directory(child) => {
-                        let directory = &mut directories[child];
-                        let below = self.lay_directory(dir, &name, directory, number, &mut stats);
+                        let directory = &mut directories[child as usize];
+                        let links = links_of_directory(&names, child);
+                        let below = self.lay_directory(dir, name, directory, links, number, &mut stats);
                         pending.push((below, child));
                     }
                 }
@@ -146,56 +173,60 @@ impl TreeBuilder {
     /// The inode of each file; of those without a name, none is made.
     fn place_files(
         &mut self,
-        files: Vec<File>,
-        directories: &[Directory],
-        number: u16,
+        mut files: Vec<Inode>,
+        names: &Names<Child>,
         stats: &mut LayerStats,
-    ) -> Vec<usize> {
-        let links = links_of(files.len(), directories);
-        let place = |(file, links): (File, u32)| {
-            if links == 0 {
-                return usize::MAX;
+    ) -> Vec<u32> {
+        count_links(&mut files, names);
+        let mut next = self.inodes.len();
+        let mut placed = Vec::with_capacity(files.len());
+        for file in &files {
+            placed.push(number(next));
+            if file.nlink == 0 {
+                continue;
             }
-            let Some(inode) = inode_of(file, links, number) else { return usize::MAX };
-            if let InodeKind::Regular { size, .. } = inode.kind {
+            next += 1;
+            stats.inodes = stats.inodes.saturating_add(1);
+            if let InodeKind::Regular { size, .. } | InodeKind::Sparse { size, .. } = file.kind {
                 stats.content_bytes = stats.content_bytes.saturating_add(size);
             }
-            stats.inodes = stats.inodes.saturating_add(1);
-            self.add_inode(inode)
-        };
-        files.into_iter().zip(links).map(place).collect()
+        }
+        files.retain(|file| file.nlink > 0);
+        if self.inodes.is_empty() {
+            self.inodes = files;
+        } else {
+            self.inodes.extend(files);
+        }
+        placed
     }
 
     /// Adds a directory, or a new version of the one that is there when it is to show otherwise; returns its
     /// node, in which nothing of the layers below is visible if it is opaque.
     fn lay_directory(
         &mut self,
-        dir: usize,
-        name: &[u8],
+        dir: u32,
+        name: Text,
         directory: &mut Directory,
+        links: u32,
         number: u16,
         stats: &mut LayerStats,
-    ) -> usize {
+    ) -> u32 {
         let old = self.visible(dir, name).filter(|&old| self.is_directory(old));
-        let nlink = match old {
-            Some(_) if !directory.opaque => MERGED_LINKS,
-            _ => links_of_directory(directory),
-        };
+        let old = old.map(|old| self.inodes[old as usize]);
+        let nlink = if old.is_some() && !directory.opaque { MERGED_LINKS } else { links };
         let attributes = match (directory.listed.take(), old) {
-            (Some(mut attributes), old) => {
+            (Some(listed), old) => {
                 stats.inodes = stats.inodes.saturating_add(1);
-                if let (true, Some(old)) = (directory.inherits, old) {
-                    let inherited = self.inodes[old].attributes.xattrs.clone();
-                    let own = std::mem::replace(&mut attributes.xattrs, inherited);
-                    attributes.merge_xattrs(own);
+                match old.filter(|_| directory.inherits) {
+                    Some(old) => self.inherit(listed, old.attributes),
+                    None => listed,
                 }
-                attributes
             }
             // An unpacker gives it the attributes of the one below.
-            (None, Some(old)) => self.inodes[old].attributes.clone(),
-            (None, None) => Attributes::implied(),
+            (None, Some(old)) => old.attributes,
+            (None, None) => self.pool.add(Attributes::implied()),
         };
-        match old.map(|old| &self.inodes[old]) {
+        match old {
             Some(old) if old.attributes == attributes && old.nlink == nlink => {}
             Some(_) => {
                 self.hide_version(dir, name, number);
@@ -206,7 +237,7 @@ impl TreeBuilder {
                 self.add_directory(dir, name, attributes, nlink, number);
             }
         }
-        let known = self.dirs[dir].names.get(name).and_then(|name| name.dir);
+        let known = self.find(dir, name).map(|slot| self.names.slot(slot).value.dir);
         let node = known.expect("add_directory gives every directory name its node");
         if directory.opaque {
             self.hide_tree(node, number);
@@ -214,133 +245,128 @@ impl TreeBuilder {
         node
     }
 
-    fn add_directory(&mut self, dir: usize, name: &[u8], attributes: Attributes, nlink: u32, number: u16) {
-        let known = self.dirs[dir].names.get(name).and_then(|name| name.dir);
-        let node = known.unwrap_or_else(|| {
-            self.dirs.push(DirNode::default());
-            self.dirs.len() - 1
-        });
-        let kind = InodeKind::Directory { dir: node };
-        let inode = self.add_inode(Inode { layer: number, kind, attributes, nlink });
-        let entry = self.dirs[dir].names.entry(name.into()).or_default();
-        entry.dir = Some(node);
-        entry.versions.push(Version { inode, first_layer: number, hidden_from_layer: NEVER_HIDDEN });
+    /// Attributes of a directory that was made with those of the one below.
+    fn inherit(&mut self, listed: Pooled, below: Pooled) -> Pooled {
+        let mut attributes = self.pool.attributes(listed);
+        let inherited = self.pool.attributes(below).xattrs;
+        let own = std::mem::replace(&mut attributes.xattrs, inherited);
+        attributes.merge_xattrs(own);
+        self.pool.add(attributes)
     }
 
-    fn add_inode(&mut self, inode: Inode) -> usize {
-        self.inodes.push(inode);
-        self.inodes.len() - 1
+    fn add_directory(&mut self, dir: u32, name: Text, attributes: Pooled, nlink: u32, layer: u16) {
+        let slot = self.slot(dir, name);
+        let node = match self.names.slot(slot).value.dir {
+            NONE => self.names.add_directory(),
+            known => known,
+        };
+        self.names.slot_mut(slot).value.dir = node;
+        self.inodes.push(Inode { kind: InodeKind::Directory { dir: node }, attributes, nlink, layer });
+        self.add_version(slot, number(self.inodes.len() - 1), layer);
     }
 
     /// Puts a file in place of whatever is visible under `name`.
-    fn replace(&mut self, dir: usize, name: &[u8], inode: usize, number: u16) {
+    fn replace(&mut self, dir: u32, name: Text, inode: u32, number: u16) {
         self.hide_name(dir, name, number);
-        let version = Version { inode, first_layer: number, hidden_from_layer: NEVER_HIDDEN };
-        self.dirs[dir].names.entry(name.into()).or_default().versions.push(version);
+        let slot = self.slot(dir, name);
+        self.add_version(slot, inode, number);
+    }
+
+    fn add_version(&mut self, slot: u32, inode: u32, first_layer: u16) {
+        let name = &mut self.names.slot_mut(slot).value;
+        let before = std::mem::replace(&mut name.last, number(self.versions.len()));
+        self.versions.push(Version { inode, before, first_layer, hidden_from_layer: NEVER_HIDDEN });
     }
 
     /// Hides one name and, if it is a directory, all below it. Below what is no visible directory nothing
     /// is visible: so hiding a tree twice, or each directory of it, costs no more than hiding it once.
-    fn hide_name(&mut self, dir: usize, name: &[u8], number: u16) {
-        let below = self.visible(dir, name).filter(|&inode| self.is_directory(inode));
-        self.hide_version(dir, name, number);
-        if below.is_some()
-            && let Some(below) = self.dirs[dir].names.get(name).and_then(|name| name.dir)
-        {
-            self.hide_tree(below, number);
+    fn hide_name(&mut self, dir: u32, name: Text, number: u16) {
+        let Some(slot) = self.find(dir, name) else { return };
+        let name = self.names.slot(slot).value;
+        let is_directory = self.visible_of(name).is_some_and(|inode| self.is_directory(inode));
+        self.hide(slot, number);
+        if is_directory && name.dir != NONE {
+            self.hide_tree(name.dir, number);
         }
     }
 
-    fn hide_tree(&mut self, dir: usize, number: u16) {
+    fn hide_tree(&mut self, dir: u32, number: u16) {
         let mut pending = vec![dir];
         while let Some(dir) = pending.pop() {
-            for name in self.dirs[dir].names.values_mut() {
-                let visible = name.versions.last().filter(|last| last.hidden_from_layer == NEVER_HIDDEN);
-                if visible
-                    .is_some_and(|last| matches!(self.inodes[last.inode].kind, InodeKind::Directory { .. }))
-                {
-                    pending.extend(name.dir);
+            let slots: Vec<u32> = self.names.of(dir).collect();
+            for slot in slots {
+                let name = self.names.slot(slot).value;
+                if name.dir != NONE && self.visible_of(name).is_some_and(|inode| self.is_directory(inode)) {
+                    pending.push(name.dir);
                 }
-                name.hide(number);
+                self.hide(slot, number);
             }
         }
     }
 
-    fn hide_version(&mut self, dir: usize, name: &[u8], number: u16) {
-        if let Some(name) = self.dirs[dir].names.get_mut(name) {
-            name.hide(number);
+    fn hide_version(&mut self, dir: u32, name: Text, number: u16) {
+        if let Some(slot) = self.find(dir, name) {
+            self.hide(slot, number);
         }
     }
 
-    fn visible(&self, dir: usize, name: &[u8]) -> Option<usize> {
-        let last = self.dirs[dir].names.get(name)?.versions.last()?;
+    /// Hides what is visible of a name from layer `number` on. What this very layer laid down is not hidden:
+    /// whiteouts speak of the layers below, and come first.
+    fn hide(&mut self, slot: u32, number: u16) {
+        let name = &mut self.names.slot_mut(slot).value;
+        let last = self.versions.get_mut(name.last as usize);
+        if let Some(last) = last.filter(|last| last.hidden_from_layer == NEVER_HIDDEN) {
+            last.hidden_from_layer = number;
+            if last.first_layer == number {
+                name.last = last.before;
+            }
+        }
+    }
+
+    /// The slot of a name, made where there is none.
+    fn slot(&mut self, dir: u32, name: Text) -> u32 {
+        let new = Name { last: NONE, dir: NONE };
+        self.find(dir, name).unwrap_or_else(|| self.names.add(&self.pool.texts, dir, name, new))
+    }
+
+    fn find(&self, dir: u32, name: Text) -> Option<u32> {
+        self.names.find(&self.pool.texts, dir, self.pool.texts.get(name))
+    }
+
+    fn visible(&self, dir: u32, name: Text) -> Option<u32> {
+        self.visible_of(self.names.slot(self.find(dir, name)?).value)
+    }
+
+    fn visible_of(&self, name: Name) -> Option<u32> {
+        let last = self.versions.get(name.last as usize)?;
         (last.hidden_from_layer == NEVER_HIDDEN).then_some(last.inode)
     }
 
-    fn is_directory(&self, inode: usize) -> bool {
-        matches!(self.inodes[inode].kind, InodeKind::Directory { .. })
-    }
-}
-
-impl Name {
-    /// Hides what is visible from layer `number` on. What this very layer laid down is not hidden: whiteouts
-    /// speak of the layers below, and come first.
-    fn hide(&mut self, number: u16) {
-        if let Some(last) = self.versions.last_mut().filter(|last| last.hidden_from_layer == NEVER_HIDDEN) {
-            last.hidden_from_layer = number;
-            if last.first_layer == number {
-                self.versions.pop();
-            }
-        }
-    }
-}
-
-impl DirNode {
-    fn freeze(&self) -> Dir {
-        let versions = self.names.iter().flat_map(|(name, entry)| {
-            entry.versions.iter().map(|version| Dentry {
-                name: name.clone(),
-                inode: version.inode,
-                first_layer: version.first_layer,
-                hidden_from_layer: version.hidden_from_layer,
-            })
-        });
-        Dir { dentries: versions.collect() }
+    fn is_directory(&self, inode: u32) -> bool {
+        matches!(self.inodes[inode as usize].kind, InodeKind::Directory { .. })
     }
 }
 
 /// Links of a directory that one layer alone has: each directory in it has a `..`.
-fn links_of_directory(directory: &Directory) -> u32 {
-    let is_directory = |child: &&Child| matches!(child, Child::Directory(_));
-    let below = directory.children.values().filter(is_directory).count();
-    u32::try_from(below).unwrap_or(u32::MAX).saturating_add(EMPTY_LINKS)
+fn links_of_directory(names: &Names<Child>, directory: u32) -> u32 {
+    let is_directory = |&slot: &u32| matches!(names.slot(slot).value, Child::Directory(_));
+    let below = names.of(directory).filter(is_directory).count();
+    number(below).saturating_add(EMPTY_LINKS)
 }
 
-/// How many names each file has.
-fn links_of(files: usize, directories: &[Directory]) -> Vec<u32> {
-    let mut links = vec![0_u32; files];
+/// Counts the names that each file has.
+fn count_links(files: &mut [Inode], names: &Names<Child>) {
     let mut pending = vec![layer::ROOT];
     while let Some(directory) = pending.pop() {
-        for &child in directories[directory].children.values() {
-            match child {
+        for slot in names.of(directory) {
+            match names.slot(slot).value {
                 Child::Directory(below) => pending.push(below),
-                Child::File(file) => links[file] = links[file].saturating_add(1),
+                Child::File(file) => {
+                    let links = &mut files[file as usize].nlink;
+                    *links = links.saturating_add(1);
+                }
                 Child::Whiteout => {}
             }
         }
     }
-    links
-}
-
-/// The inode of a file; directories and hard links are none.
-fn inode_of(file: File, nlink: u32, layer: u16) -> Option<Inode> {
-    let kind = match file.kind {
-        EntryKind::Regular { size, content } => InodeKind::Regular { size, content },
-        EntryKind::Symlink { target } => InodeKind::Symlink { target },
-        EntryKind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
-        EntryKind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
-        EntryKind::Fifo => InodeKind::Fifo,
-        EntryKind::Directory | EntryKind::HardLink { .. } => return None,
-    };
-    Some(Inode { layer, kind, attributes: file.attributes, nlink })
 }

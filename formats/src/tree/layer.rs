@@ -10,11 +10,12 @@
 //!
 //! Cost is in proportion to the length of the names, however deep they are and whatever links do to them.
 
-use std::collections::BTreeMap;
-
 use super::attributes::Attributes;
+use super::names::Names;
+use super::pool::{Pool, Pooled};
+use super::{Inode, InodeKind, number};
 use crate::entry::{PATH_MAX, PathError};
-use crate::{Entry, EntryKind, EntryPath};
+use crate::{Content, Entry, EntryKind, EntryPath};
 
 /// Why a layer's entries do not form a tree. Paths are as in the tar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,26 +89,21 @@ const MAX_LINK_STEPS: u64 = 1 << 24;
 const MAX_IMPLIED: usize = 1 << 20;
 
 /// Number of a directory in its layer.
-pub(super) type DirId = usize;
+pub(super) type DirId = u32;
 
 /// The root directory.
 pub(super) const ROOT: DirId = 0;
+/// Names that a layer may have: far more than a tar that is accepted, with all that it implies.
+const MAX_NAMES: usize = 1 << 31;
 
 /// A layer after resolution, ready to be laid over those below.
 pub(super) struct Layer {
     /// Those that lost their name among them.
     pub directories: Vec<Directory>,
     /// Files that are no directories, in the tar's order; hard links share one. Some may have lost
-    /// their last name.
-    pub files: Vec<File>,
-    implied: usize,
-    link_steps: u64,
-}
-
-/// A file that is no directory.
-pub(super) struct File {
-    pub kind: EntryKind,
-    pub attributes: Attributes,
+    /// their last name. Links are not counted yet.
+    pub files: Vec<Inode>,
+    pub names: Names<Child>,
 }
 
 /// What stands under a name.
@@ -115,7 +111,7 @@ pub(super) struct File {
 pub(super) enum Child {
     Directory(DirId),
     /// Number of the file.
-    File(usize),
+    File(u32),
     /// Nothing of the layers below shows under this name.
     Whiteout,
 }
@@ -123,29 +119,46 @@ pub(super) enum Child {
 /// A directory of one layer.
 #[derive(Default)]
 pub(super) struct Directory {
-    pub children: BTreeMap<Box<[u8]>, Child>,
     /// What the layer says of it, if it lists it.
-    pub listed: Option<Attributes>,
+    pub listed: Option<Pooled>,
     /// It was implied first, so an unpacker gave it the attributes of the one below.
     pub inherits: bool,
     /// Nothing of the layers below shows in it.
     pub opaque: bool,
     parent: DirId,
     /// Length of its path.
-    path_len: usize,
+    path_len: u32,
 }
 
 impl Layer {
-    pub fn resolve(entries: impl IntoIterator<Item = Entry>) -> Result<Self, TreeError> {
-        let directories = vec![Directory::default()];
-        let mut layer = Self { directories, files: Vec::new(), implied: 0, link_steps: 0 };
-        for entry in entries {
-            layer.add(entry)?;
-        }
-        Ok(layer)
+    /// Resolves the entries of layer `number`.
+    pub fn resolve(
+        entries: impl IntoIterator<Item = Entry>,
+        number: u16,
+        pool: &mut Pool,
+    ) -> Result<Self, TreeError> {
+        let layer = Self { directories: Vec::new(), files: Vec::new(), names: Names::default() };
+        let mut resolver = Resolver { layer, number, pool, implied: 0, link_steps: 0 };
+        resolver.layer.names.add_directory();
+        resolver.layer.directories.push(Directory::default());
+        entries.into_iter().try_for_each(|entry| resolver.add(entry))?;
+        Ok(resolver.layer)
     }
+}
 
+struct Resolver<'p> {
+    layer: Layer,
+    number: u16,
+    pool: &'p mut Pool,
+    implied: usize,
+    link_steps: u64,
+}
+
+impl Resolver<'_> {
     fn add(&mut self, entry: Entry) -> Result<(), TreeError> {
+        if self.layer.names.len() > MAX_NAMES {
+            return Err(TreeError::TooManyInodes);
+        }
         let path = entry.path.clone();
         let Some((parent, name)) = path.split_last() else {
             self.add_root(entry);
@@ -153,7 +166,7 @@ impl Layer {
         };
         let parent = self.make(&path, &parent)?;
         if name == OPAQUE_MARKER {
-            self.directories[parent].opaque = true;
+            self.layer.directories[parent as usize].opaque = true;
         } else if name.starts_with(AUFS_PREFIX) {
             // AUFS's link store and temporary files.
         } else if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
@@ -171,7 +184,8 @@ impl Layer {
     fn add_root(&mut self, entry: Entry) {
         if entry.kind == EntryKind::Directory {
             let entry = Entry { mode: ROOT_MODE, uid: 0, gid: 0, xattrs: Vec::new(), ..entry };
-            self.directories[ROOT].listed = Some(Attributes::of(entry));
+            let attributes = self.pool.add(Attributes::of(entry));
+            self.layer.directories[ROOT as usize].listed = Some(attributes);
         }
     }
 
@@ -179,46 +193,72 @@ impl Layer {
         match self.child(parent, hidden) {
             None => self.put(parent, hidden, Child::Whiteout),
             // What the layer itself holds there stays.
-            Some(Child::Directory(directory)) => self.directories[directory].opaque = true,
+            Some(Child::Directory(directory)) => self.layer.directories[directory as usize].opaque = true,
             Some(Child::File(_) | Child::Whiteout) => {}
         }
     }
 
     fn place(&mut self, parent: DirId, name: &[u8], entry: Entry) -> Result<(), TreeError> {
-        match &entry.kind {
+        let kind = match &entry.kind {
             // overlayfs takes such a device for a whiteout, wherever it comes from.
-            EntryKind::CharDevice { major: 0, minor: 0 } => self.put(parent, name, Child::Whiteout),
-            EntryKind::Directory => self.place_directory(parent, name, entry),
+            EntryKind::CharDevice { major: 0, minor: 0 } => {
+                self.put(parent, name, Child::Whiteout);
+                return Ok(());
+            }
+            EntryKind::Directory => {
+                self.place_directory(parent, name, entry);
+                return Ok(());
+            }
             EntryKind::HardLink { target } => {
                 let file = self.link_target(&entry.path, target)?;
                 self.put(parent, name, Child::File(file));
-                let File { kind, attributes } = &mut self.files[file];
-                attributes.update(Attributes::of(entry), kind);
+                let Inode { kind, attributes, .. } = &mut self.layer.files[file as usize];
+                let mut updated = self.pool.attributes(*attributes);
+                updated.update(Attributes::of(entry), kind);
+                *attributes = self.pool.add(updated);
+                return Ok(());
             }
-            kind => {
-                self.put(parent, name, Child::File(self.files.len()));
-                self.files.push(File { kind: kind.clone(), attributes: Attributes::of(entry) });
+            EntryKind::Regular { size, content: Content::Contiguous(offset) } => {
+                InodeKind::Regular { size: *size, offset: *offset }
             }
-        }
+            EntryKind::Regular { size, content: Content::Sparse(extents) } => {
+                self.pool.extents.push(extents.clone());
+                InodeKind::Sparse { size: *size, extents: number(self.pool.extents.len() - 1) }
+            }
+            EntryKind::Symlink { target } => InodeKind::Symlink { target: self.pool.texts.add(target) },
+            &EntryKind::CharDevice { major, minor } => InodeKind::CharDevice { major, minor },
+            &EntryKind::BlockDevice { major, minor } => InodeKind::BlockDevice { major, minor },
+            EntryKind::Fifo => InodeKind::Fifo,
+        };
+        let attributes = self.pool.add(Attributes::of(entry));
+        self.put(parent, name, Child::File(number(self.layer.files.len())));
+        self.layer.files.push(Inode { kind, attributes, nlink: 0, layer: self.number });
         Ok(())
     }
 
     fn place_directory(&mut self, parent: DirId, name: &[u8], entry: Entry) {
         let attributes = Attributes::of(entry);
         let Some(Child::Directory(known)) = self.child(parent, name) else {
-            let listed = Some(attributes);
+            let listed = Some(self.pool.add(attributes));
             self.put_directory(parent, name, Directory { listed, ..Directory::default() });
             return;
         };
-        let directory = &mut self.directories[known];
-        match &mut directory.listed {
-            Some(listed) => listed.update(attributes, &EntryKind::Directory),
-            None => (directory.listed, directory.inherits) = (Some(attributes), true),
-        }
+        let directory = &mut self.layer.directories[known as usize];
+        directory.listed = Some(match directory.listed {
+            Some(listed) => {
+                let mut updated = self.pool.attributes(listed);
+                updated.update(attributes, &InodeKind::Directory { dir: known });
+                self.pool.add(updated)
+            }
+            None => {
+                directory.inherits = true;
+                self.pool.add(attributes)
+            }
+        });
     }
 
     /// The file that a hard link names. Nothing is made for it.
-    fn link_target(&mut self, link: &EntryPath, target: &EntryPath) -> Result<usize, TreeError> {
+    fn link_target(&mut self, link: &EntryPath, target: &EntryPath) -> Result<u32, TreeError> {
         let missing = || TreeError::HardLinkTarget { link: link.clone(), target: target.clone() };
         let (parent, name) = target.split_last().ok_or_else(missing)?;
         let parent = match self.walk(link, &parent, false) {
@@ -253,10 +293,11 @@ impl Layer {
                 Some(Child::Directory(directory)) => directory,
                 Some(Child::Whiteout) => self.imply(entry, at, name, true)?,
                 Some(Child::File(file)) => {
-                    let EntryKind::Symlink { target } = &self.files[file].kind else {
+                    let InodeKind::Symlink { target } = self.layer.files[file as usize].kind else {
                         let parent = self.shown(at, name);
                         return Err(TreeError::NotADirectory { entry: entry.clone(), parent });
                     };
+                    let target = self.pool.texts.get(target);
                     links += 1;
                     self.link_steps += target.len() as u64;
                     if links > MAX_SYMLINKS {
@@ -281,7 +322,7 @@ impl Layer {
                 b"" | b"." => {}
                 b".." => {
                     if components.pop().is_none() {
-                        at = self.directories[at].parent;
+                        at = self.layer.directories[at as usize].parent;
                     }
                 }
                 name => components.push(name),
@@ -299,7 +340,7 @@ impl Layer {
         name: &[u8],
         opaque: bool,
     ) -> Result<DirId, TreeError> {
-        let len = self.directories[parent].path_len + name.len() + 1;
+        let len = self.layer.directories[parent as usize].path_len as usize + name.len() + 1;
         if len > PATH_MAX {
             return Err(TreeError::SymlinkTarget { entry: entry.clone(), source: PathError::TooLong(len) });
         }
@@ -311,30 +352,39 @@ impl Layer {
     }
 
     fn child(&self, directory: DirId, name: &[u8]) -> Option<Child> {
-        self.directories[directory].children.get(name).copied()
+        let slot = self.layer.names.find(&self.pool.texts, directory, name)?;
+        Some(self.layer.names.slot(slot).value)
     }
 
     /// Puts something under a name, in the place of whatever is there and below it.
     fn put(&mut self, parent: DirId, name: &[u8], child: Child) {
-        self.directories[parent].children.insert(name.into(), child);
+        let Self { layer: Layer { names, .. }, pool: Pool { texts, .. }, .. } = self;
+        match names.find(texts, parent, name) {
+            Some(slot) => names.slot_mut(slot).value = child,
+            None => {
+                let name = texts.add(name);
+                names.add(texts, parent, name, child);
+            }
+        }
     }
 
     fn put_directory(&mut self, parent: DirId, name: &[u8], directory: Directory) -> DirId {
-        let path_len = self.directories[parent].path_len + name.len() + 1;
-        let number = self.directories.len();
-        self.directories.push(Directory { parent, path_len, ..directory });
-        self.put(parent, name, Child::Directory(number));
-        number
+        let above = self.layer.directories[parent as usize].path_len;
+        let path_len = above.saturating_add(u32::try_from(name.len() + 1).unwrap_or(u32::MAX));
+        let new = self.layer.names.add_directory();
+        self.layer.directories.push(Directory { parent, path_len, ..directory });
+        self.put(parent, name, Child::Directory(new));
+        new
     }
 
     /// The path of a child, for an error.
     fn shown(&self, mut parent: DirId, name: &[u8]) -> String {
         let mut names = vec![String::from_utf8_lossy(name)];
         while parent != ROOT {
-            let above = self.directories[parent].parent;
-            let mut children = self.directories[above].children.iter();
-            let name = children.find(|&(_, &child)| child == Child::Directory(parent));
-            names.extend(name.map(|(name, _)| String::from_utf8_lossy(name)));
+            let above = self.layer.directories[parent as usize].parent;
+            let mut slots = self.layer.names.of(above).map(|slot| self.layer.names.slot(slot));
+            let slot = slots.find(|slot| slot.value == Child::Directory(parent));
+            names.extend(slot.map(|slot| String::from_utf8_lossy(self.pool.texts.get(slot.name))));
             parent = above;
         }
         names.iter().rev().flat_map(|name| ["/", name]).collect()

@@ -12,24 +12,31 @@
 mod attributes;
 mod builder;
 mod layer;
+mod names;
+mod pool;
 
-pub(crate) use attributes::Attributes;
 pub use builder::TreeBuilder;
 pub use layer::{LogError, TreeError};
 
-use crate::{Content, Entry};
+pub(crate) use pool::{AttributeSet, Pool, Pooled, SetId, Text};
+
+use crate::{Entry, TarOffset};
 
 /// A version that no layer hides carries this as its `hidden_from_layer`.
 pub const NEVER_HIDDEN: u16 = u16::MAX;
 /// Layers an image may have: every layer index is below [`NEVER_HIDDEN`].
 pub const MAX_LAYERS: usize = NEVER_HIDDEN as usize;
 
-/// A merged tree, ready to be written. Directory 0 holds one unnamed child: the root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A merged tree, ready to be written: some ninety bytes a name. Directory 0 holds one unnamed child: the root.
+#[derive(Clone, Debug)]
 pub struct Tree {
     pub(crate) inodes: Vec<Inode>,
-    pub(crate) dirs: Vec<Dir>,
+    /// Of all directories, one behind the other; in each sorted by name, then by first layer.
+    pub(crate) dentries: Vec<Dentry>,
+    /// Where each directory's end.
+    pub(crate) dir_ends: Vec<usize>,
     pub(crate) layers: Vec<LayerStats>,
+    pub(crate) pool: Pool,
 }
 
 /// What one layer adds, as an unpacked copy would count it.
@@ -42,37 +49,40 @@ pub struct LayerStats {
 }
 
 /// One version of one file: shared by its hard links.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inode {
-    pub layer: u16,
     pub kind: InodeKind,
-    pub attributes: Attributes,
+    pub attributes: Pooled,
     pub nlink: u32,
+    pub layer: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InodeKind {
-    Directory { dir: usize },
-    Regular { size: u64, content: Content },
-    Symlink { target: Box<[u8]> },
+    Directory { dir: u32 },
+    Regular { size: u64, offset: TarOffset },
+    Sparse { size: u64, extents: u32 },
+    Symlink { target: Text },
     CharDevice { major: u32, minor: u32 },
     BlockDevice { major: u32, minor: u32 },
     Fifo,
 }
 
-/// A directory's children over all layers, sorted by name, then by first layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dir {
-    pub dentries: Vec<Dentry>,
-}
-
 /// One version of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dentry {
-    pub name: Box<[u8]>,
-    pub inode: usize,
+    pub name: Text,
+    pub inode: u32,
     pub first_layer: u16,
     pub hidden_from_layer: u16,
+}
+
+/// Room for reserved inode numbers above the index's own.
+const MAX_INODES: usize = u32::MAX as usize - 16;
+
+/// A number of something of which there are fewer than [`MAX_INODES`].
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("every layer is checked before it is laid")
 }
 
 impl Tree {
@@ -88,7 +98,7 @@ impl Tree {
 
     /// Versions of names over all layers.
     pub fn entry_count(&self) -> usize {
-        self.dirs.iter().map(|dir| dir.dentries.len()).sum()
+        self.dentries.len()
     }
 
     /// What each layer adds, bottom to top.

@@ -54,7 +54,7 @@ fn check(bytes: &[u8], tar: &[u8], foreign: &ForeignLayer) {
     }
     let mut tree = TreeBuilder::new();
     tree.push_layer(foreign.entries.clone()).unwrap();
-    let index = launch::write(std::slice::from_ref(&foreign.layer), &tree.finish()).unwrap();
+    let index = launch::write(std::slice::from_ref(&foreign.layer), tree.finish()).unwrap();
     let index = LaunchIndex::open(index).unwrap();
     launch::check(&index).unwrap();
     assert_eq!(index.layers(), std::slice::from_ref(&foreign.layer));

@@ -67,7 +67,7 @@ pub(super) fn tree(fs: &LayerFs, go_on: &dyn Fn() -> bool) -> Result<(), Fault> 
         tree.push_layer(entries).map_err(|error| unusable(&error))?;
     }
     let layers = &index.layers()[..usize::from(prefix)];
-    let rebuilt = launch::write(layers, &tree.finish()).and_then(LaunchIndex::open);
+    let rebuilt = launch::write(layers, tree.finish()).and_then(LaunchIndex::open);
     let rebuilt = rebuilt.map_err(|error| unusable(&error))?;
     let (mut named, mut count) = (Vec::new(), 0_usize);
     let compared = launch::compare(&rebuilt, index, prefix, &mut |difference| {

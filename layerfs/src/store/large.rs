@@ -85,7 +85,7 @@ pub(crate) mod tests {
         tree.push_layer(lower).unwrap();
         tree.push_layer(upper).unwrap();
         let fixture = |len| LaunchLayer { tar_len: len, ..super::super::tests::layer_of_one_span(len) };
-        let bytes = launch::write(&[fixture(8 << 20), fixture(1 << 20)], &tree.finish()).unwrap();
+        let bytes = launch::write(&[fixture(8 << 20), fixture(1 << 20)], tree.finish()).unwrap();
         let found = LargeFiles::of_layers(&LaunchIndex::open(bytes).unwrap());
         assert_eq!(found[0].ranges(), [(3 << 20)..(4 << 20), (5 << 20)..(7 << 20)]);
         assert_eq!(found[1].ranges().first(), Some(&(0..LARGE)));

@@ -123,7 +123,7 @@ impl Image {
             blobs.push((layer.converted.digest, blob));
             launch_layers.push(layer);
         }
-        let index = launch::write(&launch_layers, &tree.finish()).unwrap();
+        let index = launch::write(&launch_layers, tree.finish()).unwrap();
         Self { index, blobs, layers: u16::try_from(launch_layers.len()).unwrap() }
     }
 }

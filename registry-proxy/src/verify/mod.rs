@@ -267,7 +267,7 @@ impl Checked {
 }
 
 fn compare_tree(index: LaunchIndex<Vec<u8>>, stack: Vec<Vec<Entry>>) -> Result<Findings, Error> {
-    let rebuilt = launch::write(index.layers(), &Tree::of_layers(stack)?)?;
+    let rebuilt = launch::write(index.layers(), Tree::of_layers(stack)?)?;
     let given = index.into_bytes();
     let mut findings = Findings::default();
     if rebuilt != given {

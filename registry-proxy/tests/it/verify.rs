@@ -67,7 +67,7 @@ impl Converted {
     fn publish(&mut self, layers: &[LaunchLayer], entries: Vec<Entry>) {
         let mut builder = TreeBuilder::new();
         builder.push_layer(entries).unwrap();
-        let index = launch::pack(&launch::write(layers, &builder.finish()).unwrap()).unwrap();
+        let index = launch::pack(&launch::write(layers, builder.finish()).unwrap()).unwrap();
         self.artifact["layers"][0]["size"] = index.len().into();
         self.artifact["layers"][0]["digest"] = self.registry.push_blob(REPOSITORY, index).to_string().into();
         self.registry.push_manifest(REPOSITORY, &tag(&self.subject), &self.artifact);

@@ -205,7 +205,7 @@ fn write(layers: Vec<ForeignLayer>) -> Result<Vec<u8>, Unusable> {
         tree.push_layer(entries)?;
         described.push(layer);
     }
-    Ok(launch::write(&described, &tree.finish())?)
+    Ok(launch::write(&described, tree.finish())?)
 }
 
 fn stopping() -> Fallback {

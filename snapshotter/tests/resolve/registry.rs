@@ -29,7 +29,7 @@ impl Image {
         for _ in &layers {
             tree.push_layer(Vec::new()).unwrap();
         }
-        let blob = launch::pack(&launch::write(&layers, &tree.finish()).unwrap()).unwrap();
+        let blob = launch::pack(&launch::write(&layers, tree.finish()).unwrap()).unwrap();
         let manifest = Digest::of(b"image manifest");
         let mut described =
             vec![json!({"mediaType": media_type::LAUNCH_INDEX, "digest": manifest, "size": 0})];

@@ -78,7 +78,7 @@ impl Image {
             layers.push(layer);
             blobs.push(blob);
         }
-        let bytes = launch::write(&layers, &tree.finish()).unwrap();
+        let bytes = launch::write(&layers, tree.finish()).unwrap();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("index"), &bytes).unwrap();
         Self { layers, blobs, index: Digest::of(&bytes), directory }
