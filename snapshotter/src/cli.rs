@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jaunt_formats::Reference;
 
-use crate::config::{Config, ConfigError, LogFormat, Settings};
+use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
 use crate::fallback::error_chain;
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
 use crate::{daemon, logging, pull, status, supervisor};
@@ -55,12 +55,8 @@ struct ServeArgs {
     /// Socket that containerd calls [default: snapshotter.sock in the run directory]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Speak plain HTTP to this registry; may be repeated
-    #[arg(long, value_name = "HOST")]
-    plain_http: Vec<String>,
-    /// Docker's config.json, for registry credentials [default: where Docker looks]
-    #[arg(long, value_name = "FILE")]
-    docker_config: Option<PathBuf>,
+    #[command(flatten)]
+    registries: RegistryFlags,
     /// How logs look [default: text]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -150,12 +146,11 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
         root: args.root,
         run_dir: args.run_dir,
         socket: args.socket,
-        plain_http: args.plain_http.into_iter().collect(),
-        docker_config: args.docker_config,
         log_format: args.log_format,
         ..Settings::default()
     };
-    let config = Settings::read(args.config.as_deref())?.with_flags(flags).complete();
+    let settings = args.registries.over(Settings::read(args.config.as_deref())?);
+    let config = settings.with_flags(flags).complete();
     logging::init(config.log_format);
     let worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
     let Config { root, run_dir, socket, .. } = config;

@@ -123,14 +123,9 @@ fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
     let store = MetaStore::open(&root.join("meta.redb")).map_err(state(config))?;
     let indexes = IndexStore::open(root).map_err(state(config))?;
-    let client = Client::new(client_config(config))?;
+    let client = Client::new(config.client(patience()))?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
-    let settings = Settings {
-        read_deadline: Duration::from_secs(config.read_deadline_seconds),
-        silence: SILENCE,
-        ..Settings::default()
-    };
-    let layers = Layers::new(kept.clone(), settings);
+    let layers = Layers::new(kept.clone(), reading(config));
     let index_dir = indexes.directory().to_owned();
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
@@ -145,15 +140,6 @@ fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc
     Ok(Arc::new(snapshotter))
 }
 
-fn client_config(config: &Config) -> ClientConfig {
-    let defaults = ClientConfig::default();
-    ClientConfig {
-        plain_http: config.plain_http.clone(),
-        auth_files: config.docker_config.clone().map_or(defaults.auth_files, |file| vec![file]),
-        ..patience()
-    }
-}
-
 /// The settings of whoever reads for containers, but for those that are configured.
 pub(crate) fn patience() -> ClientConfig {
     ClientConfig {
@@ -162,6 +148,12 @@ pub(crate) fn patience() -> ClientConfig {
         attempts: ATTEMPTS,
         ..ClientConfig::default()
     }
+}
+
+/// How layers are read.
+pub(crate) fn reading(config: &Config) -> Settings {
+    let read_deadline = Duration::from_secs(config.read_deadline_seconds);
+    Settings { read_deadline, silence: SILENCE, ..Settings::default() }
 }
 
 impl Catalog for MetaStore {

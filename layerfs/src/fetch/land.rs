@@ -80,6 +80,7 @@ impl Fetcher {
         let (diff_id, blob) = (self.layer.diff_id.0, self.layer.converted.digest);
         self.node.counters.wrong_spans.fetch_add(1, Ordering::Relaxed);
         self.sources.failed(source, &blob, Trouble::Wrong);
+        source.gave_wrong(&blob);
         let (place, span) = (source.name().to_owned(), Box::new(self.layer.spans[ticket.key()]));
         let error = ReadError::Wrong { diff_id, blob, place, span, source: error };
         tracing::warn!(%error, "wrong bytes");

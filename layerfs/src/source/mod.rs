@@ -34,6 +34,9 @@ pub trait Source: Send + Sync + 'static {
     /// The bytes of `range`, in order and unverified: all of them, or an error at the end. Nothing is asked of
     /// the place before the stream is polled; dropping it abandons the rest.
     fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream;
+
+    /// What it gave of a blob was wrong: where the place has it from several hands, another one is to be asked.
+    fn gave_wrong(&self, _blob: &Digest) {}
 }
 
 /// What a source gives of a range, all at once. Too little of it is no error here: a span that is not whole fails its

@@ -1,6 +1,8 @@
 //! Blobs in one repository of a registry.
 
+use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Error, Repository};
@@ -8,18 +10,28 @@ use jaunt_formats::Digest;
 
 use super::{ByteStream, Source, SourceError, Trouble};
 
+/// Spoilt blobs that are remembered.
+const SPOILT: usize = 1024;
+
 /// A repository, asked through the node's client.
 pub struct RegistrySource {
     client: Client,
     repository: Repository,
     name: String,
+    /// Blobs of which a mirror may have given wrong bytes: asked of the registry itself.
+    spoilt: Mutex<HashSet<Digest>>,
 }
 
 impl RegistrySource {
     /// A source of what `repository` holds.
     pub fn new(client: Client, repository: Repository) -> Self {
         let name = repository.to_string();
-        Self { client, repository, name }
+        Self { client, repository, name, spoilt: Mutex::default() }
+    }
+
+    fn spoilt(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        // One call under the lock at a time.
+        self.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -33,7 +45,9 @@ impl Source for RegistrySource {
     }
 
     fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
-        let pieces = self.client.blob_range_stream(&self.repository, &blob, range.clone());
+        let spoilt = self.spoilt().contains(&blob);
+        let client = if spoilt { self.client.without_mirrors() } else { self.client.clone() };
+        let pieces = client.blob_range_stream(&self.repository, &blob, range.clone());
         let place = self.name.clone();
         pieces
             .map_err(move |error| SourceError {
@@ -44,6 +58,14 @@ impl Source for RegistrySource {
                 cause: error.into(),
             })
             .boxed()
+    }
+
+    fn gave_wrong(&self, blob: &Digest) {
+        let mut spoilt = self.spoilt();
+        if spoilt.len() >= SPOILT {
+            spoilt.clear();
+        }
+        spoilt.insert(*blob);
     }
 }
 

@@ -4,6 +4,7 @@
 //! silently left at its default.
 
 mod completion;
+mod registries;
 mod store;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use completion::CompletionConfig;
+pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
 
 /// Read when no other file is named; may be absent.
@@ -55,6 +57,8 @@ pub struct Settings {
     pub read_deadline_seconds: Option<u64>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
+    /// Mirrors and certificates.
+    pub registries: Option<RegistriesConfig>,
     /// How much of layers is kept.
     pub store: Option<StoreConfig>,
     /// What is fetched of images that nobody reads.
@@ -81,6 +85,8 @@ pub struct Config {
     pub read_deadline_seconds: u64,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
+    /// See [`Settings::registries`].
+    pub registries: RegistriesConfig,
     /// See [`Settings::store`].
     pub store: StoreConfig,
     /// See [`Settings::completion`].
@@ -134,6 +140,7 @@ impl Settings {
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
             log_format: flags.log_format.or(self.log_format),
+            registries: flags.registries.or(self.registries),
             store: flags.store.or(self.store),
             completion: flags.completion.or(self.completion),
         }
@@ -155,6 +162,7 @@ impl Settings {
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             log_format: self.log_format.unwrap_or_default(),
+            registries: self.registries.unwrap_or_default(),
             store: self.store.unwrap_or_default(),
             completion: self.completion.unwrap_or_default(),
         }
@@ -202,7 +210,10 @@ mod tests {
         };
         let keys: String = shipped.lines().filter(is_key).map(|line| format!("{}\n", &line[1..])).collect();
         let settings: Settings = toml::from_str(&keys).unwrap();
-        let docker_config = settings.docker_config.clone();
+        let (docker_config, mut registries) =
+            (settings.docker_config.clone(), settings.registries.clone().unwrap());
+        assert!(registries.tls_client.take().is_some());
+        let settings = Settings { registries: Some(registries), ..settings };
         assert_eq!(settings.complete(), Config { docker_config, ..Settings::default().complete() });
         let names = |table: toml::Table| table.keys().cloned().collect::<BTreeSet<_>>();
         let known = names(toml::Table::try_from(Settings::default().complete()).unwrap());

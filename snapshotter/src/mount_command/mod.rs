@@ -14,9 +14,11 @@ mod stop;
 
 use std::path::PathBuf;
 
-use jaunt_distribution::{Client, ClientConfig};
+use jaunt_distribution::Client;
 use jaunt_formats::{Platform, Reference};
 
+use crate::config::{Config, ConfigError, RegistryFlags, Settings};
+use crate::daemon;
 use crate::fallback::{Fallback, FallbackCode};
 use crate::index_store::IndexStore;
 use crate::metastore::MetaStore;
@@ -47,15 +49,18 @@ pub struct MountArgs {
     /// Which image of a multi-platform one: os/arch or os/arch/variant [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// Speak plain HTTP to this registry; may be repeated
-    #[arg(long, value_name = "HOST")]
-    plain_http: Vec<String>,
-    /// Docker's config.json, for registry credentials [default: where Docker looks]
+    /// Configuration file, of which what it says of registries and of reading counts [default:
+    /// /etc/jaunt/snapshotter.toml, if it exists]
     #[arg(long, value_name = "FILE")]
-    docker_config: Option<PathBuf>,
+    config: Option<PathBuf>,
+    /// How long a read waits for registries in trouble before it is an error [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    read_deadline: Option<u64>,
     /// Fetch the rest of the image as well, while nobody reads, and check all of it
     #[arg(long)]
     complete: bool,
+    #[command(flatten)]
+    registries: RegistryFlags,
 }
 
 /// What to unmount.
@@ -75,6 +80,9 @@ pub enum MountCommandError {
     /// Content has nowhere to go.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Signals.
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
@@ -133,7 +141,8 @@ async fn prepare(
     state: &StateDirectory,
     point: PathBuf,
 ) -> Result<Served, MountCommandError> {
-    let client = Client::new(client_config(args)).map_err(MountCommandError::Client)?;
+    let config = config(args)?;
+    let client = Client::new(config.client(daemon::patience())).map_err(MountCommandError::Client)?;
     let platform = args.platform.clone().unwrap_or_else(Platform::host);
     let layer = image::topmost_layer(&client, &args.image, &platform).await?;
     println!("{}: {platform}, manifest {}", args.image, layer.manifest);
@@ -150,6 +159,7 @@ async fn prepare(
         digest: resolved.index,
         prefix: resolved.prefix,
         layers: path.join("layers"),
+        reading: daemon::reading(&config),
         client,
         repositories: records.sources(&resolved.index).into_iter().collect(),
         point,
@@ -165,11 +175,8 @@ fn not_lazy(image: &Reference, fallback: Fallback) -> MountCommandError {
     }
 }
 
-fn client_config(args: &MountArgs) -> ClientConfig {
-    let defaults = ClientConfig::default();
-    ClientConfig {
-        plain_http: args.plain_http.iter().cloned().collect(),
-        auth_files: args.docker_config.clone().map_or(defaults.auth_files, |file| vec![file]),
-        ..crate::daemon::patience()
-    }
+fn config(args: &MountArgs) -> Result<Config, ConfigError> {
+    let settings = args.registries.clone().over(Settings::read(args.config.as_deref())?);
+    let flags = Settings { read_deadline_seconds: args.read_deadline, ..Settings::default() };
+    Ok(settings.with_flags(flags).complete())
 }

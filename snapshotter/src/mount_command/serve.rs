@@ -75,6 +75,7 @@ pub(super) struct Served {
     pub digest: Digest,
     pub prefix: u16,
     pub layers: PathBuf,
+    pub reading: Settings,
     pub client: Client,
     pub repositories: Vec<Repository>,
     pub point: PathBuf,
@@ -89,7 +90,7 @@ impl Served {
         if let Some(why) = store.quarantined_index(&self.digest) {
             return Err(ServeError::Quarantined { index: self.digest, why });
         }
-        let layers = Layers::new(store.clone(), Settings::default());
+        let layers = Layers::new(store.clone(), self.reading);
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;

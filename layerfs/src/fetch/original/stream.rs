@@ -55,6 +55,9 @@ impl Fetcher {
             };
             tracing::debug!(%error, cause = %error.cause, "a source did not give an original");
             self.sources.failed(&*source, &blob, error.trouble);
+            if error.trouble == Trouble::Wrong {
+                source.gave_wrong(&blob);
+            }
             if error.trouble.may_pass() {
                 in_trouble.insert(source.host().to_owned());
             }
