@@ -15,7 +15,7 @@
 mod decompress;
 mod stream;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 pub(crate) struct Original {
     state: watch::Sender<State>,
     progress: Mutex<Progress>,
+    /// How much of the blob has come at the best.
+    furthest: AtomicU64,
     /// Whether a failure has been told of, since a stream went well.
     told: AtomicBool,
 }
@@ -61,7 +63,7 @@ enum Progress {
     None,
     /// Others are streamed first.
     Queued,
-    /// Something came at this moment.
+    /// More came at this moment than had ever come before: a server that begins well again and again is in trouble.
     At(Instant),
 }
 
@@ -75,7 +77,7 @@ pub(super) struct NoOriginal {
 impl Default for Original {
     fn default() -> Self {
         let (progress, told) = (Mutex::new(Progress::None), AtomicBool::new(false));
-        Self { state: watch::Sender::default(), progress, told }
+        Self { state: watch::Sender::default(), progress, furthest: AtomicU64::new(0), told }
     }
 }
 
@@ -89,6 +91,13 @@ impl Original {
         };
         let until = until.min(begun + deadline * LONGEST_WAIT);
         (until > Instant::now()).then_some(until)
+    }
+
+    /// So much of the blob has come.
+    fn came(&self, len: u64) {
+        if self.furthest.fetch_max(len, Ordering::Relaxed) < len {
+            self.note(Progress::At(Instant::now()));
+        }
     }
 
     fn note(&self, progress: Progress) {
@@ -203,6 +212,7 @@ impl Fetcher {
                 let (diff_id, seconds) = (&self.layer.diff_id, begun.elapsed().as_secs_f64());
                 tracing::info!(%diff_id, seconds, "the original is here, and is the layer");
                 self.original.told.store(false, Ordering::Relaxed);
+                self.original.furthest.store(0, Ordering::Relaxed);
                 let tar = Arc::new(tar);
                 under_way.ends(State::Ready(tar.clone()));
                 self.keep_all(tar).await;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::super::lane::{Lane, Passage};
 use super::super::receive::Incoming;
@@ -37,7 +36,7 @@ impl Fetcher {
     pub(super) async fn stream(self: &Arc<Self>) -> Result<WholeTar, OriginalError> {
         let blob = self.layer.original.digest;
         let _turn = self.turn_to_stream().await.ok_or(OriginalError::Unneeded)?;
-        self.original.note(Progress::At(Instant::now()));
+        self.original.note(Progress::None);
         let mut in_trouble = HashSet::new();
         let mut last: Option<SourceError> = None;
         for source in self.sources.order(&blob) {
@@ -156,7 +155,7 @@ impl Fetcher {
             *at += piece.len() as u64;
             let fed = off_thread(move || Ok(decompressor.push(&piece).map(|()| decompressor)?)).await;
             decompressor = fed.map_err(|wrong| (self.ended(source, wrong), None))?;
-            self.original.note(Progress::At(Instant::now()));
+            self.original.came(*at);
         }
         Ok(decompressor)
     }
