@@ -1,7 +1,8 @@
 //! Which blocks are there: lock-free, one bit each.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::sync::{AtomicU64, Ordering};
 
 const WORD_BITS: usize = u64::BITS as usize;
 
@@ -45,34 +46,5 @@ impl Bitmap {
             let high = (end - base).min(WORD_BITS);
             (&self.words[word], (u64::MAX << low) & (u64::MAX >> (WORD_BITS - high)))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn behaves_like_a_set(
-            bits in 1usize..300,
-            changes in prop::collection::vec((any::<bool>(), 0usize..320, 0usize..320), 0..12),
-        ) {
-            let map = Bitmap::new(bits);
-            let mut set = vec![false; bits];
-            for (to, a, b) in changes {
-                let range = a.min(b)..a.max(b);
-                if to { map.set(range.clone()) } else { map.clear(range.clone()) }
-                set.iter_mut().enumerate().filter(|(at, _)| range.contains(at)).for_each(|(_, bit)| *bit = to);
-            }
-            for start in 0..bits {
-                for end in [start, start + 1, start + 64, bits] {
-                    let expected = end <= bits && set[start..end.min(bits)].iter().all(|bit| *bit);
-                    prop_assert_eq!(map.all(start..end), expected, "{}..{}", start, end);
-                }
-            }
-        }
     }
 }

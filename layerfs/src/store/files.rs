@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use lru::LruCache;
 use rustix::buffer::spare_capacity;
@@ -16,6 +16,7 @@ use rustix::fs::FallocateFlags;
 
 use super::disk;
 use super::large::LargeFiles;
+use super::sync::{Mutex, RwLock};
 
 /// The packed file's name, and that of the directory of large ones.
 const PACKED: &str = "data";
@@ -32,7 +33,7 @@ pub(super) struct Files {
 
 /// Where a stretch of the tar is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     Packed,
     /// In the large file of this number.
     Large(usize),
@@ -169,7 +170,7 @@ impl Files {
     }
 
     /// A range of the tar, cut where another file begins.
-    fn pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (Place, Range<u64>)> {
+    pub(super) fn pieces(&self, range: &Range<u64>) -> impl Iterator<Item = (Place, Range<u64>)> {
         let (large, end) = (self.large.ranges(), range.end);
         let (mut at, mut next) = (range.start, large.partition_point(|large| large.end <= range.start));
         std::iter::from_fn(move || {
@@ -244,36 +245,4 @@ fn read_exact(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(len);
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::store::large::tests::large;
-
-    proptest! {
-        #[test]
-        fn pieces_cover_a_range_and_each_byte_is_where_it_belongs(
-            large_ones in prop::collection::vec((0u64..60, 1u64..20), 0..5), a in 0u64..100, b in 0u64..100,
-        ) {
-            let directory = tempfile::tempdir().unwrap();
-            let ranges: Vec<_> = large_ones.iter().map(|&(start, len)| start..start + len).collect();
-            let files = Files::open(directory.path(), large(&ranges)).unwrap();
-            let range = a.min(b)..a.max(b);
-            let pieces: Vec<_> = files.pieces(&range).collect();
-            let mut at = range.start;
-            for (place, piece) in pieces {
-                prop_assert_eq!(piece.start, at);
-                prop_assert!(piece.end > at);
-                for byte in piece.clone() {
-                    let own = files.large.ranges().iter().position(|large| large.contains(&byte));
-                    prop_assert_eq!(place, own.map_or(Place::Packed, Place::Large));
-                }
-                at = piece.end;
-            }
-            prop_assert_eq!(at, range.end);
-        }
-    }
 }

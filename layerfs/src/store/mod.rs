@@ -59,6 +59,7 @@ pub use shared::StoreCounters;
 use self::cut::{Cut, CutName, LAYOUT};
 use self::shared::{Moment, Shared};
 use self::verdicts::Verdicts;
+use crate::sync;
 
 /// All layers of a node.
 pub struct Store {

@@ -8,8 +8,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 
@@ -21,6 +20,7 @@ use super::large::LargeFiles;
 use super::record::{Record, Sum};
 use super::regions::Regions;
 use super::shared::Moment;
+use super::sync::{AtomicBool, Mutex, Ordering, RwLock};
 use crate::verify::TarBytes;
 
 pub(super) struct OnDisk {

@@ -1,10 +1,16 @@
 //! The store against a naive model, power cuts, full disks, and time.
 
+mod bitmap;
+mod crowd;
+mod damage;
 mod eviction;
+mod files;
 mod full_disk;
+mod killed;
 mod model;
 mod power_cut;
 mod quarantine;
+mod shuttled;
 
 use std::collections::BTreeMap;
 use std::fs;
