@@ -13,6 +13,7 @@ use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::http::{Answer, Http, Request, drain, read_whole};
 use crate::limits;
+use crate::repository::Repository;
 use crate::target::Target;
 use crate::turn::Turn;
 
@@ -163,6 +164,7 @@ impl Transport {
         if status.is_success() {
             return Ok(answer);
         }
+        let is_registrys = answer.elsewhere.is_none();
         let message = match read_whole(answer.response, limits::ERROR_BODY_BYTES, self.http.patience).await {
             Ok(body) => registry_words(&body),
             Err(_) => String::new(),
@@ -170,11 +172,28 @@ impl Transport {
         let target = Box::new(target.clone());
         Err(match status {
             StatusCode::NOT_FOUND => Error::NotFound { target },
+            // Storage that a registry led to gets no login.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_registrys => {
+                let message = [message, self.login_of(&target.repository).await.to_owned()];
+                let message =
+                    message.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+                Error::Unauthorized { target, status, message }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Error::Unauthorized { target, status, message }
             }
             _ => Error::Status { target, status, message },
         })
+    }
+}
+
+impl Transport {
+    /// Whether a login was refused or missing, for whoever has to look for it.
+    async fn login_of(&self, repository: &Repository) -> &'static str {
+        match self.auth.has_login(repository.host(), repository.name()).await {
+            true => "with the login that is configured",
+            false => "no login for it is configured",
+        }
     }
 }
 

@@ -80,6 +80,11 @@ pub(crate) struct Authenticator {
 }
 
 impl Authenticator {
+    /// Whether there is a login, as far as that can be told.
+    pub(crate) async fn has_login(&self, host: &str, repository: &str) -> bool {
+        self.credentials.find(host, repository).await.is_ok_and(|found| found.is_some())
+    }
+
     pub(crate) fn new(http: Http, credentials: Credentials) -> Self {
         let capacity = NonZeroUsize::new(limits::GRANTS).unwrap_or(NonZeroUsize::MIN);
         let (slots, schemes) = (LruCache::new(capacity), LruCache::new(capacity));

@@ -230,9 +230,9 @@ async fn a_new_login_counts_without_a_restart() {
 #[tokio::test]
 async fn a_refusal_without_a_usable_challenge_is_reported() {
     for (challenge, want) in [
-        ("", "access denied (401: DENIED: no)"),
-        ("Negotiate", "access denied (401: DENIED: no)"),
-        ("Basic realm=x", "access denied (401: DENIED: no)"),
+        ("", "access denied (401: DENIED: no; no login for it is configured)"),
+        ("Negotiate", "access denied (401: DENIED: no; no login for it is configured)"),
+        ("Basic realm=x", "access denied (401: DENIED: no; no login for it is configured)"),
         ("Bearer", "challenge is unusable: its realm is not a URL"),
     ] {
         let server = MockServer::start().await;

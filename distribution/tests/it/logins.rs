@@ -144,7 +144,10 @@ async fn helpers_are_asked() {
     let noted = r#"{"auths":{"R":{}},"credsStore":"jaunttest"}"#;
     assert!(run(noted, &knows).contains("read b\"x\""));
     for (script, want) in [
-        ("echo credentials not found in native keychain; exit 1", "access denied (401)"),
+        (
+            "echo credentials not found in native keychain; exit 1",
+            "access denied (401: no login for it is configured)",
+        ),
         ("echo hunter2 >&2; echo hunter2; exit 1", "names a credential helper for"),
         ("exec yes hunter2", "that failed"),
         // One that reads nothing.

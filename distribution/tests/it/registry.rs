@@ -162,9 +162,12 @@ async fn basic_authentication_uses_the_docker_configuration() {
     upload.finish(&digest, 6).await.unwrap();
     assert_eq!(user.blob(&repository, &digest, 6).await.unwrap(), bytes);
     let (intruder, _directory) = client_with_login(&login("hunter3"));
-    for stranger in [client(), intruder] {
+    for (stranger, login) in
+        [(client(), "no login for it is configured"), (intruder, "with the login that is configured")]
+    {
         let error = stranger.blob(&repository, &digest, 6).await.unwrap_err();
         assert!(error.to_string().contains("access denied (401: UNAUTHORIZED"), "{error}");
+        assert!(error.to_string().contains(login), "{error}");
         assert!(!format!("{error:?} {error}").contains("hunter"));
     }
 }
