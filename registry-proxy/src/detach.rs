@@ -30,7 +30,9 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     let reference = &args.common.reference;
     let place = Place::of(&client, reference);
     let resolved = image::resolve(&place, reference, &args.platforms.wanted).await?;
-    if let Some(tied) = resolved.images.iter().find(|image| image.original.is_some()) {
+    // Who names its digest means this very manifest, as after a revert.
+    let is_tied = |image: &&Image| image.original.is_some() && reference.digest().is_none();
+    if let Some(tied) = resolved.images.iter().find(is_tied) {
         let (reference, image) = (reference.to_string(), tied.descriptor.digest);
         return Err(Error::Tied { reference, image });
     }

@@ -170,7 +170,9 @@ async fn remains(place: &Place, replaced: &Digest, original: &Digest) -> Result<
         format!("tag {}, which keeps the original", original_tag(original)),
         format!("the replacement {replaced}, under its digest, until the place removes what no tag names"),
     ];
-    for (subject, whose) in [(replaced, "the replacement"), (original, "the original, which detach removes")]
+    let of_replacement = format!("the replacement, which detach of its digest removes: @{replaced}");
+    for (subject, whose) in
+        [(replaced, of_replacement.as_str()), (original, "the original, which detach removes")]
     {
         let tag = artifact::tag(subject);
         if place.manifest_if_exists(&tag, &ACCEPT).await?.is_some() {

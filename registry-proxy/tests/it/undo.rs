@@ -241,9 +241,15 @@ fn detach_refuses_an_image_that_was_replaced_in_place() {
         "{refused:?}"
     );
     assert_eq!(registry.tags(REPOSITORY), before);
-    registry.run(&["revert", &reference]).succeeded();
+    let replacement = registry.digest(REPOSITORY, "v1");
+    let reverted = registry.run(&["revert", &reference]);
+    assert!(reverted.succeeded().stdout.contains(&format!("detach of its digest removes: @{replacement}")));
     registry.run(&["detach", &reference]).succeeded();
     assert!(!registry.tags(REPOSITORY).contains(&tag(&subject, ".jaunt")));
+    // Who names the digest means it: nothing keeps the converted layers any more.
+    assert!(registry.tags(REPOSITORY).contains(&tag(&replacement, ".jaunt")));
+    registry.run(&["detach", &registry.reference(&format!("{REPOSITORY}@{replacement}"))]).succeeded();
+    assert_eq!(registry.tags(REPOSITORY), [tag(&subject, ".original"), "v1".to_owned()]);
 }
 
 #[test]
