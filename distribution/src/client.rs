@@ -10,6 +10,7 @@ use reqwest::{Method, Url};
 use crate::auth::Access;
 use crate::config::ClientConfig;
 use crate::credentials::Credentials;
+use crate::ending::Endings;
 use crate::error::Error;
 use crate::hosts::Router;
 use crate::http::{Answer, Http};
@@ -34,6 +35,7 @@ struct Shared {
     router: Router,
     whereabouts: Whereabouts,
     attempts: u32,
+    endings: Endings,
 }
 
 impl Client {
@@ -43,7 +45,8 @@ impl Client {
         let http = Http::new(&config, router.clone()).map_err(|source| Error::Setup { source })?;
         let transport = Transport::new(http, Credentials::new(config.auth_files));
         let attempts = config.attempts.max(1);
-        let shared = Shared { transport, router, whereabouts: Whereabouts::new(), attempts };
+        let (whereabouts, endings) = (Whereabouts::new(), Endings::default());
+        let shared = Shared { transport, router, whereabouts, attempts, endings };
         Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true })
     }
 
@@ -62,6 +65,15 @@ impl Client {
     #[must_use]
     pub fn without_mirrors(&self) -> Self {
         Self { mirrors: false, ..self.clone() }
+    }
+
+    /// Waits until every upload that was dropped unfinished has been cancelled: for those about to end.
+    pub async fn settled(&self) {
+        self.shared.endings.over().await;
+    }
+
+    pub(crate) fn endings(&self) -> &Endings {
+        &self.shared.endings
     }
 
     pub(crate) fn transport(&self) -> &Transport {

@@ -17,6 +17,7 @@ mod blob;
 mod client;
 mod config;
 mod credentials;
+mod ending;
 mod error;
 mod failover;
 mod files;

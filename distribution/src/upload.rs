@@ -172,7 +172,11 @@ impl Drop for BlobUpload {
         // Outside a runtime there is nothing to send with; the registry expires the session.
         let Ok(runtime) = Handle::try_current() else { return };
         let (client, turn, repository) = (self.client.clone(), self.turn.clone(), self.repository.clone());
-        runtime.spawn(async move { cancel(&client, &turn, &repository, session, stream).await });
+        let ending = self.client.endings().begin();
+        runtime.spawn(async move {
+            cancel(&client, &turn, &repository, session, stream).await;
+            drop(ending);
+        });
     }
 }
 

@@ -125,6 +125,8 @@ pub enum Error {
     SignatureTag(String),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: FileError },
+    #[error("interrupted: what was finished is kept, and the same command goes on from there")]
+    Interrupted { signal: i32 },
     #[error("cannot write the result: {0}")]
     Output(#[from] std::io::Error),
 }

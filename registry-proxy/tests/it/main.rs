@@ -8,6 +8,7 @@ mod copies;
 mod failures;
 mod faults;
 mod inspect;
+mod interrupts;
 mod layout;
 mod meddler;
 mod memory;

@@ -127,6 +127,18 @@ impl Registry {
         blobs.join(&hex[..2]).join(hex).join("data")
     }
 
+    /// Uploads under way, or left behind. Of cancelled ones, the registry itself leaves empty directories.
+    pub fn uploads(&self, repository: &str) -> usize {
+        let repositories = self.directory.path().join("data/docker/registry/v2/repositories");
+        let sessions = std::fs::read_dir(repositories.join(repository).join("_uploads"));
+        sessions
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|session| session.path().join("data").exists())
+            .count()
+    }
+
     /// Everything stored, to see that nothing changed.
     pub fn blob_count(&self) -> usize {
         let blobs = self.directory.path().join("data/docker/registry/v2/blobs/sha256");
