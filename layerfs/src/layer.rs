@@ -65,6 +65,16 @@ impl Layer {
         self.0.fetcher.file()
     }
 
+    /// Bytes of it that are local. Opens no file.
+    pub fn present_bytes(&self) -> u64 {
+        self.0.fetcher.present_bytes()
+    }
+
+    /// Bytes that there are to be had of it.
+    pub fn total_bytes(&self) -> u64 {
+        self.launch().spans.iter().map(|span| u64::from(span.tar_len)).sum()
+    }
+
     /// The range's bytes if all of them are local. Blocks on the disk at most.
     pub fn read_local(&self, range: &Range<u64>) -> Option<Bytes> {
         let file = self.file();

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use jaunt_formats::DigestScope;
 use jaunt_formats::launch::LaunchLayer;
 
-use crate::counters::Counters;
 use crate::fetch::{Fetcher, Node};
 use crate::layer::{Handle, Layer};
+use crate::metrics::Metrics;
 use crate::prefetch::Prefetcher;
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
@@ -98,7 +98,7 @@ impl Layers {
     }
 
     /// What reading has cost so far.
-    pub fn counters(&self) -> &Counters {
-        &self.0.node.counters
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.node.metrics
     }
 }

@@ -14,7 +14,6 @@
 mod chance;
 pub mod class;
 pub mod completion;
-pub mod counters;
 mod decode;
 pub mod erofs;
 #[cfg(test)]
@@ -25,6 +24,8 @@ pub mod fuse;
 pub mod index_file;
 pub mod layer;
 pub mod layers;
+pub mod metrics;
+pub mod observed;
 #[cfg(test)]
 mod original_tests;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use jaunt_distribution::{Client, ClientConfig, Repository};
 use jaunt_formats::Digest;
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
+use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -27,7 +28,7 @@ use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
 use crate::status::StatusService;
 use crate::supervisor::Handle;
-use crate::upkeep;
+use crate::{figures, upkeep};
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -93,15 +94,18 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
 
     let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
     let store = Arc::new(store.with_cap(config.store.cap()));
-    let snapshotter = assemble(config, supervisor, store.clone())?;
+    let (snapshotter, observed) = assemble(config, supervisor, store.clone())?;
     snapshotter.restore().await.map_err(state(config))?;
     tokio::spawn(upkeep::upkeep(store.clone()));
+    if let Some(address) = config.metrics.address.0 {
+        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone()));
+    }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
         .add_service(SnapshotsServer::new(SnapshotsService(Arc::clone(&snapshotter))))
-        .add_service(StatusServer::new(StatusService(snapshotter)))
+        .add_service(StatusServer::new(StatusService { snapshotter, observed }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = drained.await;
         });
@@ -117,7 +121,11 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     Ok(served?)
 }
 
-fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc<Snapshotter>, DaemonError> {
+fn assemble(
+    config: &Config,
+    supervisor: Handle,
+    kept: Arc<Store>,
+) -> Result<(Arc<Snapshotter>, Arc<Observed>), DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
@@ -127,8 +135,10 @@ fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
     let layers = Layers::new(kept.clone(), reading(config));
     let index_dir = indexes.directory().to_owned();
+    let observed = Observed::new(layers.clone());
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
+    let layers = (layers, observed.clone());
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
@@ -137,7 +147,7 @@ fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Arc
     let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits).with_verdicts(kept));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
-    Ok(Arc::new(snapshotter))
+    Ok((Arc::new(snapshotter), observed))
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.

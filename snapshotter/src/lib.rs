@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod disk_usage;
 pub mod fallback;
+mod figures;
 pub mod filters;
 pub mod index_store;
 pub mod labels;

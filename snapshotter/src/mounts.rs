@@ -17,6 +17,7 @@ use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::{LargeFiles, Store};
 use tokio::sync::OnceCell;
@@ -45,6 +46,7 @@ pub struct Mounts {
     store: Arc<Store>,
     layers: Layers,
     completion: Option<Completion>,
+    observed: Arc<Observed>,
     index_dir: PathBuf,
     client: Client,
     catalog: Arc<dyn Catalog>,
@@ -61,13 +63,14 @@ struct Served {
 }
 
 impl Mounts {
-    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`, and filled by `completion`.
+    /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`, which can be looked at in
+    /// `observed`, and filled by `completion`.
     pub fn open(
         supervisor: Handle,
         client: Client,
         catalog: Arc<dyn Catalog>,
         index_dir: PathBuf,
-        layers: Layers,
+        (layers, observed): (Layers, Arc<Observed>),
         completion: Option<Completion>,
     ) -> Arc<Self> {
         let store = layers.store().clone();
@@ -77,6 +80,7 @@ impl Mounts {
             store,
             layers,
             completion,
+            observed,
             index_dir,
             client,
             catalog,
@@ -135,6 +139,7 @@ impl Mounts {
         if let Some(completion) = &self.completion {
             completion.add(&fs, chain.index);
         }
+        self.observed.watch(&fs);
         Ok(fs)
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -33,8 +33,13 @@ impl Fetcher {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let span = &self.layer.spans[ticket.key()];
+            let begun = Instant::now();
             let verified = verify(span, self.layer.scope, &bytes);
             drop(bytes);
+            if let Ok(verified) = &verified {
+                self.node.metrics.decode_seconds.observe(begun.elapsed().as_secs_f64());
+                self.node.metrics.decoded_bytes.inc_by(verified.bytes().len() as u64);
+            }
             if let (Ok(_), Some(why)) = (&verified, self.file().quarantined()) {
                 // It was on its way when the whole layer was found out.
                 let error = ReadError::Quarantined { diff_id: self.layer.diff_id.0, why };
@@ -78,7 +83,8 @@ impl Fetcher {
 
     fn wrong(&self, ticket: &Ticket<Outcome>, source: &dyn Source, error: VerifyError) -> ReadErrors {
         let (diff_id, blob) = (self.layer.diff_id.0, self.layer.converted.digest);
-        self.node.counters.wrong_spans.fetch_add(1, Ordering::Relaxed);
+        self.node.metrics.wrong_spans.inc();
+        self.node.metrics.note_failure(source.host(), Trouble::Wrong.name());
         self.sources.failed(source, &blob, Trouble::Wrong);
         source.gave_wrong(&blob);
         let (place, span) = (source.name().to_owned(), Box::new(self.layer.spans[ticket.key()]));

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use jaunt_formats::launch::LaunchLayer;
 
-use crate::counters::Counters;
+use crate::metrics::Metrics;
 use crate::read_error::ReadErrors;
 use crate::single_flight::SingleFlight;
 use crate::source::{SourceError, SourceSet};
@@ -59,12 +59,12 @@ impl Default for Settings {
 pub(crate) struct Node {
     pub(crate) pool: Pool,
     pub(crate) settings: Settings,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) metrics: Metrics,
 }
 
 impl Node {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self { pool: Pool::new(), settings, counters: Arc::default() })
+        Arc::new(Self { pool: Pool::new(), settings, metrics: Metrics::default() })
     }
 }
 
@@ -109,6 +109,14 @@ impl Fetcher {
     /// The local file, opened by the first read: a mount has more layers than its container reads.
     pub(crate) fn file(&self) -> &Arc<LayerFile> {
         self.file.get_or_init(|| self.store.layer(&self.layer, &self.large))
+    }
+
+    /// Bytes of the layer that the store has.
+    pub(crate) fn present_bytes(&self) -> u64 {
+        match self.file.get() {
+            Some(file) => file.present_bytes(),
+            None => self.store.present_bytes(&self.layer, &self.large),
+        }
     }
 
     /// Whether the store has a span.

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -47,7 +46,7 @@ impl Fetcher {
         held: &Arc<Held>,
     ) -> Result<(), Stop> {
         let (blob, range) = (self.layer.converted.digest, run.blob());
-        self.node.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        self.node.metrics.fetches.inc();
         let begun = Instant::now();
         let (stream, patience) =
             (source.fetch(blob, range.clone()), Patience::new(self.node.settings.silence));
@@ -62,7 +61,9 @@ impl Fetcher {
             let Some(decoder) = self.node.pool.decoder().await else { break };
             self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, held.clone()));
         }
-        let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+        let took = begun.elapsed();
+        self.node.metrics.fetch_seconds.observe(took.as_secs_f64());
+        let milliseconds = took.as_secs_f64() * 1000.0;
         let (start, len) = (range.start, range.end - range.start);
         tracing::debug!(source = source.name(), %blob, start, len, milliseconds, "fetched");
         Ok(())
@@ -144,7 +145,7 @@ impl Fetcher {
         })?;
         incoming.patience.spend(begun.elapsed(), piece.len());
         incoming.passage.delivered(piece.len() as u64);
-        self.node.counters.fetched_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        self.node.metrics.fetched_bytes.inc_by(piece.len() as u64);
         Ok(piece)
     }
 

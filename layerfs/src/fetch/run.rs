@@ -154,6 +154,7 @@ impl Fetcher {
                 }
                 Err(Stop::Failed(error)) => {
                     tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
+                    self.node.metrics.note_failure(source.host(), error.trouble.name());
                     self.sources.failed(&*source, &error.blob, error.trouble);
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));

@@ -11,6 +11,7 @@ mod stretch;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jaunt_formats::entry::NAME_MAX;
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
@@ -23,6 +24,7 @@ pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 use crate::index_file::MappedIndex;
 use crate::layer::Layer;
 use crate::layers::Layers;
+use crate::metrics::{Metrics, Stalls};
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
 use numbers::Numbers;
@@ -50,6 +52,8 @@ pub struct LayerFs {
     layers: Vec<Layer>,
     store: Arc<Store>,
     has_xattrs: bool,
+    metrics: Metrics,
+    stalls: Stalls<Ino>,
 }
 
 impl LayerFs {
@@ -67,13 +71,14 @@ impl LayerFs {
     ) -> Result<Self, FsError> {
         let view = index.view(prefix).ok_or(LaunchError::Malformed("fewer layers than asked for"))?;
         let numbers = Numbers { root: view.root()?, place: RootPlace::Below };
-        let store = layers.store().clone();
+        let (store, metrics) = (layers.store().clone(), layers.metrics().clone());
         let mounted = &index.layers()[..usize::from(prefix)];
         let large = LargeFiles::of_layers(&index);
         let layers = mounted.iter().zip(&large).map(|(layer, large)| layers.open(layer, large, sources));
         let layers = layers.collect();
         let has_xattrs = index.has_xattrs();
-        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs })
+        let stalls = Stalls::default();
+        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs, metrics, stalls })
     }
 
     /// The same, with its root directory in another place.
@@ -110,6 +115,11 @@ impl LayerFs {
     /// Its layers, the lowest first.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// What its readers have waited for.
+    pub fn stalls(&self) -> &Stalls<Ino> {
+        &self.stalls
     }
 
     /// Whether any file has an extended attribute; where none has, none needs to be asked for.
@@ -226,6 +236,7 @@ impl LayerFs {
                 },
             }
         }
+        self.metrics.note_read(bytes.len());
         Ok(Some(bytes))
     }
 
@@ -234,6 +245,15 @@ impl LayerFs {
     /// # Errors
     /// It is no regular file, or its bytes can neither be read nor fetched.
     pub async fn read(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
+        let begun = Instant::now();
+        let read = self.read_missing(inode, offset, len).await;
+        let waited = begun.elapsed();
+        self.stalls.note(inode, waited);
+        self.metrics.note_miss(waited, read.as_ref().ok().map(Vec::len));
+        read
+    }
+
+    async fn read_missing(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
         let (layer, stretches) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {

@@ -41,4 +41,15 @@ impl Trouble {
     pub fn may_pass(self) -> bool {
         matches!(self, Self::Broken | Self::Silent)
     }
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+            Self::Wrong => "wrong",
+            Self::Gone => "gone",
+        }
+    }
 }

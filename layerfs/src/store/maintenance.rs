@@ -94,6 +94,11 @@ impl Store {
             })
     }
 
+    /// What it may hold.
+    pub fn cap(&self) -> Cap {
+        self.cap
+    }
+
     fn is_over(&self) -> bool {
         self.cap.high.is_some_and(|high| self.usage().bytes > high)
     }

@@ -4,6 +4,7 @@
 //! silently left at its default.
 
 mod completion;
+mod metrics;
 mod registries;
 mod store;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use completion::CompletionConfig;
+pub use metrics::{MetricsAddress, MetricsConfig};
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
 
@@ -63,6 +65,8 @@ pub struct Settings {
     pub store: Option<StoreConfig>,
     /// What is fetched of images that nobody reads.
     pub completion: Option<CompletionConfig>,
+    /// Where figures are told.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// Settings with nothing left open. The supervisor hands them to every worker, so that a file edited
@@ -91,6 +95,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// See [`Settings::completion`].
     pub completion: CompletionConfig,
+    /// See [`Settings::metrics`].
+    pub metrics: MetricsConfig,
 }
 
 /// Why there is no configuration.
@@ -143,6 +149,7 @@ impl Settings {
             registries: flags.registries.or(self.registries),
             store: flags.store.or(self.store),
             completion: flags.completion.or(self.completion),
+            metrics: flags.metrics.or(self.metrics),
         }
     }
 
@@ -165,6 +172,7 @@ impl Settings {
             registries: self.registries.unwrap_or_default(),
             store: self.store.unwrap_or_default(),
             completion: self.completion.unwrap_or_default(),
+            metrics: self.metrics.unwrap_or_default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `status`: what the daemon holds, asked for and shown.
 
 mod client;
+mod figures;
 mod server;
 mod show;
 

@@ -1,8 +1,9 @@
 //! The daemon's side: one call that describes everything.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jaunt_layerfs::observed::{ImageFigures, Observed, StalledFile};
 use tonic::{Request, Response, Status as Refusal};
 
 use crate::fallback::FallbackRecord;
@@ -12,25 +13,35 @@ use crate::proto::jaunt::status::v1 as api;
 use crate::proto::jaunt::status::v1::status_server::Status;
 use crate::snapshotter::Snapshotter;
 
-/// Serves the state of a [`Snapshotter`].
+/// Serves the state of a [`Snapshotter`], and of what it mounts.
 #[derive(Clone)]
-pub struct StatusService(pub Arc<Snapshotter>);
+pub struct StatusService {
+    /// Names, parents, reasons.
+    pub snapshotter: Arc<Snapshotter>,
+    /// Layers and mounts.
+    pub observed: Arc<Observed>,
+}
 
 #[tonic::async_trait]
 impl Status for StatusService {
     async fn get(&self, _: Request<api::GetRequest>) -> Result<Response<api::GetResponse>, Refusal> {
-        let all = self.0.list(&[]).map_err(|error| Refusal::internal(error.to_string()))?;
+        let all = self.snapshotter.list(&[]).map_err(|error| Refusal::internal(error.to_string()))?;
         let mut snapshots = Vec::with_capacity(all.len());
         for snapshot in &all {
-            let mount = self.0.mounted(snapshot).await;
+            let mount = self.snapshotter.mounted(snapshot).await;
             snapshots.push(encode_snapshot(snapshot, mount.map(|path| path.display().to_string())));
         }
-        let log = self.0.fallbacks();
+        let observed = self.observed.clone();
+        // What is present is asked of the disk, and a file's name is looked for.
+        let figures = tokio::task::spawn_blocking(move || encode_figures(&observed)).await;
+        let figures = figures.map_err(|error| Refusal::internal(error.to_string()))?;
+        let log = self.snapshotter.fallbacks();
         Ok(Response::new(api::GetResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             snapshots,
             fallbacks: log.recent().iter().map(encode_fallback).collect(),
             fallback_counts: log.counts().iter().map(|(code, n)| (code.as_str().to_owned(), *n)).collect(),
+            figures: Some(figures),
         }))
     }
 }
@@ -62,6 +73,43 @@ fn encode_fallback(record: &FallbackRecord) -> api::Fallback {
         layer: record.layer.clone(),
         detail: record.fallback.detail.clone(),
     }
+}
+
+fn encode_figures(observed: &Observed) -> api::Figures {
+    let (metrics, store) = (observed.metrics(), observed.store());
+    let image = |(name, image): (String, ImageFigures)| api::ImageFigures {
+        name,
+        mounts: image.mounts,
+        present_bytes: image.present_bytes,
+        total_bytes: image.total_bytes,
+        stalled_ms: millis(image.stalled),
+    };
+    api::Figures {
+        reads: metrics.reads.get(),
+        misses: metrics.misses.get(),
+        failed_reads: metrics.failed_reads.get(),
+        served_bytes: metrics.served_bytes.get(),
+        fetches: metrics.fetches.get(),
+        fetched_bytes: metrics.fetched_bytes.get(),
+        decoded_bytes: metrics.decoded_bytes.get(),
+        wrong_spans: metrics.wrong_spans.get(),
+        store_bytes: store.bytes,
+        store_cap_bytes: store.cap.unwrap_or(0),
+        store_evicted_bytes: store.evicted_bytes,
+        store_damaged_units: store.damaged_units,
+        quarantined: store.quarantined,
+        images: observed.images().into_iter().map(image).collect(),
+        stalled_files: observed.stalled_files().into_iter().map(encode_stalled).collect(),
+    }
+}
+
+fn encode_stalled(file: StalledFile) -> api::StalledFile {
+    let StalledFile { image, path, waited, reads } = file;
+    api::StalledFile { image, path, waited_ms: millis(waited), reads }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unix_millis(at: SystemTime) -> i64 {

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::figures;
 use crate::proto::jaunt::status::v1::{Fallback, GetResponse, Snapshot};
 
-/// A table, then what was not lazy and why.
+/// A table, what reading has cost, then what was not lazy and why.
 pub fn text(status: &GetResponse, now: SystemTime) -> String {
     let mut out = String::new();
     let count = |backing| status.snapshots.iter().filter(|s| is_committed(s, backing)).count();
@@ -22,6 +23,9 @@ pub fn text(status: &GetResponse, now: SystemTime) -> String {
     if !rows.is_empty() {
         out.push('\n');
         table(&mut out, &["ID", "KIND", "BACKING", "IMAGE", "CHAIN OR KEY"].map(str::to_owned), &rows);
+    }
+    if let Some(told) = &status.figures {
+        out.push_str(&figures::text(told));
     }
     if !status.fallbacks.is_empty() {
         out.push_str("\nUnpacked instead of mounted lazily:\n");
@@ -49,6 +53,7 @@ pub fn json(status: &GetResponse) -> Value {
         "snapshots": status.snapshots.iter().map(snapshot).collect::<Vec<_>>(),
         "fallbacks": status.fallbacks.iter().map(fallback).collect::<Vec<_>>(),
         "fallback_counts": status.fallback_counts,
+        "figures": status.figures.as_ref().map(figures::json),
     })
 }
 
@@ -127,6 +132,7 @@ mod tests {
             snapshots: vec![snapshot(1, "lazy", "/m/1/fs"), snapshot(12, "eager", "")],
             fallbacks: vec![fallback.clone(), fallback],
             fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
+            figures: None,
         };
         let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
         assert!(text.starts_with("jaunt-snapshotter 1: 1 layers lazy, 1 unpacked\n"), "{text}");

@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -53,6 +52,7 @@ impl Fetcher {
                 Err(Ended::Failed(error)) => error,
             };
             tracing::debug!(%error, cause = %error.cause, "a source did not give an original");
+            self.node.metrics.note_failure(source.host(), error.trouble.name());
             self.sources.failed(&*source, &blob, error.trouble);
             if error.trouble == Trouble::Wrong {
                 source.gave_wrong(&blob);
@@ -139,7 +139,7 @@ impl Fetcher {
         let asked = (self.layer.original.digest, *at..self.layer.original.len);
         let lane = self.node.pool.lane(source.host());
         let Some(passage) = self.enter(&lane).await else { return Err((Ended::Unneeded, None)) };
-        self.node.counters.fetches.fetch_add(1, Ordering::Relaxed);
+        self.node.metrics.fetches.inc();
         let stream = source.fetch(asked.0, asked.1.clone());
         let mut incoming = Incoming::new(stream, passage, Patience::new(self.node.settings.silence));
         while *at < asked.1.end {

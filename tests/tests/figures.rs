@@ -1,0 +1,110 @@
+//! What the daemon tells of itself, scraped from a real one: figures move as they must after known reads.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use common::{Bed, noise};
+use jaunt_tests::image::{Image, file, layer};
+use jaunt_tests::process::run;
+use jaunt_tests::{Node, http, needs_root};
+use serde_json::Value;
+
+/// Bytes of each file: none is large, and the two lie in spans of their own.
+const LEN: usize = 700_000;
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
+}
+
+/// The value of a sample by its name and labels.
+fn sample(address: SocketAddr, name: &str) -> f64 {
+    let told = http::request(address, "GET", "/metrics", &[], b"").unwrap();
+    assert_eq!(told.status, 200);
+    assert!(told.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    let text = String::from_utf8(told.body).unwrap();
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+    let value = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    value.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn read(root: &Path, name: &str) {
+    assert_eq!(std::fs::read(root.join(name)).unwrap().len(), LEN);
+}
+
+#[test]
+fn figures_move_as_they_must_after_known_reads() {
+    needs_root!();
+    let bed = Bed::new();
+    let files = [file("first", noise(1, LEN)), file("second", noise(2, LEN))];
+    let (image, pushed) = bed.converted(Image::new().layer(layer(files)));
+    let address = free_address();
+    let config = format!("[metrics]\naddress = \"{address}\"\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let told = |name: &str| sample(address, name);
+    assert_eq!(http::request(address, "GET", "/healthz", &[], b"").unwrap().body, b"ok\n");
+    assert_eq!((told("jaunt_reads_total"), told("jaunt_fetched_bytes_total")), (0.0, 0.0));
+
+    node.pull(&pushed.reference).unwrap();
+    let chain = image.chain_ids().last().unwrap().to_string();
+    let view = node.containerd.view("jaunt", &chain).unwrap();
+    read(view.point(), "first");
+    let (misses, fetched) = (told("jaunt_misses_total"), told("jaunt_fetched_bytes_total"));
+    assert!(misses >= 1.0, "{misses} misses");
+    // Noise does not compress: what arrived is about what was read, and the rest of its spans.
+    assert!(fetched >= LEN as f64 * 0.9, "{fetched} bytes");
+    assert!(told("jaunt_decoded_bytes_total") >= LEN as f64);
+    assert!(told("jaunt_served_bytes_total") >= LEN as f64);
+    for histogram in ["fetch", "decode", "stall"] {
+        assert!(told(&format!("jaunt_{histogram}_seconds_count")) >= 1.0, "{histogram}");
+    }
+    assert_eq!(told("jaunt_failed_reads_total"), 0.0);
+    assert_eq!(told("jaunt_fallbacks_total{reason=\"no-launch-artifact\"}"), 0.0);
+
+    // From the page cache: the daemon hears nothing of it.
+    let reads = told("jaunt_reads_total");
+    read(view.point(), "first");
+    assert_eq!(told("jaunt_reads_total"), reads);
+
+    read(view.point(), "second");
+    assert!(told("jaunt_fetched_bytes_total") >= 2.0 * LEN as f64 * 0.9);
+    let status = status(&bed, &node);
+    let figures = &status["figures"];
+    // What lies behind the last file in the tar is nobody's.
+    let [present, total] =
+        ["present_bytes", "total_bytes"].map(|key| figures["images"][0][key].as_u64().unwrap());
+    assert!(present >= 2 * LEN as u64 && present <= total, "{present} of {total}");
+    assert_eq!(figures["images"][0]["mounts"], 1);
+    assert_eq!(figures["quarantined"], 0);
+    let stalled = figures["stalled_files"].as_array().unwrap();
+    assert!(stalled.iter().any(|file| file["path"] == "/first" || file["path"] == "/second"), "{stalled:?}");
+}
+
+#[test]
+fn a_source_that_fails_is_told_with_its_host() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (image, pushed) = bed.converted(Image::new().layer(layer([file("first", noise(1, LEN))])));
+    let address = free_address();
+    let config = format!("read_deadline_seconds = 1\n[metrics]\naddress = \"{address}\"\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let view = node.containerd.view("jaunt", &image.chain_ids().last().unwrap().to_string()).unwrap();
+    let host = bed.registry.host();
+    bed.registry.stop().unwrap();
+    let error = std::fs::read(view.point().join("first")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(5));
+    let failures = format!("jaunt_source_failures_total{{host=\"{host}\",trouble=\"broken\"}}");
+    assert!(sample(address, &failures) >= 1.0);
+    assert!(sample(address, "jaunt_failed_reads_total") >= 1.0);
+}
+
+fn status(bed: &Bed, node: &Node<'_>) -> Value {
+    let mut command: Command = bed.binaries.snapshotter(&bed.scratch, &["status", "--json", "--socket"]);
+    command.arg(node.jaunt.as_ref().unwrap().socket());
+    serde_json::from_str(&run(&mut command).unwrap()).unwrap()
+}
