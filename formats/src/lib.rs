@@ -13,6 +13,7 @@ pub mod cosign;
 pub mod digest;
 pub mod entry;
 pub mod entry_log;
+mod error_chain;
 #[cfg(test)]
 mod exactness;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -33,6 +34,7 @@ pub use chain_id::{ChainId, DiffId};
 pub use digest::{Digest, DigestError};
 pub use entry::{Content, Entry, EntryKind, EntryPath, SparseExtent, Timestamp, Xattr};
 pub use entry_log::{EntryLog, EntryLogWriter};
+pub use error_chain::error_chain;
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError};
 pub use span::{DigestScope, Span, SpanDigest};

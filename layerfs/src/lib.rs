@@ -44,4 +44,5 @@ pub mod store;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod trouble_log;
 pub mod verify;

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+pub use jaunt_formats::error_chain;
+
 /// Stable reasons. Their words, [`FallbackCode::as_str`], are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FallbackCode {
@@ -103,21 +105,6 @@ impl Fallback {
     pub fn from_error(code: FallbackCode, error: &dyn std::error::Error) -> Self {
         Self { code, detail: error_chain(error) }
     }
-}
-
-/// An error and its causes on one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let line = error.to_string();
-        if !text.ends_with(&line) {
-            text.push_str(": ");
-            text.push_str(&line);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A fallback that happened.

@@ -14,6 +14,7 @@ use crate::read_error::{ReadError, ReadErrors};
 use crate::single_flight::Ticket;
 use crate::source::{Source, Trouble};
 use crate::store::LayerFile;
+use crate::trouble_log::Say;
 use crate::verify::{TarBytes, VerifyError, verify};
 
 /// How often a span that arrives wrong is fetched again: once more from every source, and so often at most.
@@ -51,6 +52,7 @@ impl Fetcher {
             match outcome {
                 Ok(landed) => {
                     self.sources.succeeded(&*source, &self.layer.converted.digest);
+                    let _ = self.node.wrong.succeeded(&(self.layer.diff_id.0, ticket.key()), Instant::now());
                     ticket.complete(Ok(landed));
                 }
                 Err(error) => {
@@ -70,9 +72,10 @@ impl Fetcher {
         verified: TarBytes,
         keep: impl Fn(&LayerFile, &TarBytes) -> io::Result<()>,
     ) -> Landed {
-        if let Err(error) = keep(self.file(), &verified) {
+        let kept = keep(self.file(), &verified);
+        self.tell_kept(&kept);
+        if kept.is_err() {
             // A full disk costs a fetch the next time; it must not cost the reader who waits now.
-            tracing::warn!(diff_id = %self.layer.diff_id, %error, "a span cannot be kept; it is served from memory");
             return Landed::Bytes(verified, None);
         }
         match self.node.pool.lend(verified.bytes().len() as u64) {
@@ -89,8 +92,35 @@ impl Fetcher {
         source.gave_wrong(&blob);
         let (place, span) = (source.name().to_owned(), Box::new(self.layer.spans[ticket.key()]));
         let error = ReadError::Wrong { diff_id, blob, place, span, source: error };
-        tracing::warn!(%error, "wrong bytes");
+        match self.node.wrong.failed((diff_id, ticket.key()), Instant::now()) {
+            Some(Say::GoesOn { failing, failures }) => {
+                tracing::warn!(%error, failing, failures, "spans still arrive with wrong bytes");
+            }
+            Some(_) => tracing::warn!(%error, "wrong bytes"),
+            None => tracing::debug!(%error, "wrong bytes"),
+        }
         ReadErrors::from(error)
+    }
+
+    /// Tells when a layer cannot be kept, and when it can again.
+    fn tell_kept(&self, kept: &io::Result<()>) {
+        let (diff_id, now) = (self.layer.diff_id.0, Instant::now());
+        match kept {
+            Ok(()) => {
+                if let Some(Say::Recovered { failures, .. }) = self.node.unkept.succeeded(&diff_id, now) {
+                    tracing::info!(%diff_id, failures, "spans of a layer can be kept again");
+                }
+            }
+            Err(error) => match self.node.unkept.failed(diff_id, now) {
+                Some(Say::GoesOn { failing, failures }) => {
+                    tracing::warn!(%error, layers = failing, failures, "spans still cannot be kept");
+                }
+                Some(_) => {
+                    tracing::warn!(%diff_id, %error, "spans of a layer cannot be kept; they are served from memory");
+                }
+                None => {}
+            },
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod window;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use jaunt_formats::Digest;
 use jaunt_formats::launch::LaunchLayer;
 
 use crate::metrics::Metrics;
@@ -33,6 +34,7 @@ use crate::read_error::ReadErrors;
 use crate::single_flight::SingleFlight;
 use crate::source::{SourceError, SourceSet};
 use crate::store::{LargeFiles, LayerFile, Store};
+use crate::trouble_log::TroubleLog;
 use crate::verify::TarBytes;
 use original::Original;
 use pool::{Lent, Pool};
@@ -60,11 +62,21 @@ pub(crate) struct Node {
     pub(crate) pool: Pool,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
+    /// Layers of which nothing more can be kept.
+    unkept: TroubleLog<Digest>,
+    /// Spans, by layer and number, that arrive wrong.
+    wrong: TroubleLog<(Digest, usize)>,
 }
 
 impl Node {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self { pool: Pool::new(), settings, metrics: Metrics::default() })
+        Arc::new(Self {
+            pool: Pool::new(),
+            settings,
+            metrics: Metrics::default(),
+            unkept: TroubleLog::default(),
+            wrong: TroubleLog::default(),
+        })
     }
 }
 

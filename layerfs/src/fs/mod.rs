@@ -27,6 +27,7 @@ use crate::layers::Layers;
 use crate::metrics::{Metrics, Stalls};
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
+use crate::trouble_log::TroubleLog;
 use numbers::Numbers;
 use stretch::{Stretch, stretches};
 
@@ -54,6 +55,7 @@ pub struct LayerFs {
     has_xattrs: bool,
     metrics: Metrics,
     stalls: Stalls<Ino>,
+    troubles: TroubleLog<Ino>,
 }
 
 impl LayerFs {
@@ -77,8 +79,8 @@ impl LayerFs {
         let layers = mounted.iter().zip(&large).map(|(layer, large)| layers.open(layer, large, sources));
         let layers = layers.collect();
         let has_xattrs = index.has_xattrs();
-        let stalls = Stalls::default();
-        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs, metrics, stalls })
+        let (stalls, troubles) = (Stalls::default(), TroubleLog::default());
+        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs, metrics, stalls, troubles })
     }
 
     /// The same, with its root directory in another place.
@@ -120,6 +122,11 @@ impl LayerFs {
     /// What its readers have waited for.
     pub fn stalls(&self) -> &Stalls<Ino> {
         &self.stalls
+    }
+
+    /// What of it fails, and has been told of.
+    pub(crate) fn troubles(&self) -> &TroubleLog<Ino> {
+        &self.troubles
     }
 
     /// Whether any file has an extended attribute; where none has, none needs to be asked for.

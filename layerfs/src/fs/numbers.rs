@@ -13,7 +13,7 @@ pub const MOUNT_ROOT: Ino = Ino(1);
 const FIRST_INODE: u64 = 16;
 
 /// An inode number as the kernel knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
 /// Where in its mount a chain's root directory is.

@@ -23,7 +23,7 @@ use jaunt_formats::{Timestamp, Xattr};
 use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
-use super::errno::errno;
+use super::told::{logged, well};
 use crate::fs::{CompleteChain, FsError, Ino, LayerFs};
 
 /// How long the kernel may keep what it was told: the tree is immutable, so a hundred years.
@@ -163,12 +163,18 @@ impl Filesystem for Adapter {
     ) {
         let ino = Ino(ino.0);
         match self.fs.read_local(ino, offset, size) {
-            Ok(Some(bytes)) => reply.data(&bytes),
+            Ok(Some(bytes)) => {
+                reply.data(&bytes);
+                well(&self.fs, ino);
+            }
             Ok(None) => {
                 let fs = self.fs.clone();
                 self.runtime.spawn(async move {
                     match fs.read(ino, offset, size).await {
-                        Ok(bytes) => reply.data(&bytes),
+                        Ok(bytes) => {
+                            reply.data(&bytes);
+                            well(&fs, ino);
+                        }
                         Err(error) => reply.error(logged(&fs, ino, "read", &error)),
                     }
                 });
@@ -258,34 +264,6 @@ impl Filesystem for Adapter {
             }
             Err(error) => reply.error(Errno::from_i32(error.raw_os_error())),
         }
-    }
-}
-
-/// Logs what the caller will only see as an error number, with image and path, and returns that number.
-fn logged(fs: &LayerFs, ino: Ino, call: &'static str, error: &FsError) -> Errno {
-    let errno = errno(error);
-    if matches!(error, FsError::Index(_) | FsError::Store(_) | FsError::Backing(_) | FsError::Read(_)) {
-        let path = fs.path_of(ino).unwrap_or_else(|| format!("inode {}", ino.0));
-        tracing::error!(image = fs.name(), path, call, cause = %Chain(error), "a file cannot be served");
-    }
-    errno
-}
-
-/// An error with all its causes on one line.
-struct Chain<'e>(&'e FsError);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut next: Option<&dyn std::error::Error> = Some(self.0);
-        let mut last = String::new();
-        while let Some(error) = next {
-            let text = error.to_string();
-            if text != last {
-                write!(f, "{}{text}", if last.is_empty() { "" } else { ": " })?;
-            }
-            (last, next) = (text, error.source());
-        }
-        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod init;
 pub mod mount;
 mod orphan;
 pub mod session;
+mod told;
 
 pub use adapter::Adapter;
 pub use backing::BackingIds;
