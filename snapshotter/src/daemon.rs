@@ -72,6 +72,7 @@ pub enum DaemonError {
 
 /// Runs until the supervisor says stop.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    jaunt_layerfs::fuse::spare_buffers();
     let supervisor = Handle::from_env()?;
     // The supervisor kills a worker whose connection has ended: so it ends with the process, not before, and an
     // error is told first.

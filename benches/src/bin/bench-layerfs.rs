@@ -69,6 +69,8 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    // As the daemon does, whose mounts this process imitates.
+    jaunt_layerfs::fuse::spare_buffers();
     if let Some(obstacle) = host::obstacle() {
         eprintln!("bench-layerfs: {obstacle}");
         return ExitCode::FAILURE;

@@ -12,6 +12,7 @@
 mod abi;
 mod adapter;
 mod backing;
+mod buffers;
 mod errno;
 pub mod init;
 pub mod mount;
@@ -21,6 +22,7 @@ mod told;
 
 pub use adapter::Adapter;
 pub use backing::BackingIds;
+pub use buffers::spare_buffers;
 /// The library that decodes requests, for whoever serves a file system of another kind.
 pub use fuser;
 pub use init::{KernelFeatures, Negotiated};

@@ -125,6 +125,7 @@ pub enum MountCommandError {
 /// # Errors
 /// The image cannot be mounted, or was in use when a second signal came.
 pub async fn mount(args: MountArgs) -> Result<(), MountCommandError> {
+    jaunt_layerfs::fuse::spare_buffers();
     let mut stop = Stop::new().map_err(MountCommandError::Signals)?;
     let point = point::check(&args.point)?;
     let state = StateDirectory::open(args.root.as_deref())?;
