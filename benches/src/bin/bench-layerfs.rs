@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 use jaunt_benches::layerfs::memory::Watch;
 use jaunt_benches::layerfs::network::Network;
 use jaunt_benches::layerfs::paired::{Paired, Place};
-use jaunt_benches::layerfs::roots::Root;
+use jaunt_benches::layerfs::roots::{Root, STREAMING};
 use jaunt_benches::layerfs::work::{Cache, Paths, Row};
 use jaunt_benches::layerfs::{Bar, Figure, Report, chain, split};
 use jaunt_benches::{Progress, Stat, Subject, files, interrupt};
@@ -143,10 +143,13 @@ impl Bench<'_> {
             figures.push(self.memory(&binaries, &registry, image, &paths)?);
         }
         if self.wants(Part::Warm) || self.wants(Part::Cold) {
-            let lazy_scratch = Scratch::new()?;
-            let lazy = Root::lazy(&lazy_scratch, &binaries, &registry, image, "")?;
+            let (lazy_scratch, complete_scratch) = (Scratch::new()?, Scratch::new()?);
+            let lazy = Root::lazy(&lazy_scratch, &binaries, &registry, image, STREAMING)?;
             let streaming = Place { name: "streaming".to_owned(), root: lazy.path().to_owned() };
-            figures.extend(self.beside(&[ext4, streaming], &paths)?);
+            self.progress.say("completing it");
+            let whole = Root::complete(&complete_scratch, &binaries, &registry, image)?;
+            let complete = Place { name: "complete".to_owned(), root: whole.path().to_owned() };
+            figures.extend(self.beside(&[ext4, streaming, complete], &paths)?);
         }
         if self.wants(Part::Layers) {
             figures.extend(self.layers((scratch, &binaries), &registry, unpacked.path(), &paths)?);
@@ -183,7 +186,7 @@ impl Bench<'_> {
             binaries.convert(scratch, &format!("{}/{name}:latest", registry.host()))?;
         }
         let lazy_scratch = Scratch::new()?;
-        let one = Root::lazy(&lazy_scratch, binaries, registry, "one", "")?;
+        let one = Root::lazy(&lazy_scratch, binaries, registry, "one", STREAMING)?;
         let many = one.beside(registry, "many")?;
         let places = [
             Place { name: "1 layer".to_owned(), root: one.path().to_owned() },
@@ -216,7 +219,7 @@ impl Bench<'_> {
     fn memory(&self, binaries: &Binaries, registry: &Registry, image: &str, paths: &Paths) -> Result<Figure> {
         self.progress.say("watching the worker's memory while everything is fetched");
         let scratch = Scratch::new()?;
-        let root = Root::lazy(&scratch, binaries, registry, image, "")?;
+        let root = Root::lazy(&scratch, binaries, registry, image, STREAMING)?;
         let worker = root.node.jaunt.as_ref().and_then(|jaunt| jaunt.worker());
         let watch = Watch::on(worker.ok_or_else(|| Error::unexpected("the daemon", "has no worker"))?);
         let path = root.path();

@@ -1,11 +1,21 @@
 //! Root file systems as containers get them: overlayfs over what a snapshotter of containerd's gives.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use jaunt_formats::{ChainId, DiffId, Digest};
 use jaunt_tests::error::{Error, Result};
 use jaunt_tests::mounts::Mounted;
+use jaunt_tests::process::wait_until;
 use jaunt_tests::{Binaries, Node, Registry, Scratch};
+
+/// Only what is read is fetched: the mount stays as it began.
+pub const STREAMING: &str = "[completion]\nenabled = false\n";
+/// Everything is fetched at once, and checked.
+const COMPLETION: &str = "[completion]\nlimit_mb_per_second = 0\ndelay_seconds = 0\n";
+/// An image takes seconds, on a busy machine more.
+const COMPLETION_LIMIT: Duration = Duration::from_secs(300);
 
 /// A container's root file system, and the node below it. Whatever is done to it, the image is left alone.
 #[derive(Debug)]
@@ -34,6 +44,23 @@ impl<'s> Root<'s> {
         Self::on(node, "jaunt", registry, image)
     }
 
+    /// The same once all of it is there and was checked: mounted anew, as complete chains are. The store stays, everything
+    /// else of the node is made again.
+    pub fn complete(
+        scratch: &'s Scratch,
+        binaries: &Binaries,
+        registry: &Registry,
+        image: &str,
+    ) -> Result<Self> {
+        let node = Node::configured(scratch, binaries, &[registry.host()], COMPLETION)?;
+        node.pull(&reference(registry, image))?;
+        let mounted = node.containerd.view("jaunt", &top_chain(registry, image)?.to_string())?;
+        let what = "completion of the image in the background";
+        wait_until(what, COMPLETION_LIMIT, || is_checked(scratch))?;
+        drop((mounted, node));
+        Self::lazy(scratch, binaries, registry, image, COMPLETION)
+    }
+
     /// Another image of the same node.
     pub fn beside(&self, registry: &Registry, image: &str) -> Result<Mounted> {
         mount(&self.node, "jaunt", registry, image)
@@ -50,9 +77,20 @@ impl<'s> Root<'s> {
     }
 }
 
+/// Whether the daemon has noted that a chain is complete and its tree that of its layers.
+fn is_checked(scratch: &Scratch) -> bool {
+    let verdicts = scratch.path().join("jaunt/root/layers/verdicts");
+    let names = fs::read_dir(verdicts).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| name.as_encoded_bytes().starts_with(b"checked-"))
+}
+
 fn mount(node: &Node<'_>, snapshotter: &str, registry: &Registry, image: &str) -> Result<Mounted> {
-    node.pull(&format!("{}/{image}:latest", registry.host()))?;
+    node.pull(&reference(registry, image))?;
     node.containerd.root(snapshotter, &top_chain(registry, image)?.to_string())
+}
+
+fn reference(registry: &Registry, image: &str) -> String {
+    format!("{}/{image}:latest", registry.host())
 }
 
 /// The chain of all of an image's layers, as its configuration names them.
