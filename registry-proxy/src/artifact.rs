@@ -110,6 +110,12 @@ impl Artifact {
         self.untagged.is_none()
     }
 
+    /// Its own manifest, and the blobs that it names.
+    pub fn blobs(&self) -> impl Iterator<Item = Digest> {
+        let named = self.layers.iter().chain([&self.index]).map(|blob| blob.digest);
+        named.chain([self.digest])
+    }
+
     /// The converted blob that stands for a layer; in replace mode, the layer itself.
     pub fn converted(&self, layer: &Layer) -> Option<&Descriptor> {
         let (original, diff_id) = (layer.descriptor.digest.to_string(), layer.diff_id.to_string());

@@ -104,7 +104,8 @@ impl<'c> Converter<'c> {
     /// Converts an image and publishes its artifact.
     pub async fn convert<'i>(&mut self, image: &'i Image) -> Result<Outcome<'i>, Error> {
         let subject = image.descriptor.digest;
-        if let Some(artifact) = self.existing(image).await? {
+        let found = self.find(image).await?;
+        if let Some((artifact, true)) = found {
             artifact.complete(&self.place, &subject).await?;
             self.console.line(&format!(
                 "already converted: {} {subject}, artifact {}",
@@ -128,6 +129,9 @@ impl<'c> Converter<'c> {
         let artifact = Artifact::publish(&place, &image.descriptor, index, described).await?;
         self.library.learn(&artifact).await;
         self.litter.extend(partial.remove().await);
+        if let Some((before, _)) = found {
+            self.litter.extend(before.blobs());
+        }
         Ok(Outcome { image, artifact, layers: Some(layers), made })
     }
 
@@ -138,6 +142,11 @@ impl<'c> Converter<'c> {
 
     /// The image's artifact, if it is what this run would make.
     pub async fn existing(&self, image: &Image) -> Result<Option<Artifact>, Error> {
+        Ok(self.find(image).await?.and_then(|(artifact, complete)| complete.then_some(artifact)))
+    }
+
+    /// The image's artifact, and whether it is what this run would make.
+    async fn find(&self, image: &Image) -> Result<Option<(Artifact, bool)>, Error> {
         let found = match Artifact::find(&self.place, &image.descriptor.digest).await {
             Err(error @ (Error::Artifact { .. } | Error::Document(_))) => {
                 tracing::warn!(%error, "the launch artifact there is will be replaced");
@@ -147,7 +156,7 @@ impl<'c> Converter<'c> {
         };
         let Some(artifact) = found else { return Ok(None) };
         let complete = artifact.is_complete(&self.place, image, &self.recipe).await?;
-        Ok(complete.then_some(artifact))
+        Ok(Some((artifact, complete)))
     }
 
     /// The layers of an image that are not at hand yet, each once.
