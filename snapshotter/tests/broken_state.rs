@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use rustix::mount::{MountFlags, UnmountFlags};
+
 /// Killed at the end, its worker with it.
 struct Daemon(Child);
 
@@ -35,5 +37,34 @@ fn a_damaged_database_is_named() {
         }
         assert!(Instant::now() < deadline, "no word of the database: {said}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_a_clear_error_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let in_the_way = directory.path().join("file");
+    File::create(&in_the_way).unwrap();
+    let read_only = directory.path().join("read-only");
+    fs::create_dir(&read_only).unwrap();
+    let mounted = rustix::mount::mount("jaunt-test", &read_only, "tmpfs", MountFlags::RDONLY, c"size=1m");
+    let mut cases = vec![(in_the_way.join("root"), "Not a directory")];
+    match mounted {
+        Ok(()) => cases.push((read_only.join("root"), "Read-only file system")),
+        Err(error) => println!("not tried read-only: mounting: {error}"),
+    }
+    let said = cases.into_iter().map(|(root, cause)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        command.arg("serve").arg("--root").arg(&root).arg("--run-dir").arg(directory.path().join("run"));
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), root, cause)
+    });
+    let said: Vec<_> = said.collect();
+    if mounted.is_ok() {
+        rustix::mount::unmount(&read_only, UnmountFlags::DETACH).unwrap();
+    }
+    for (code, said, root, cause) in said {
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(cause) && said.contains(root.to_str().unwrap()), "{said}");
     }
 }

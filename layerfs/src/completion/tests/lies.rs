@@ -1,8 +1,10 @@
 //! Indexes that lie about what stands behind them.
 
+use jaunt_formats::launch::{Blob, Compression};
 use jaunt_formats::{DiffId, Digest, EntryKind, EntryPath, Timestamp};
 
 use super::*;
+use crate::source::MemorySource;
 
 /// Has an image completed as far as it goes.
 async fn complete(image: &Image) -> (Arc<Store>, Arc<LayerFs>, Completion) {
@@ -35,6 +37,33 @@ async fn a_layer_that_is_not_its_diff_id_is_found_out_and_believed_no_more() {
     assert_eq!(store.quarantined().len(), 1);
     let fs = image.mount(&store, &[image.source()]);
     assert!(fs.layers()[0].read(0..100).await.is_err());
+}
+
+#[tokio::test]
+async fn the_original_takes_the_place_of_a_layer_in_quarantine_and_completes_it() {
+    let tars = vec![tars().remove(0)];
+    // Somebody has changed a byte of a file, and made spans and digests for it.
+    let mut forged = tars.clone();
+    forged[0][3000] ^= 1;
+    let image = Image::lying(&forged, |layer, _| {
+        let (digest, len) = (Digest::of(&tars[0]), tars[0].len() as u64);
+        layer.diff_id = DiffId(digest);
+        layer.original = Blob { digest, len, compression: Compression::None };
+    });
+    let original: Arc<dyn Source> = Arc::new(MemorySource::named(
+        "original",
+        [(image.layers[0].original.digest, tars[0].clone().into())],
+    ));
+    let store = image.store();
+    let fs = image.mount(&store, &[image.source(), original]);
+    let layer = &fs.layers()[0];
+    assert!(layer.read(0..4096).await.unwrap() != tars[0][..4096], "nobody knows yet");
+    let completion = Completion::new(store.clone(), AT_ONCE);
+    completion.add(&fs, image.index);
+    eventually("complete", || checked(&completion)).await;
+    assert!(layer.file().is_complete() && layer.file().quarantined().is_some());
+    drop((completion, fs));
+    assert!(is_whole(&image, &image.store(), &tars).await, "what is read is the layer");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use super::*;
 use crate::source::Trouble;
 use crate::store::Cap;
-use crate::testing::error;
+use crate::testing::{SmallDisk, error};
 
 /// A source that can be switched off.
 fn switched(image: &Image) -> (Arc<dyn Source>, Arc<AtomicBool>, Asked) {
@@ -71,4 +71,41 @@ async fn what_finds_no_room_below_the_cap_is_not_begun() {
     assert_eq!(sum(&asked), 0, "it would only be taken away again, with what others use");
     let postponed = completion.counters().postponed.load(Ordering::Relaxed);
     assert!((4..15).contains(&postponed), "{postponed} times in an hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fills_in_the_middle_is_waited_for_and_reads_go_on() {
+    let Some(disk) = SmallDisk::new(c"size=12m") else { return };
+    let tars = tars();
+    let image = Image::new(&tars);
+    let (inner, asked) = noting(&image);
+    let hog = disk.path().join("hog");
+    let filled = hog.clone();
+    let source = FnSource::source("filling", move |blob, range| {
+        // The second answer finds the disk full.
+        if range.start > 0 && !filled.exists() {
+            let mut hog = std::fs::File::create(&filled).unwrap();
+            while std::io::Write::write_all(&mut hog, &[1; 4096]).is_ok() {}
+        }
+        inner.fetch(blob, range)
+    });
+    let store = Arc::new(Store::open(&disk.path().join("layers")).unwrap());
+    let fs = image.mount(&store, &[source]);
+    // So that there is a second one.
+    fs.layers()[0].fetch(0..2, Class::Demand).await.unwrap();
+    let completion = Completion::new(store.clone(), AT_ONCE);
+    completion.add(&fs, image.index);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(hog.exists() && !checked(&completion));
+    let postponed = completion.counters().postponed.load(Ordering::Relaxed);
+    assert!((4..15).contains(&postponed), "{postponed} times in an hour");
+    assert!(sum(&asked) <= image.blob_bytes(), "nothing is asked for that would not be kept");
+    for (layer, tar) in fs.layers().iter().zip(&tars) {
+        assert!(layer.read(0..tar.len() as u64).await.unwrap() == *tar, "reads are served from memory");
+    }
+    std::fs::remove_file(&hog).unwrap();
+    // Were it asked for again from its start, it would fill the disk again.
+    std::fs::create_dir(&hog).unwrap();
+    tokio::time::sleep(2 * LONGEST_PAUSE).await;
+    eventually("complete", || checked(&completion)).await;
 }

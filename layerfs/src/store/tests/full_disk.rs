@@ -1,41 +1,20 @@
 //! Disks that are full, read-only or not there.
 
-use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::mount::{MountFlags, mount_remount};
 
 use super::*;
+use crate::testing::SmallDisk;
 
 const SPAN: u64 = 512 << 10;
-
-/// A small file system of its own, gone with its guard.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, said so, where mounting is not allowed.
-    fn new(options: &CStr) -> Option<Self> {
-        let point = tempfile::tempdir().unwrap();
-        let mounted = mount("jaunt-test", point.path(), "tmpfs", MountFlags::empty(), options);
-        if let Err(error) = mounted {
-            println!("skipped: mounting: {error}");
-        }
-        mounted.is_ok().then(|| Self(point))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
-    }
-}
 
 /// doc/SEMANTICS.md B4.
 #[test]
 fn a_full_disk_keeps_what_it_has_and_makes_room() {
     let Some(disk) = SmallDisk::new(c"size=8m") else { return };
-    let store = Store::open(disk.0.path()).unwrap();
+    let store = Store::open(disk.path()).unwrap();
     let now = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let [old, new] = [[(0, SPAN); 12].as_slice(), &[(0, SPAN); 10]].map(|spans| Fixture::new(spans, &[]));
     store.maintain(now(100)).unwrap();
@@ -64,16 +43,16 @@ fn a_full_disk_keeps_what_it_has_and_makes_room() {
 #[test]
 fn a_full_disk_is_no_reason_not_to_start() {
     let Some(disk) = SmallDisk::new(c"size=1m") else { return };
-    let mut hog = fs::File::create(disk.0.path().join("hog")).unwrap();
+    let mut hog = fs::File::create(disk.path().join("hog")).unwrap();
     while std::io::Write::write_all(&mut hog, &[1; 4096]).is_ok() {}
     let fixture = Fixture::new(&[(0, SPAN)], &[]);
-    let store = Store::open(disk.0.path()).unwrap();
+    let store = Store::open(disk.path()).unwrap();
     let file = store.layer(&fixture.layer, &fixture.large);
     let whole = 0..SPAN;
     file.keep(&trusted(0, fixture.slice(&whole))).unwrap_err();
     assert!(!file.has(&whole) && file.read(&whole).is_none());
     drop(hog);
-    fs::remove_file(disk.0.path().join("hog")).unwrap();
+    fs::remove_file(disk.path().join("hog")).unwrap();
     file.keep(&trusted(0, fixture.slice(&whole))).unwrap();
     assert_eq!(file.read(&whole).unwrap(), fixture.tar);
 }
@@ -85,8 +64,8 @@ fn a_directory_that_cannot_be_used_is_a_clear_error_at_start() {
     assert!(error.to_string().contains("layers: cannot create the directory"), "{error}");
 
     let Some(disk) = SmallDisk::new(c"size=1m") else { return };
-    mount_remount(disk.0.path(), MountFlags::RDONLY, c"").unwrap();
-    let error = Store::open(disk.0.path()).map(drop).unwrap_err();
+    mount_remount(disk.path(), MountFlags::RDONLY, c"").unwrap();
+    let error = Store::open(disk.path()).map(drop).unwrap_err();
     assert!(error.to_string().contains("cannot write to it"), "{error}");
     assert_eq!(error.source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 }
