@@ -38,6 +38,8 @@ mod shuttled;
 pub mod single_flight;
 #[cfg(test)]
 mod single_flight_tests;
+#[cfg(test)]
+mod small_disk;
 pub mod source;
 mod spans;
 pub mod store;

@@ -1,8 +1,6 @@
 //! What the tests of the read path share: a layer in memory, sources that do as they are told, and chance with a seed.
 
-use std::ffi::CStr;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +9,6 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jaunt_formats::launch::{Blob, Compression, LaunchLayer};
 use jaunt_formats::{BlobOffset, DiffId, Digest, DigestScope, Span, SpanDigest, TarOffset};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::time::Instant;
 
 pub(crate) use crate::chance::Chance;
@@ -128,31 +125,6 @@ impl Fixture {
 fn new_store() -> (Arc<Store>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     (Arc::new(Store::open(directory.path()).unwrap()), directory)
-}
-
-/// A small file system of its own, gone with its guard.
-pub(crate) struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None`, said so, where mounting is not allowed.
-    pub(crate) fn new(options: &CStr) -> Option<Self> {
-        let point = tempfile::tempdir().unwrap();
-        let mounted = mount("jaunt-test", point.path(), "tmpfs", MountFlags::empty(), options);
-        if let Err(error) = mounted {
-            println!("skipped: mounting: {error}");
-        }
-        mounted.is_ok().then(|| Self(point))
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
-    }
 }
 
 /// A source that does what a function says.

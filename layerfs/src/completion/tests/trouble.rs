@@ -5,9 +5,10 @@ use std::sync::atomic::AtomicBool;
 use futures_util::StreamExt as _;
 
 use super::*;
+use crate::small_disk::SmallDisk;
 use crate::source::Trouble;
 use crate::store::Cap;
-use crate::testing::{SmallDisk, error};
+use crate::testing::error;
 
 /// A source that can be switched off.
 fn switched(image: &Image) -> (Arc<dyn Source>, Arc<AtomicBool>, Asked) {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use rustix::mount::{MountFlags, mount_remount};
 
 use super::*;
-use crate::testing::SmallDisk;
+use crate::small_disk::SmallDisk;
 
 const SPAN: u64 = 512 << 10;
 
