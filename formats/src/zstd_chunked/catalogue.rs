@@ -37,7 +37,7 @@ struct TocParts {
 impl Catalogue {
     pub fn new(level: i32, spool: NewSpool) -> Result<Self, ZstdError> {
         let tar_split = TarSplit::new(small_level(level), spool)?;
-        let toc = Ok(TocParts { draft: TocDraft::new()?, tar_split });
+        let toc = Ok(TocParts { draft: TocDraft::new(spool)?, tar_split });
         let (entries, paths) = (EntryLogWriter::new(spool), PathHashes::default());
         Ok(Self { entries, paths, toc, file: None, weight: 0 })
     }

@@ -1,10 +1,11 @@
 //! A TOC in the making, before it is known where content lies in the blob.
 //!
-//! Entries are kept as the JSON that they will be, compressed a block at a time: some thirty bytes an
+//! Entries are set aside as the JSON that they will be, compressed a block at a time: some thirty bytes an
 //! entry, where the values take five hundred. What is known last, a file's digest and its place, also
 //! comes last in the JSON, so it is appended when the TOC is written.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 
 use serde::Serialize;
 
@@ -12,6 +13,7 @@ use super::plan::FRAME_LEN;
 use super::toc::{TocEntry, is_zero};
 use crate::Digest;
 use crate::compression::{FrameDecoder, FrameEncoder, TableError, ZstdError};
+use crate::spool::{NewSpool, SpoolWriter};
 
 /// JSON that is compressed at once.
 const BLOCK_LEN: usize = 1 << 20;
@@ -30,8 +32,10 @@ pub(super) struct TocDraft {
     encoder: FrameEncoder,
     /// Entries, a line each, without the brace that ends them.
     open: Vec<u8>,
-    /// Full blocks, compressed, and their lengths.
-    blocks: Vec<(Vec<u8>, usize)>,
+    /// Full blocks, compressed.
+    blocks: SpoolWriter,
+    /// Their lengths, and what they decode to.
+    lengths: Vec<(usize, usize)>,
     /// By the numbers of their entries.
     large: BTreeMap<usize, Large>,
     entries: usize,
@@ -62,13 +66,14 @@ fn json_error(_: serde_json::Error) -> ZstdError {
 }
 
 impl TocDraft {
-    pub fn new() -> Result<Self, ZstdError> {
-        let (encoder, large) = (FrameEncoder::new(LEVEL)?, BTreeMap::new());
-        Ok(Self { encoder, open: Vec::new(), blocks: Vec::new(), large, entries: 0, raw_len: 0 })
+    pub fn new(spool: NewSpool) -> Result<Self, ZstdError> {
+        let (encoder, blocks) = (FrameEncoder::new(LEVEL)?, SpoolWriter::new(spool));
+        let (open, lengths, large) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Ok(Self { encoder, open, blocks, lengths, large, entries: 0, raw_len: 0 })
     }
 
     /// Adds an entry without a place, of so many bytes of content.
-    pub fn push(&mut self, entry: &TocEntry, len: u64) -> Result<(), ZstdError> {
+    pub fn push(&mut self, entry: &TocEntry, len: u64) -> Result<(), TableError> {
         if len > 0 {
             self.raw_len += PLACEMENT_LEN;
         }
@@ -99,10 +104,11 @@ impl TocDraft {
         }
     }
 
-    fn close(&mut self) -> Result<(), ZstdError> {
+    fn close(&mut self) -> Result<(), TableError> {
         let mut block = Vec::new();
         self.encoder.encode(&self.open, &mut block)?;
-        self.blocks.push((block, self.open.len()));
+        self.lengths.push((block.len(), self.open.len()));
+        self.blocks.push(&block)?;
         self.open.clear();
         Ok(())
     }
@@ -111,7 +117,11 @@ impl TocDraft {
     pub fn read(mut self, sink: &mut Sink<'_>) -> Result<(), TableError> {
         self.close()?;
         let (mut decoder, mut number) = (FrameDecoder::new(), 0);
-        for (block, len) in self.blocks {
+        let (blocks, mut block) = (self.blocks.finish()?, Vec::new());
+        let mut blocks = blocks.reader();
+        for (compressed, len) in self.lengths {
+            block.resize(compressed, 0);
+            blocks.read_exact(&mut block)?;
             let lines = decoder.decode_to_vec(&block, len)?;
             for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
                 sink(number, line, self.large.remove(&number))?;
