@@ -141,6 +141,7 @@ fn assemble(
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
     let layers = (layers, observed.clone());
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
+    mounts.avoid(&config.avoid_kernel_features);
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()

@@ -5,15 +5,16 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use jaunt_layerfs::erofs;
 use jaunt_layerfs::fuse::mount::FS_TYPE;
 
 const TABLE: &str = "/proc/self/mountinfo";
 
-/// Mount points of our file systems strictly below `directory` (canonical), in the order of mounting.
-pub(crate) fn points_below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// Mounts of the kinds that we make strictly below `directory` (canonical), in the order of mounting.
+pub(crate) fn below(directory: &Path) -> io::Result<Vec<Mount>> {
     let table = std::fs::read(TABLE)?;
-    let ours = mounts(&table).filter(Mount::is_ours).map(|mount| mount.point);
-    Ok(ours.filter(|point| point != directory && point.starts_with(directory)).collect())
+    let ours = mounts(&table).filter(|mount| mount.is_ours() || mount.fs_type == erofs::FS_TYPE);
+    Ok(ours.filter(|mount| mount.point != directory && mount.point.starts_with(directory)).collect())
 }
 
 /// What is mounted on `point` (canonical): the topmost mount, if there is one.

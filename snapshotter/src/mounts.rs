@@ -3,29 +3,35 @@
 //! A mount is made when a container first needs its chain, and stays until the chain's snapshot is removed: a
 //! container that starts again finds the kernel's caches warm. A worker that takes over serves every mount
 //! that the supervisor holds before it answers its first request. Layers that no snapshot has any more are
-//! deleted from the store.
+//! deleted from the store. Chains that are complete get mounts that nobody serves ([`complete`]).
 
-use std::collections::{HashMap, HashSet};
+mod calls;
+mod complete;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::completion::Completion;
-use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
+use jaunt_layerfs::erofs;
+use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
-use jaunt_layerfs::store::{LargeFiles, Store};
+use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
+use crate::config::KernelFeature;
 use crate::fallback::error_chain;
-use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
+use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
-use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
+use crate::supervisor::{Connection, Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -48,9 +54,21 @@ pub struct Mounts {
     completion: Option<Completion>,
     observed: Arc<Observed>,
     index_dir: PathBuf,
+    image_dir: PathBuf,
     client: Client,
     catalog: Arc<dyn Catalog>,
+    /// What new containers get.
     served: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
+    /// FUSE mounts that some containers still use, of chains that have become complete since.
+    earlier: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
+    /// One chain at a time is given another mount.
+    changing: tokio::sync::Mutex<()>,
+    /// Whether the kernel may be asked for complete mounts.
+    uses_erofs: AtomicBool,
+    /// Whether new FUSE mounts may have passthrough.
+    uses_passthrough: AtomicBool,
+    /// Snapshots that an image cannot show.
+    unfit: Mutex<HashSet<u64>>,
     /// Mounts whose readers get errors from this worker: nobody else may answer on them.
     failing: Mutex<HashSet<MountKey>>,
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
@@ -58,13 +76,21 @@ pub struct Mounts {
 
 struct Served {
     fs: Arc<LayerFs>,
-    session: SessionHandle,
+    server: Server,
     root: PathBuf,
+}
+
+/// Who answers.
+enum Server {
+    /// This process.
+    Session(SessionHandle),
+    /// The kernel, from files that are held as they are.
+    Kernel(CompleteChain),
 }
 
 impl Mounts {
     /// Mounts made by `supervisor`, over indexes in `index_dir` and layers kept by `layers`, which can be looked at in
-    /// `observed`, and filled by `completion`.
+    /// `observed`, and filled by `completion`. Images of complete chains are kept beside the indexes.
     pub fn open(
         supervisor: Handle,
         client: Client,
@@ -73,27 +99,36 @@ impl Mounts {
         (layers, observed): (Layers, Arc<Observed>),
         completion: Option<Completion>,
     ) -> Arc<Self> {
-        let store = layers.store().clone();
-        let (served, failing, diff_ids) = (Mutex::default(), Mutex::default(), Mutex::default());
         Arc::new(Self {
             supervisor,
-            store,
+            store: layers.store().clone(),
             layers,
             completion,
             observed,
+            image_dir: index_dir.with_file_name("erofs"),
             index_dir,
             client,
             catalog,
-            served,
-            failing,
-            diff_ids,
+            served: Mutex::default(),
+            earlier: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            uses_erofs: AtomicBool::new(true),
+            uses_passthrough: AtomicBool::new(true),
+            unfit: Mutex::default(),
+            failing: Mutex::default(),
+            diff_ids: Mutex::default(),
         })
+    }
+
+    /// Does without some of the kernel's features from now on.
+    pub fn avoid(&self, features: &BTreeSet<KernelFeature>) {
+        self.uses_erofs.fetch_and(!features.contains(&KernelFeature::Erofs), Ordering::Relaxed);
+        self.uses_passthrough.fetch_and(!features.contains(&KernelFeature::Passthrough), Ordering::Relaxed);
     }
 
     fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {
         let mut served = lock(&self.served);
-        let ended =
-            |cell: &Arc<OnceCell<Served>>| cell.get().is_some_and(|served| served.session.is_finished());
+        let ended = |cell: &Arc<OnceCell<Served>>| cell.get().is_some_and(Served::has_ended);
         if served.get(&snapshot_id).is_some_and(ended) {
             served.remove(&snapshot_id);
         }
@@ -112,13 +147,22 @@ impl Mounts {
     /// Opens the chain's file system and has the supervisor mount it.
     fn serve(&self, chain: &LazyChain) -> Result<Served, LazyError> {
         let fs = self.open_chain(chain)?;
-        let needs = MountNeeds { posix_acl: fs.has_acls(), passthrough: passthrough::suits(&fs) };
+        if let Some(served) = self.complete(chain, &fs) {
+            return Ok(served);
+        }
+        let needs = MountNeeds {
+            posix_acl: fs.has_acls(),
+            passthrough: self.uses_passthrough.load(Ordering::Relaxed) && passthrough::suits(&fs),
+        };
         let (held, is_new) =
             self.mount(chain.snapshot_id, needs).map_err(|source| mount_error(chain, source.into()))?;
-        let adapter = passthrough::adapter(fs.clone(), &held, is_new);
         let (key, root) = (held.key, held.path.join(ROOT_NAME));
-        match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
-            Ok(session) => Ok(Served { fs, session, root }),
+        let Some(Connection { device, negotiated }) = held.connection else {
+            return Err(mount_error(chain, "what is mounted is not FUSE".into()));
+        };
+        let adapter = passthrough::adapter(fs.clone(), &held.path, &negotiated, is_new);
+        match fuse::serve(adapter, device, &negotiated, THREADS) {
+            Ok(session) => Ok(Served { fs, server: Server::Session(session), root }),
             Err(error) => {
                 // Nobody would ever answer on that mount.
                 let _ = self.supervisor.unmount(&key);
@@ -150,6 +194,22 @@ impl Mounts {
         repositories.map(source).collect()
     }
 
+    fn forget(&self, snapshot_id: u64) -> Vec<Arc<OnceCell<Served>>> {
+        lock(&self.unfit).remove(&snapshot_id);
+        let (now, earlier) =
+            (lock(&self.served).remove(&snapshot_id), lock(&self.earlier).remove(&snapshot_id));
+        now.into_iter().chain(earlier).collect()
+    }
+
+    /// Whether what a chain has now may not be what it should have.
+    fn is_to_be_reconsidered(&self, snapshot_id: u64) -> bool {
+        let Some(cell) = lock(&self.served).get(&snapshot_id).cloned() else { return false };
+        cell.get().is_some_and(|served| match &served.server {
+            Server::Session(_) => served.fs.layers().iter().all(|layer| layer.file().is_complete()),
+            Server::Kernel(_) => !served.is_sound(),
+        })
+    }
+
     /// A new mount, or the one that is held already because an earlier attempt to serve it failed; whether it is new.
     fn mount(&self, snapshot_id: u64, needs: MountNeeds) -> Result<(HeldMount, bool), HandleError> {
         let key = snapshot_id.into();
@@ -172,12 +232,18 @@ impl Mounts {
                 return self.fail_readers(held);
             }
         };
-        let adapter = passthrough::adapter(fs.clone(), &held, false);
-        match fuse::serve(adapter, held.device, &held.negotiated, THREADS) {
+        let Some(Connection { device, negotiated }) = held.connection else {
+            if let Some(served) = self.take_up(&held, chain, fs) {
+                self.replace(chain.snapshot_id, served);
+            }
+            return;
+        };
+        let adapter = passthrough::adapter(fs.clone(), &held.path, &negotiated, false);
+        match fuse::serve(adapter, device, &negotiated, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
-                let served = Served { fs, session, root: held.path.join(ROOT_NAME) };
-                let cell = Arc::new(OnceCell::new_with(Some(served)));
+                let (server, root) = (Server::Session(session), held.path.join(ROOT_NAME));
+                let cell = Arc::new(OnceCell::new_with(Some(Served { fs, server, root })));
                 lock(&self.served).insert(chain.snapshot_id, cell);
             }
             Err(error) => {
@@ -200,15 +266,56 @@ impl Mounts {
 
     /// Answers everything on a mount with an error, until the next worker.
     fn fail_readers(&self, held: HeldMount) {
+        // What the kernel reads by itself goes on.
+        let Some(Connection { device, negotiated }) = held.connection else { return };
         lock(&self.failing).insert(held.key.clone());
-        if let Err(error) = fuse::serve(fuse::Orphan, held.device, &held.negotiated, 1) {
+        if let Err(error) = fuse::serve(fuse::Orphan, device, &negotiated, 1) {
             tracing::error!(mount = %held.key, %error, "cannot answer for it");
+        }
+    }
+
+    /// Has new containers use another mount; those of the one before keep it.
+    fn replace(&self, snapshot_id: u64, served: Served) {
+        let before = lock(&self.served).insert(snapshot_id, Arc::new(OnceCell::new_with(Some(served))));
+        if let Some(before) = before.filter(|cell| cell.get().is_some_and(Served::is_ours)) {
+            lock(&self.earlier).insert(snapshot_id, before);
+        }
+    }
+
+    /// What containers that come now are to use, where that is not what those before them got: a chain may have become
+    /// complete, or have been found damaged.
+    fn reconsider(&self, chain: &LazyChain) {
+        let id = chain.snapshot_id;
+        let Some(cell) = lock(&self.served).get(&id).cloned() else { return };
+        match cell.get() {
+            Some(served) if served.is_ours() => {
+                if let Some(complete) = self.complete(chain, &served.fs) {
+                    self.replace(id, complete);
+                }
+            }
+            Some(served) if !served.is_sound() => {
+                let outcome = complete::key(id).map(|key| self.supervisor.unmount(&key));
+                tracing::warn!(
+                    snapshot = id,
+                    ?outcome,
+                    "a complete mount is out of use: FUSE serves what comes"
+                );
+                let earlier =
+                    lock(&self.earlier).remove(&id).filter(|cell| !cell.get().is_none_or(Served::has_ended));
+                let mut served = lock(&self.served);
+                match earlier {
+                    Some(earlier) => drop(served.insert(id, earlier)),
+                    None => drop(served.remove(&id)),
+                }
+            }
+            _ => {}
         }
     }
 
     /// Deletes layers that no snapshot on record has.
     fn sweep(&self) {
         let chains = self.catalog.chains();
+        self.sweep_images(&chains);
         let mut wanted: HashSet<DiffId> = HashSet::new();
         for chain in &chains {
             match self.diff_ids(chain.index) {
@@ -240,101 +347,30 @@ impl Mounts {
     }
 }
 
-#[tonic::async_trait]
-impl LazyMounts for Arc<Mounts> {
-    async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
-        if let Some(why) = self.store.quarantined_index(&chain.index) {
-            return Err(LazyError::Quarantined { index: chain.index, why });
-        }
-        let cell = self.cell(chain.snapshot_id);
-        if let Some(served) = cell.get() {
-            // Another repository with the same image may have come to be known since it was mounted.
-            served.fs.learn(&self.sources(chain));
-            return Ok(served.root.clone());
-        }
-        let served = cell.get_or_try_init(|| async {
-            let (this, chain) = (self.clone(), *chain);
-            blocking(chain.snapshot_id, move || this.serve(&chain)).await?
-        });
-        Ok(served.await?.root.clone())
-    }
-
-    async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
-        let (this, chain) = (self.clone(), *chain);
-        blocking(chain.snapshot_id, move || {
-            let index = this.open_index(chain.index)?;
-            let malformed = |source: Cause| LazyError::Index { index: chain.index, source };
-            let view = index.view(chain.prefix).ok_or_else(|| malformed("it has fewer layers".into()))?;
-            let root = view.root().and_then(|root| index.attributes(root));
-            let root = root.map_err(|source| malformed(source.into()))?;
-            Ok(RootAttributes { mode: root.mode, uid: root.uid, gid: root.gid })
-        })
-        .await?
-    }
-
-    async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
-        let (this, id) = (self.clone(), chain.snapshot_id);
-        blocking(id, move || {
-            let outcome = this.supervisor.unmount(&id.into());
-            match outcome.map_err(|source| other(id, "unmount", source.into()))? {
-                Unmounted::Busy => return Err(LazyError::Busy { snapshot_id: id }),
-                // The session's threads go on by themselves until the last user is gone.
-                Unmounted::Done => {
-                    let served = lock(&this.served).remove(&id);
-                    served.as_ref().and_then(|cell| cell.get()).inspect(|served| {
-                        served.settle();
-                        served.root.parent().inspect(|mount| passthrough::forget(mount));
-                    });
-                }
-                // The session's threads go on by themselves until the last user is gone.
-                Unmounted::Lingers => drop(lock(&this.served).remove(&id)),
-            }
-            this.sweep();
-            Ok(())
-        })
-        .await?
-    }
-
-    async fn restore(&self, chains: &[LazyChain]) -> Result<(), LazyError> {
-        let chains: HashMap<MountKey, LazyChain> =
-            chains.iter().map(|chain| (chain.snapshot_id.into(), *chain)).collect();
-        let this = self.clone();
-        blocking(0, move || {
-            let held =
-                this.supervisor.mounts().map_err(|source| other(0, "ask what is mounted", source.into()))?;
-            held.into_iter().for_each(|held| this.take_over(held, &chains));
-            this.sweep();
-            Ok(())
-        })
-        .await?
-    }
-
-    async fn usage(&self, chain: &LazyChain) -> Result<Usage, LazyError> {
-        let (this, chain) = (self.clone(), *chain);
-        blocking(chain.snapshot_id, move || {
-            let index = this.open_index(chain.index)?;
-            let top = usize::from(chain.prefix).saturating_sub(1);
-            let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
-            let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
-            let large = LargeFiles::of_layers(&index);
-            let bytes = large.get(top).map_or(0, |large| this.store.present_bytes(layer, large));
-            Ok(Usage { bytes, inodes })
-        })
-        .await?
-    }
-
-    async fn mounted(&self, chain: &LazyChain) -> Option<PathBuf> {
-        let served = lock(&self.served);
-        let served = served.get(&chain.snapshot_id)?.get().filter(|served| !served.session.is_finished())?;
-        Some(served.root.clone())
-    }
-}
-
 impl Served {
+    /// Whether this process serves it.
+    fn is_ours(&self) -> bool {
+        matches!(self.server, Server::Session(_))
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(&self.server, Server::Session(session) if session.is_finished())
+    }
+
+    /// Whether it is what a container should get: still there, and over files that are known to be what they must be.
+    fn is_sound(&self) -> bool {
+        match &self.server {
+            Server::Session(session) => !session.is_finished(),
+            Server::Kernel(chain) => {
+                chain.is_complete() && self.root.parent().is_some_and(erofs::is_mounted_on)
+            }
+        }
+    }
+
     /// Waits a moment for the session of an unmounted file system to end, so that its layers are free.
     fn settle(&self) {
         let deadline = Instant::now() + SETTLE;
-        while !self.session.is_finished() && Instant::now() < deadline {
+        while self.is_ours() && !self.has_ended() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

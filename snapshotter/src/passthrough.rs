@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jaunt_layerfs::fs::LayerFs;
-use jaunt_layerfs::fuse::{Adapter, BackingIds};
-
-use crate::supervisor::HeldMount;
+use jaunt_layerfs::fuse::{Adapter, BackingIds, Negotiated};
 
 /// Whether a new mount of the chain should have passthrough: everything is local, and large files outweigh the others.
 pub(crate) fn suits(fs: &LayerFs) -> bool {
@@ -18,14 +16,14 @@ pub(crate) fn suits(fs: &LayerFs) -> bool {
 }
 
 /// Serves a mount as it was negotiated: a new one, or one that another worker has served.
-pub(crate) fn adapter(fs: Arc<LayerFs>, held: &HeldMount, is_new: bool) -> Adapter {
+pub(crate) fn adapter(fs: Arc<LayerFs>, mount: &Path, negotiated: &Negotiated, is_new: bool) -> Adapter {
     let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
-    if !held.negotiated.has_passthrough() {
+    if !negotiated.has_passthrough() {
         return adapter;
     }
-    let ids = ids(&record(&held.path), is_new).unwrap_or_else(|error| {
+    let ids = ids(&record(mount), is_new).unwrap_or_else(|error| {
         // Files that are open now cannot be opened once more; all else can.
-        tracing::error!(mount = %held.key, %error, "cannot record what the kernel was handed");
+        tracing::error!(mount = %mount.display(), %error, "cannot record what the kernel was handed");
         BackingIds::default()
     });
     adapter.with_passthrough(fs.hold_complete(), ids)

@@ -87,6 +87,11 @@ impl Detached {
     }
 }
 
+/// Whether an EROFS is what is seen at `path`. Nobody needs to answer for that.
+pub fn is_mounted_on(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(MAGIC.into()))
+}
+
 impl AsFd for Detached {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

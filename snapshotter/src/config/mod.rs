@@ -4,6 +4,7 @@
 //! silently left at its default.
 
 mod completion;
+mod kernel;
 mod metrics;
 mod registries;
 mod store;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use completion::CompletionConfig;
+pub use kernel::KernelFeature;
 pub use metrics::{MetricsAddress, MetricsConfig};
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
@@ -57,6 +59,9 @@ pub struct Settings {
     pub resolve_timeout_seconds: Option<u64>,
     /// How long a container's read waits for registries in trouble before it is an error.
     pub read_deadline_seconds: Option<u64>,
+    /// Features of the kernel that are not used, as if it had none.
+    #[serde(default)]
+    pub avoid_kernel_features: BTreeSet<KernelFeature>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
     /// Mirrors and certificates.
@@ -87,6 +92,8 @@ pub struct Config {
     pub resolve_timeout_seconds: u64,
     /// See [`Settings::read_deadline_seconds`].
     pub read_deadline_seconds: u64,
+    /// See [`Settings::avoid_kernel_features`].
+    pub avoid_kernel_features: BTreeSet<KernelFeature>,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
     /// See [`Settings::registries`].
@@ -145,6 +152,11 @@ impl Settings {
             docker_config: flags.docker_config.or(self.docker_config),
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
+            avoid_kernel_features: self
+                .avoid_kernel_features
+                .into_iter()
+                .chain(flags.avoid_kernel_features)
+                .collect(),
             log_format: flags.log_format.or(self.log_format),
             registries: flags.registries.or(self.registries),
             store: flags.store.or(self.store),
@@ -168,6 +180,7 @@ impl Settings {
             docker_config: self.docker_config,
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
+            avoid_kernel_features: self.avoid_kernel_features,
             log_format: self.log_format.unwrap_or_default(),
             registries: self.registries.unwrap_or_default(),
             store: self.store.unwrap_or_default(),

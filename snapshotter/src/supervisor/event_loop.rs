@@ -12,7 +12,7 @@
 //! file system has ended is looked at once a second, while there is one whose end is awaited.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -132,7 +132,7 @@ impl EventLoop {
         self.worker.kill();
         self.phase = Phase::Stopping { deadline: Instant::now() };
         self.mounts.unmount_idle();
-        let in_use = self.mounts.len();
+        let in_use = self.mounts.served();
         if in_use == 0 {
             return Ok(());
         }
@@ -161,7 +161,7 @@ impl EventLoop {
 
     fn drain(&mut self, told: usize) {
         self.mounts.unmount_idle();
-        let in_use = self.mounts.len();
+        let in_use = self.mounts.served();
         if in_use == 0 {
             self.worker.signal(Signal::TERM);
             self.phase = Phase::Stopping { deadline: Instant::now() + self.stop_timeout };
@@ -177,16 +177,18 @@ impl EventLoop {
     fn answer_worker(&mut self) {
         let Some(socket) = self.worker.socket() else { return };
         let request = match protocol::receive::<Request>(socket, RecvFlags::DONTWAIT) {
-            Ok(Some((request, _))) => Ok(request),
+            Ok(Some(request)) => Ok(request),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // Without its socket it is of no use; most often it is about to be reaped.
             Ok(None) => return self.worker.give_up(),
             Err(error) => Err(error.to_string()),
         };
-        let answer = request.and_then(|request| self.act(request)).unwrap_or_else(|message| {
-            tracing::warn!(message, "refusing a request of the worker");
-            Reply::Error { message }
-        });
+        let answer = request
+            .and_then(|(request, descriptors)| self.act(request, descriptors))
+            .unwrap_or_else(|message| {
+                tracing::warn!(message, "refusing a request of the worker");
+                Reply::Error { message }
+            });
         let Some(socket) = self.worker.socket() else { return };
         if let Err(error) = self.send(socket, &answer) {
             // The next one finds every mount in its list.
@@ -195,18 +197,22 @@ impl EventLoop {
         }
     }
 
-    fn act(&mut self, request: Request) -> Result<Reply, String> {
+    fn act(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Result<Reply, String> {
         match request {
             Request::Hello { version: VERSION } => Ok(Reply::Hello { mounts: self.mounts.len() }),
             Request::Hello { version } => {
                 Err(format!("the worker speaks version {version}, the supervisor {VERSION}"))
             }
             Request::Next { after } => Ok(self.mounts.next(after.as_ref()).map_or(Reply::End, Reply::Mount)),
-            Request::Mount { .. } if self.phase != Phase::Running => {
+            Request::Mount { .. } | Request::Attach { .. } if self.phase != Phase::Running => {
                 Err("the daemon is stopping: no new mounts".to_owned())
             }
             Request::Mount { key, needs } => {
                 self.mounts.mount(&key, needs).map(Reply::Mount).map_err(|error| error.to_string())
+            }
+            Request::Attach { key } => {
+                let mount = descriptors.into_iter().next().ok_or("a mount to be attached is missing")?;
+                self.mounts.attach(&key, mount).map(Reply::Mount).map_err(|error| error.to_string())
             }
             Request::Unmount { key } => {
                 let outcome = self.mounts.unmount(&key).map_err(|error| error.to_string())?;

@@ -8,11 +8,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use jaunt_layerfs::erofs::Detached;
 use jaunt_layerfs::fuse::Negotiated;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -32,19 +33,26 @@ pub struct Handle {
     _locks: Vec<OwnedFd>,
 }
 
-/// A mount that the supervisor holds, with a descriptor to serve it by.
+/// A mount that the supervisor holds, with what it is served by.
 #[derive(Debug)]
 pub struct HeldMount {
     /// Its name.
     pub key: MountKey,
     /// Where it is mounted.
     pub path: PathBuf,
+    /// None, where the kernel reads it by itself ([`jaunt_layerfs::erofs`]).
+    pub connection: Option<Connection>,
+    /// Whether `path` still leads to it; when not, it is only waiting for its last user.
+    pub attached: bool,
+}
+
+/// What a FUSE mount is served by.
+#[derive(Debug)]
+pub struct Connection {
     /// The `/dev/fuse` descriptor, initialised. Closing it does not end the mount.
     pub device: OwnedFd,
     /// What was agreed with the kernel.
     pub negotiated: Negotiated,
-    /// Whether `path` still leads to it; when not, it is only waiting for its last user.
-    pub attached: bool,
 }
 
 impl Handle {
@@ -62,7 +70,7 @@ impl Handle {
     }
 
     fn greet(socket: OwnedFd) -> Result<Self, HandleError> {
-        let (reply, descriptors) = ask(&socket, &Request::Hello { version: protocol::VERSION })?;
+        let (reply, descriptors) = ask(&socket, &Request::Hello { version: protocol::VERSION }, &[])?;
         let Reply::Hello { .. } = reply else { return Err(HandleError::unexpected(reply)) };
         let mut descriptors = descriptors.into_iter();
         let listener = descriptors.next().ok_or(HandleError::Incomplete("listener"))?;
@@ -103,6 +111,14 @@ impl Handle {
         }
     }
 
+    /// Has a mount that this process made put on `<run-dir>/mnt/<key>`. A key that is held already is an error.
+    pub fn attach(&self, key: &MountKey, mount: &Detached) -> Result<HeldMount, HandleError> {
+        match self.ask_with(&Request::Attach { key: key.clone() }, &[mount.as_fd()])? {
+            (Reply::Mount(record), descriptors) => HeldMount::new(record, descriptors),
+            (other, _) => Err(HandleError::unexpected(other)),
+        }
+    }
+
     /// Ends a mount that is not in use. Keep serving until the session ends by itself.
     pub fn unmount(&self, key: &MountKey) -> Result<Unmounted, HandleError> {
         match self.ask(&Request::Unmount { key: key.clone() })? {
@@ -112,23 +128,41 @@ impl Handle {
     }
 
     fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
+        self.ask_with(request, &[])
+    }
+
+    fn ask_with(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
         // A panic elsewhere cannot have left half a message: packets are whole.
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        ask(&socket, request)
+        ask(&socket, request, descriptors)
     }
 }
 
 impl HeldMount {
     fn new(record: MountRecord, descriptors: Vec<OwnedFd>) -> Result<Self, HandleError> {
-        let device = descriptors.into_iter().next().ok_or(HandleError::Incomplete("device"))?;
-        let negotiated = Negotiated::from_bytes(&record.negotiated)
-            .map_err(|source| HandleError::Record { key: record.key.clone(), source })?;
-        Ok(Self { key: record.key, path: record.path, device, negotiated, attached: record.attached })
+        let connection = match &record.negotiated {
+            None => None,
+            Some(negotiated) => {
+                let device = descriptors.into_iter().next().ok_or(HandleError::Incomplete("device"))?;
+                let negotiated = Negotiated::from_bytes(negotiated)
+                    .map_err(|source| HandleError::Record { key: record.key.clone(), source })?;
+                Some(Connection { device, negotiated })
+            }
+        };
+        Ok(Self { key: record.key, path: record.path, connection, attached: record.attached })
     }
 }
 
-fn ask(socket: &OwnedFd, request: &Request) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
-    protocol::send(socket.as_fd(), request, &[], SendFlags::empty())?;
+fn ask(
+    socket: &OwnedFd,
+    request: &Request,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
+    protocol::send(socket.as_fd(), request, descriptors, SendFlags::empty())?;
     protocol::receive(socket, RecvFlags::empty())?.ok_or(HandleError::Gone)
 }
 

@@ -12,10 +12,13 @@
 //! ```
 //!
 //! Invariants: the supervisor waits for nobody: not for the worker, not for the network, and it never
-//! looks into its own mounts. It has one thread. It ends a mount only when it is out of use. If the
+//! looks into the mounts that are served. It has one thread. It ends a mount only when it is out of use. If the
 //! supervisor itself is killed, its worker dies with it and the mounts break: so it does next to nothing
 //! that could fail, and its descriptors are what a service manager's store would keep (every mount is a
 //! descriptor, a key and a record of 36 bytes).
+//!
+//! Mounts that the kernel reads by itself (EROFS) are made by the worker and given their place here. They outlive worker
+//! and supervisor; the next supervisor takes them over.
 //!
 //! Stopping (SIGTERM, SIGINT): mounts out of use are unmounted; while some are in use, a worker goes on
 //! serving them and their unmounting is tried again; with the last one gone the worker is stopped, and
@@ -39,7 +42,7 @@ use std::time::Duration;
 use jaunt_layerfs::fuse::MountOptions;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-pub use handle::{Handle, HandleError, HeldMount, SUPERVISOR_FD};
+pub use handle::{Connection, Handle, HandleError, HeldMount, SUPERVISOR_FD};
 pub use listener::ListenError;
 pub(crate) use lock::DirectoryLock;
 pub use lock::LockError;

@@ -8,6 +8,9 @@
 //!                        +------------- unmount, or end seen from outside --------+
 //! ```
 //!
+//! A mount that the kernel reads by itself knows no lingering: it has no descriptor, and harms nobody when it stays. Those
+//! that a dead supervisor has left are held again.
+//!
 //! Invariant: a descriptor is closed only after the kernel has said that its file system is out of use,
 //! because closing it is what breaks a running container for good. umount(2) succeeding is no such
 //! word: overlayfs, which is how containers use these mounts, holds the file system and not the path.
@@ -17,6 +20,7 @@ use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use jaunt_layerfs::erofs::{self, AttachError, Detached};
 use jaunt_layerfs::fuse::mount::{self, UnmountError};
 use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
 
@@ -35,8 +39,8 @@ pub(super) struct MountTable {
 #[derive(Debug)]
 struct Held {
     path: PathBuf,
-    device: OwnedFd,
-    negotiated: Negotiated,
+    /// None, where the kernel reads it by itself.
+    connection: Option<(OwnedFd, Negotiated)>,
     attached: bool,
 }
 
@@ -44,12 +48,17 @@ impl MountTable {
     /// A table without mounts; the directory is cleared of those that a dead supervisor has left.
     pub(super) fn new(directory: PathBuf, options: MountOptions) -> Result<Self, LockError> {
         create_directory(&directory)?;
-        clear_leftovers(&directory);
-        Ok(Self { directory, options, held: BTreeMap::new() })
+        let held = take_leftovers(&directory);
+        Ok(Self { directory, options, held })
     }
 
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many somebody must serve.
+    pub(super) fn served(&self) -> usize {
+        self.held.values().filter(|held| held.connection.is_some()).count()
     }
 
     pub(super) fn keys(&self) -> String {
@@ -63,6 +72,25 @@ impl MountTable {
 
     /// Makes a mount, and the directory for it.
     pub(super) fn mount(&mut self, key: &MountKey, needs: MountNeeds) -> Result<MountRecord, TableError> {
+        let path = self.free_place(key)?;
+        let MountNeeds { posix_acl, passthrough } = needs;
+        let options = MountOptions { posix_acl, passthrough, ..self.options.clone() };
+        let mounted = mount::mount(&path, &options).inspect_err(|_| remove_directory(&path))?;
+        tracing::info!(%key, path = %path.display(), "mounted");
+        Ok(self.hold(key, path, Some((mounted.device, mounted.negotiated))))
+    }
+
+    /// Gives a mount its place that the worker has made.
+    pub(super) fn attach(&mut self, key: &MountKey, mount: OwnedFd) -> Result<MountRecord, TableError> {
+        let mount = Detached::from_fd(mount)?;
+        let path = self.free_place(key)?;
+        mount.attach(&path).inspect_err(|_| remove_directory(&path))?;
+        tracing::info!(%key, path = %path.display(), "attached");
+        Ok(self.hold(key, path, None))
+    }
+
+    /// The directory for a new mount.
+    fn free_place(&mut self, key: &MountKey) -> Result<PathBuf, TableError> {
         self.release_ended();
         if let Some(held) = self.held.get(key) {
             let key = key.clone();
@@ -70,14 +98,19 @@ impl MountTable {
         }
         let path = self.directory.join(key.as_str());
         create_directory(&path)?;
-        let MountNeeds { posix_acl, passthrough } = needs;
-        let options = MountOptions { posix_acl, passthrough, ..self.options.clone() };
-        let mounted = mount::mount(&path, &options).inspect_err(|_| remove_directory(&path))?;
-        tracing::info!(%key, path = %path.display(), "mounted");
-        let held = Held { path, device: mounted.device, negotiated: mounted.negotiated, attached: true };
+        Ok(path)
+    }
+
+    fn hold(
+        &mut self,
+        key: &MountKey,
+        path: PathBuf,
+        connection: Option<(OwnedFd, Negotiated)>,
+    ) -> MountRecord {
+        let held = Held { path, connection, attached: true };
         let record = held.record(key);
         self.held.insert(key.clone(), held);
-        Ok(record)
+        record
     }
 
     /// The mount whose key follows `after`, or the first.
@@ -89,7 +122,7 @@ impl MountTable {
 
     /// The descriptor of a mount.
     pub(super) fn device(&self, key: &MountKey) -> Option<BorrowedFd<'_>> {
-        self.held.get(key).map(|held| held.device.as_fd())
+        self.held.get(key)?.connection.as_ref().map(|(device, _)| device.as_fd())
     }
 
     /// Ends one mount unless it is in use.
@@ -106,7 +139,7 @@ impl MountTable {
             held.attached = false;
             remove_directory(&held.path);
         }
-        if !mount::is_connected(&held.device) {
+        if !held.is_in_use() {
             self.held.remove(key);
             tracing::info!(%key, "unmounted");
             return Ok(Unmounted::Done);
@@ -129,7 +162,7 @@ impl MountTable {
     /// Lets go of the mounts whose file system is out of use.
     pub(super) fn release_ended(&mut self) {
         self.held.retain(|key, held| {
-            let lives = mount::is_connected(&held.device);
+            let lives = held.is_in_use();
             if !lives && held.attached {
                 tracing::warn!(%key, path = %held.path.display(), "a mount was ended by somebody else");
                 let _ = mount::detach(&held.path);
@@ -143,7 +176,7 @@ impl MountTable {
 
     /// Takes every mount off its path, in use or not. Closing the descriptors then breaks the users.
     pub(super) fn detach_all(&mut self) {
-        for held in self.held.values_mut().filter(|held| held.attached) {
+        for held in self.held.values_mut().filter(|held| held.attached && held.connection.is_some()) {
             if let Err(error) = mount::detach(&held.path) {
                 tracing::warn!(%error, "cannot detach");
             }
@@ -154,30 +187,53 @@ impl MountTable {
 }
 
 impl Held {
+    /// By its mount or, as far as somebody must serve it, by anything stacked on it.
+    fn is_in_use(&self) -> bool {
+        match &self.connection {
+            Some((device, _)) => mount::is_connected(device),
+            None => self.attached && erofs::is_mounted_on(&self.path),
+        }
+    }
+
     fn record(&self, key: &MountKey) -> MountRecord {
         MountRecord {
             key: key.clone(),
             path: self.path.clone(),
-            negotiated: self.negotiated.to_bytes().to_vec(),
+            negotiated: self.connection.as_ref().map(|(_, negotiated)| negotiated.to_bytes().to_vec()),
             attached: self.attached,
         }
     }
 }
 
-/// Detaches what a dead supervisor has mounted: its descriptors are closed, every access fails.
-fn clear_leftovers(directory: &Path) {
-    let points = match mountinfo::points_below(directory) {
-        Ok(points) => points,
-        Err(error) => return tracing::warn!(%error, "cannot look for mounts of an earlier daemon"),
+/// Holds again what a dead supervisor has mounted and the kernel reads by itself. The rest is detached: its descriptors
+/// are closed, every access fails.
+fn take_leftovers(directory: &Path) -> BTreeMap<MountKey, Held> {
+    let mut held = BTreeMap::new();
+    let mounts = match mountinfo::below(directory) {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            tracing::warn!(%error, "cannot look for mounts of an earlier daemon");
+            return held;
+        }
     };
     // Of mounts stacked on one path, the last is on top.
-    for point in points.iter().rev() {
+    for mountinfo::Mount { point, fs_type } in mounts.iter().rev() {
+        if fs_type == erofs::FS_TYPE {
+            let key =
+                point.strip_prefix(directory).ok().and_then(|key| key.to_str()?.to_owned().try_into().ok());
+            if let Some(key) = key {
+                let mount = Held { path: point.clone(), connection: None, attached: true };
+                held.entry(key).or_insert(mount);
+            }
+            continue;
+        }
         match mount::detach(point) {
             Ok(()) => tracing::warn!(path = %point.display(), "detached a dead mount of an earlier daemon"),
             Err(error) => tracing::warn!(%error, "cannot detach a dead mount of an earlier daemon"),
         }
         remove_directory(point);
     }
+    held
 }
 
 /// An empty directory more or less harms nobody; the next mount of that key takes it over.
@@ -198,6 +254,8 @@ pub(super) enum TableError {
     Directory(#[from] LockError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     #[error(transparent)]
     Unmount(#[from] UnmountError),
 }

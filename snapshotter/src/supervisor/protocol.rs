@@ -5,10 +5,11 @@
 //! reply carries some:
 //!
 //! ```text
-//! {"op":"hello","version":3}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
+//! {"op":"hello","version":4}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
 //! {"op":"next","after":"17"}      -> {"reply":"mount", key, path, …}        + /dev/fuse    or {"reply":"end"}
 //! {"op":"mount","key":"18",
 //!  "needs":{…}}                   -> {"reply":"mount", key, path, …}        + /dev/fuse
+//! {"op":"attach","key":"18-c"}    -> {"reply":"mount", key, path, …}        with the request: a detached mount
 //! {"op":"unmount","key":"18"}     -> {"reply":"unmounted","outcome":"done"}
 //! anything that went wrong        -> {"reply":"error","message":"…"}
 //! ```
@@ -28,7 +29,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of this protocol. Both ends come from one binary; a worker of another one is sent away.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// The longest message: a path (4096 at most) with its escapes is by far the longest part.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// The most descriptors in a message: those of `hello`.
@@ -44,6 +45,8 @@ pub(super) enum Request {
     Next { after: Option<MountKey> },
     /// A new mount.
     Mount { key: MountKey, needs: MountNeeds },
+    /// A place for a mount that the worker has made, and that nobody needs to serve.
+    Attach { key: MountKey },
     /// The end of one.
     Unmount { key: MountKey },
 }
@@ -79,8 +82,8 @@ pub(super) enum Reply {
 pub(super) struct MountRecord {
     pub key: MountKey,
     pub path: PathBuf,
-    /// [`jaunt_layerfs::fuse::Negotiated::to_bytes`].
-    pub negotiated: Vec<u8>,
+    /// [`jaunt_layerfs::fuse::Negotiated::to_bytes`]; none of a mount that the kernel reads by itself.
+    pub negotiated: Option<Vec<u8>>,
     /// Whether `path` still leads to it.
     pub attached: bool,
 }

@@ -185,7 +185,8 @@ pub fn worker_process() {
     let handle = Handle::from_env().unwrap();
     let serve_one = |mount: HeldMount| -> String {
         let fs = GatedFs { gate: gate.clone() };
-        serve(fs, mount.device, &mount.negotiated, 4).unwrap();
+        let connection = mount.connection.unwrap();
+        serve(fs, connection.device, &connection.negotiated, 4).unwrap();
         mount.path.display().to_string()
     };
     for mount in handle.mounts().unwrap() {

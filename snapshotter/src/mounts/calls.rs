@@ -1,0 +1,114 @@
+//! What the snapshotter asks of the mounts.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jaunt_layerfs::store::LargeFiles;
+
+use super::{Mounts, blocking, complete, lock, other};
+use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
+use crate::passthrough;
+use crate::supervisor::{MountKey, Unmounted};
+
+#[tonic::async_trait]
+impl LazyMounts for Arc<Mounts> {
+    async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        if let Some(why) = self.store.quarantined_index(&chain.index) {
+            return Err(LazyError::Quarantined { index: chain.index, why });
+        }
+        if self.is_to_be_reconsidered(chain.snapshot_id) {
+            let _one = self.changing.lock().await;
+            let (this, chain) = (self.clone(), *chain);
+            blocking(chain.snapshot_id, move || this.reconsider(&chain)).await?;
+        }
+        let cell = self.cell(chain.snapshot_id);
+        if let Some(served) = cell.get() {
+            // Another repository with the same image may have come to be known since it was mounted.
+            served.fs.learn(&self.sources(chain));
+            return Ok(served.root.clone());
+        }
+        let served = cell.get_or_try_init(|| async {
+            let (this, chain) = (self.clone(), *chain);
+            blocking(chain.snapshot_id, move || this.serve(&chain)).await?
+        });
+        Ok(served.await?.root.clone())
+    }
+
+    async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
+        let (this, chain) = (self.clone(), *chain);
+        blocking(chain.snapshot_id, move || {
+            let index = this.open_index(chain.index)?;
+            let malformed = |source: Cause| LazyError::Index { index: chain.index, source };
+            let view = index.view(chain.prefix).ok_or_else(|| malformed("it has fewer layers".into()))?;
+            let root = view.root().and_then(|root| index.attributes(root));
+            let root = root.map_err(|source| malformed(source.into()))?;
+            Ok(RootAttributes { mode: root.mode, uid: root.uid, gid: root.gid })
+        })
+        .await?
+    }
+
+    async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
+        let (this, id) = (self.clone(), chain.snapshot_id);
+        blocking(id, move || {
+            // Who holds its files open by this mount keeps them, whatever becomes of their names.
+            let complete = complete::key(id).map(|key| this.supervisor.unmount(&key)).transpose();
+            if complete.map_err(|source| other(id, "unmount", source.into()))? == Some(Unmounted::Busy) {
+                return Err(LazyError::Busy { snapshot_id: id });
+            }
+            let outcome = this.supervisor.unmount(&id.into());
+            match outcome.map_err(|source| other(id, "unmount", source.into()))? {
+                Unmounted::Busy => return Err(LazyError::Busy { snapshot_id: id }),
+                // The session's threads go on by themselves until the last user is gone.
+                Unmounted::Done => {
+                    for served in this.forget(id).iter().filter_map(|cell| cell.get()) {
+                        served.settle();
+                        served.root.parent().inspect(|mount| passthrough::forget(mount));
+                    }
+                }
+                // The session's threads go on by themselves until the last user is gone.
+                Unmounted::Lingers => drop(this.forget(id)),
+            }
+            this.sweep();
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn restore(&self, chains: &[LazyChain]) -> Result<(), LazyError> {
+        let keys = |chain: &LazyChain| [Some(chain.snapshot_id.into()), complete::key(chain.snapshot_id)];
+        let keyed = |chain: &LazyChain| {
+            keys(chain).into_iter().flatten().map(|key| (key, *chain)).collect::<Vec<_>>()
+        };
+        let chains: HashMap<MountKey, LazyChain> = chains.iter().flat_map(keyed).collect();
+        let this = self.clone();
+        blocking(0, move || {
+            let held =
+                this.supervisor.mounts().map_err(|source| other(0, "ask what is mounted", source.into()))?;
+            held.into_iter().for_each(|held| this.take_over(held, &chains));
+            this.sweep();
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn usage(&self, chain: &LazyChain) -> Result<Usage, LazyError> {
+        let (this, chain) = (self.clone(), *chain);
+        blocking(chain.snapshot_id, move || {
+            let index = this.open_index(chain.index)?;
+            let top = usize::from(chain.prefix).saturating_sub(1);
+            let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
+            let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
+            let large = LargeFiles::of_layers(&index);
+            let bytes = large.get(top).map_or(0, |large| this.store.present_bytes(layer, large));
+            Ok(Usage { bytes, inodes })
+        })
+        .await?
+    }
+
+    async fn mounted(&self, chain: &LazyChain) -> Option<PathBuf> {
+        let served = lock(&self.served);
+        let served = served.get(&chain.snapshot_id)?.get().filter(|served| !served.has_ended())?;
+        Some(served.root.clone())
+    }
+}

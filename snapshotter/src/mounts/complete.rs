@@ -1,0 +1,101 @@
+//! Mounts of complete chains that the kernel reads by itself ([`jaunt_layerfs::erofs`]).
+//!
+//! A chain gets one when it is first needed after it has become complete; a FUSE mount that it had before stays for the
+//! containers that use it, until the chain is removed. Its image is kept in `<root>/erofs`, under the index's digest
+//! and the number of its layers. Where the kernel cannot, or the chain does not fit, FUSE serves as before.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jaunt_formats::Digest;
+use jaunt_layerfs::erofs::{self, AttachError, ErofsError, ImageError};
+use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
+
+use super::{Mounts, Served, Server, lock};
+use crate::fallback::error_chain;
+use crate::lazy::{Cause, LazyChain};
+use crate::supervisor::{HeldMount, MountKey, Unmounted};
+
+/// The name of a chain's complete mount.
+pub(super) fn key(snapshot_id: u64) -> Option<MountKey> {
+    format!("{snapshot_id}-complete").try_into().ok()
+}
+
+impl Mounts {
+    /// A mount of the chain that nobody serves, if it is complete and can have one.
+    pub(super) fn complete(&self, chain: &LazyChain, fs: &Arc<LayerFs>) -> Option<Served> {
+        let id = chain.snapshot_id;
+        if !self.uses_erofs.load(Ordering::Relaxed) || lock(&self.unfit).contains(&id) {
+            return None;
+        }
+        let held = fs.hold_complete()?;
+        match self.mount_complete(chain, fs, &held) {
+            Ok(root) => {
+                tracing::info!(snapshot = id, chain = %chain.chain_id, "complete: the kernel reads it by itself");
+                Some(Served { fs: fs.clone(), server: Server::Kernel(held), root })
+            }
+            Err(error) => {
+                let why = error_chain(&*error);
+                match error.downcast_ref() {
+                    Some(ErofsError::Attach(AttachError::Unsupported(_))) => {
+                        self.uses_erofs.store(false, Ordering::Relaxed);
+                        tracing::info!(why, "complete chains are served by FUSE");
+                    }
+                    Some(ErofsError::Image(ImageError::Unfit(_))) => {
+                        lock(&self.unfit).insert(id);
+                        tracing::info!(snapshot = id, why, "a complete chain is served by FUSE");
+                    }
+                    _ => {
+                        tracing::warn!(snapshot = id, why, "a complete chain is served by FUSE for now");
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    fn mount_complete(
+        &self,
+        chain: &LazyChain,
+        fs: &LayerFs,
+        held: &CompleteChain,
+    ) -> Result<PathBuf, Cause> {
+        let key = key(chain.snapshot_id).ok_or("the snapshot's id is no name for a mount")?;
+        // One of an earlier life, or that was found damaged: whoever uses it keeps it.
+        if self.supervisor.unmount(&key)? != Unmounted::Done {
+            return Err("an earlier mount of it is in use".into());
+        }
+        let mount = erofs::mount(fs, held, &self.image(&chain.index, chain.prefix))?;
+        Ok(self.supervisor.attach(&key, &mount)?.path.join(ROOT_NAME))
+    }
+
+    /// Takes up a mount that another worker has made. What is no longer complete is not given to further containers.
+    pub(super) fn take_up(&self, held: &HeldMount, chain: &LazyChain, fs: Arc<LayerFs>) -> Option<Served> {
+        let Some(complete) = fs.hold_complete().filter(|_| self.uses_erofs.load(Ordering::Relaxed)) else {
+            let outcome = self.supervisor.unmount(&held.key);
+            tracing::warn!(mount = %held.key, ?outcome, "a mount is not complete any more: FUSE serves what comes");
+            return None;
+        };
+        tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "holds a complete mount again");
+        Some(Served { fs, server: Server::Kernel(complete), root: held.path.join(ROOT_NAME) })
+    }
+
+    /// Removes the images that no chain on record has.
+    pub(super) fn sweep_images(&self, chains: &[LazyChain]) {
+        let wanted: Vec<PathBuf> =
+            chains.iter().map(|chain| self.image(&chain.index, chain.prefix)).collect();
+        let Ok(entries) = std::fs::read_dir(&self.image_dir) else { return };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if !wanted.contains(&path)
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "an unused image cannot be removed");
+            }
+        }
+    }
+
+    fn image(&self, index: &Digest, prefix: u16) -> PathBuf {
+        self.image_dir.join(format!("{}-{prefix}", index.hex()))
+    }
+}

@@ -1,0 +1,116 @@
+//! Mounts of complete images, which nobody serves, below containers.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::{Bed, await_ready, everything, noise};
+use jaunt_formats::Digest;
+use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::{Container, Node, compare, mounts, needs_root};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const AT_ONCE: &str = "[completion]\ndelay_seconds = 0\n";
+/// Linux 6.12.
+const NO_EROFS: &str = "mounts no EROFS from files";
+/// Tells the digest of a file of several spans when it is woken, twice.
+const WAITING: &str = "mkfifo /go; echo ready; cat /go >/dev/null; sha256sum /d/spans; cat /go >/dev/null; sha256sum /opaque/third";
+
+fn node<'b>(bed: &'b Bed, config: &str) -> Node<'b> {
+    Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap()
+}
+
+/// What is mounted for complete chains.
+fn complete_mounts(node: &Node<'_>) -> Vec<PathBuf> {
+    let points = mounts::below(&node.jaunt.as_ref().unwrap().run_dir());
+    points.into_iter().filter(|point| point.to_string_lossy().ends_with("-complete")).collect()
+}
+
+fn wake(bed: &Bed, node: &Node<'_>, container: &Container, exec: &str) {
+    let fifos = bed.scratch.dir(exec).unwrap();
+    let mut command = node.containerd.ctr(&["tasks", "exec", "--exec-id", exec, "--fifo-dir"]);
+    run(command.arg(fifos).args([container.id(), "/bin/sh", "-c", "echo > /go"])).unwrap();
+}
+
+/// Pulls, and waits until all is there.
+fn pulled_and_completed<'b>(bed: &'b Bed, reference: &str, config: &str) -> Node<'b> {
+    let node = node(bed, config);
+    node.pull(reference).unwrap();
+    let mut container = node.containerd.run(reference).unwrap();
+    await_ready(&mut container);
+    assert_eq!(complete_mounts(&node), Vec::<PathBuf>::new());
+    let jaunt = node.jaunt.as_ref().unwrap();
+    wait_until("completion", LIMIT, || jaunt.log().contains("an image is complete")).unwrap();
+    node
+}
+
+/// P6: A mount that the kernel reads by itself needs no daemon: containers on it run on without worker and supervisor, and
+/// the next daemon takes it up.
+#[test]
+fn a_complete_image_is_read_by_the_kernel_whatever_becomes_of_the_daemon() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.converted(everything());
+    let lazy = pulled_and_completed(&bed, &pushed.reference, AT_ONCE);
+    let mut container = lazy.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", WAITING]).unwrap();
+    await_ready(&mut container);
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    if jaunt.log().contains(NO_EROFS) {
+        return eprintln!("skipped: this kernel mounts no EROFS from files (Linux 6.12 does)");
+    }
+    assert_eq!(complete_mounts(&lazy).len(), 1, "{}", jaunt.log());
+    // The same as unpacked layers below overlayfs, for every prefix.
+    lazy.containerd.pull("overlayfs", &pushed.reference).unwrap();
+    for chain_id in image.chain_ids().iter().map(ToString::to_string) {
+        let complete = lazy.containerd.view("jaunt", &chain_id).unwrap();
+        let unpacked = lazy.containerd.view("overlayfs", &chain_id).unwrap();
+        let trees = [&complete, &unpacked].map(|view| compare::read(view.point()).unwrap());
+        let mut found = compare::differences(&trees[0], &trees[1]);
+        found.retain(|line| !line.starts_with("/: mtime: "));
+        assert!(found.is_empty(), "{}", found.join("\n"));
+        drop((complete, unpacked));
+        lazy.containerd.end_view("jaunt", &chain_id).unwrap();
+        lazy.containerd.end_view("overlayfs", &chain_id).unwrap();
+    }
+    assert_eq!(complete_mounts(&lazy).len(), image.chain_ids().len());
+
+    signal_pid(jaunt.worker().unwrap(), Signal::KILL);
+    wake(&bed, &lazy, &container, "one");
+    let digest = |seed, len| Digest::of(&noise(seed, len)).hex().to_string();
+    assert!(container.next_line(LIMIT).unwrap().unwrap().starts_with(&digest(1, 3 << 20)));
+    signal_pid(jaunt.pid(), Signal::KILL);
+    let drop_caches = fs::write("/proc/sys/vm/drop_caches", "3");
+    assert!(drop_caches.is_ok());
+    wake(&bed, &lazy, &container, "two");
+    assert!(container.finish(LIMIT).unwrap().contains(&digest(2, 700_000)));
+    assert_eq!(complete_mounts(&lazy).len(), image.chain_ids().len());
+    drop(container);
+    drop(lazy);
+
+    let lazy = node(&bed, AT_ONCE);
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    assert!(jaunt.log().contains("holds a complete mount again"), "{}", jaunt.log());
+    assert_eq!(complete_mounts(&lazy).len(), image.chain_ids().len());
+    await_ready(&mut lazy.containerd.run(&pushed.reference).unwrap());
+    lazy.containerd.remove_images().unwrap();
+    wait_until("the mounts' end", LIMIT, || complete_mounts(&lazy).is_empty()).unwrap();
+    let images = fs::read_dir(jaunt.root().join("erofs")).unwrap().count();
+    assert_eq!(images, 0);
+}
+
+#[test]
+fn a_kernel_without_erofs_has_complete_images_served() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(everything());
+    let config = format!("avoid_kernel_features = [\"erofs\"]\n{AT_ONCE}");
+    let lazy = pulled_and_completed(&bed, &pushed.reference, &config);
+    let words = ["/bin/sh", "-ec", "echo ready; sha256sum /d/spans"];
+    let mut container = lazy.containerd.run_with(&pushed.reference, &words).unwrap();
+    assert!(container.finish(LIMIT).unwrap().contains(&Digest::of(&noise(1, 3 << 20)).hex().to_string()));
+    assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
+}
