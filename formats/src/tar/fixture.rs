@@ -70,6 +70,26 @@ pub(crate) fn seal(block: &mut [u8; 512]) {
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
 }
 
+/// The header block of an old GNU sparse file of 100,000 bytes, and its extension block: four stretches of
+/// `each` bytes at multiples of 4096, a fifth of `fifth` bytes, and an empty one at the end.
+pub(crate) fn old_gnu_sparse(name: &[u8], each: u64, fifth: u64) -> [[u8; 512]; 2] {
+    let stretch = |block: &mut [u8], at: usize, offset: u64, len: u64| {
+        block[at..at + 24].copy_from_slice(format!("{offset:011o}\0{len:011o}\0").as_bytes());
+    };
+    let size = 4 * each + fifth;
+    let mut block = Head { name, typeflag: b'S', magic: GNU, size, ..Head::default() }.block();
+    for n in 0..4 {
+        stretch(&mut block, 386 + 24 * n, 4096 * n as u64, each);
+    }
+    block[482] = 1;
+    block[483..495].copy_from_slice(format!("{:011o}\0", 100_000).as_bytes());
+    seal(&mut block);
+    let mut extension = [0; 512];
+    stretch(&mut extension, 0, 4096 * 4, fifth);
+    stretch(&mut extension, 24, 100_000, 0);
+    [block, extension]
+}
+
 impl Tar {
     pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend_from_slice(bytes);

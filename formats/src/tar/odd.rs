@@ -1,7 +1,7 @@
 //! Tars of every kind that has been met in layers, and some that nobody should write: what exactness is
 //! tested with, and what fuzzing starts from.
 
-use super::fixture::{GNU, Head, Tar, USTAR, seal};
+use super::fixture::{GNU, Head, Tar, USTAR, old_gnu_sparse, seal};
 
 /// `cap_net_raw=ep`, as setcap(8) writes it.
 const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -102,19 +102,7 @@ fn names() -> Odd {
 }
 
 fn sparse() -> Odd {
-    let mut old = Head { size: 512 * 3, typeflag: b'S', magic: GNU, ..head("old", 0) }.block();
-    let mut extension = [0; 512];
-    let slot = |block: &mut [u8], at: usize, offset: u64, len: u64| {
-        block[at..at + 24].copy_from_slice(format!("{offset:011o}\0{len:011o}\0").as_bytes());
-    };
-    for n in 0..4 {
-        slot(&mut old, 386 + 24 * n, 4096 * n as u64, 256);
-    }
-    old[482] = 1;
-    old[483..495].copy_from_slice(format!("{:011o}\0", 100_000).as_bytes());
-    seal(&mut old);
-    slot(&mut extension, 0, 4096 * 4, 512);
-    slot(&mut extension, 24, 100_000, 0);
+    let [old, extension] = old_gnu_sparse(b"old", 256, 512);
     let map: &[(&str, &[u8])] = &[("GNU.sparse.size", b"5000"), ("GNU.sparse.map", b"1,2,4998,2")];
     let pairs: &[(&str, &[u8])] = &[
         ("GNU.sparse.size", b"5000"),

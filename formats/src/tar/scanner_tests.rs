@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tar::fixture::{GNU, Head, Tar, seal};
+use crate::tar::fixture::{GNU, Head, Tar, old_gnu_sparse, seal};
 use crate::{EntryKind, EntryPath, Timestamp};
 
 /// All events of a tar pushed in slices of `step` bytes, adjacent pieces joined.
@@ -171,19 +171,7 @@ fn extents(member: &Member) -> Vec<(u64, u64, u64)> {
 
 #[test]
 fn old_gnu_sparse_files_with_extension_blocks() {
-    let mut block = Head { name: b"s", typeflag: b'S', magic: GNU, size: 512 * 6, ..Head::default() }.block();
-    let put = |block: &mut [u8], at: usize, offset: u64, len: u64| {
-        block[at..at + 24].copy_from_slice(format!("{offset:011o}\0{len:011o}\0").as_bytes());
-    };
-    for slot in 0..4 {
-        put(&mut block, 386 + 24 * slot, 4096 * slot as u64, 512);
-    }
-    block[482] = 1;
-    block[483..495].copy_from_slice(format!("{:011o}\0", 100_000).as_bytes());
-    seal(&mut block);
-    let mut extension = [0; 512];
-    put(&mut extension, 0, 4096 * 4, 1024);
-    put(&mut extension, 24, 100_000, 0);
+    let [block, extension] = old_gnu_sparse(b"s", 512, 1024);
     let tar = Tar::default().raw(&block).raw(&extension).raw(&[1; 512 * 6]).file("after", b"").end();
     let all = members(&tar);
     assert_eq!(extents(&all[0])[3..], [(12288, 1024 + 1536, 512), (16384, 1024 + 2048, 1024)]);
