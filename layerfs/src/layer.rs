@@ -23,6 +23,9 @@ pub use crate::read_error::{OriginalError, ReadError, ReadErrors};
 /// How long a reader that waits makes everything else stand back. One whose registry does not answer must not stop
 /// what others prefetch.
 const URGENT: Duration = Duration::from_secs(2);
+/// Bytes of tar fetched ahead of a reader in sequence, whatever the line.
+const LEAST_AHEAD: u64 = 8 << 20;
+const MOST_AHEAD: u64 = 32 << 20;
 /// How often a read starts over because the store lost what it had.
 const ROUNDS: usize = 3;
 
@@ -86,12 +89,47 @@ impl Layer {
     /// # Errors
     /// A part of it can neither be found in the store nor fetched and verified, or not in the time a read may take.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ReadErrors> {
+        self.read_around(range, true).await
+    }
+
+    /// The same for a part of something large: what lies around it is not fetched as well, however near another miss was.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub async fn read_alone(&self, range: Range<u64>) -> Result<Vec<u8>, ReadErrors> {
+        self.read_around(range, false).await
+    }
+
+    /// A fetch of what is missing of a range, for a reader who will come to it; `None` where nothing is.
+    pub(crate) fn ahead(&self, range: &Range<u64>) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let fetcher = self.0.fetcher.clone();
+        let spans = spans::covering(&fetcher.layer, range)?;
+        let missing = |at: &usize| !fetcher.is_local(*at);
+        let (first, last) = (spans.clone().find(missing)?, spans.clone().rfind(missing)?);
+        fetcher.node.settings.ahead.then_some(async move {
+            if let Err(error) = fetcher.want(first..last + 1, Class::Ahead, None).await {
+                tracing::debug!(%error, "a fetch ahead of a reader failed");
+            }
+        })
+    }
+
+    /// Bytes of tar that are worth fetching ahead of a reader: twice what fills the line, once for what is on its way and
+    /// once for what is decoded and waits for him.
+    pub(crate) fn worth_ahead(&self) -> u64 {
+        let layer = self.launch();
+        let grows = layer.tar_len.div_ceil(layer.converted.len.max(1)).clamp(1, 8);
+        (2 * self.0.fetcher.lane().window() * grows).clamp(LEAST_AHEAD, MOST_AHEAD)
+    }
+
+    async fn read_around(&self, range: Range<u64>, around: bool) -> Result<Vec<u8>, ReadErrors> {
         let fetcher = &self.0.fetcher;
         let Some(spans) = spans::covering(&fetcher.layer, &range) else {
             let diff_id = fetcher.layer.diff_id.0;
             return Err(ReadErrors::from(ReadError::OutOfRange { diff_id, range }));
         };
-        self.suggest_neighbours(&spans);
+        if around {
+            self.suggest_neighbours(&spans);
+        }
         let reading = self.read_spans(&range, spans);
         let mut reading = std::pin::pin!(reading);
         let waiting = fetcher.node.pool.urgency.wait();

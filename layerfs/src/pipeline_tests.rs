@@ -9,9 +9,10 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use crate::class::Class;
+use crate::fs::Streams;
 use crate::layer::Layer;
-use crate::layers::Layers;
-use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD};
+use crate::layers::{Layers, Settings};
+use crate::testing::{Chance, Fixture, FnSource, Line, NOT_AHEAD, SPAN};
 
 const MS: Duration = Duration::from_millis(1);
 /// 100 Mbit/s: a span takes five milliseconds.
@@ -42,6 +43,53 @@ async fn a_large_read_has_several_ranges_in_flight_and_asks_for_nothing_twice() 
     runs.sort_by_key(|run| run.start);
     assert!(runs.windows(2).all(|pair| pair[0].end == pair[1].start), "{runs:?}");
     assert_eq!((runs[0].start, runs[runs.len() - 1].end), (0, 400));
+}
+
+/// As the kernel reads a file: 128 KiB at a time, each once the one before is there, all that it takes ahead being ours.
+async fn read_in_sequence(fixture: &Fixture, layer: &Layer) -> Duration {
+    let (streams, begun) = (Streams::default(), Instant::now());
+    let len = fixture.tar.len() as u64;
+    for at in (0..len).step_by(128 << 10) {
+        let range = at..len.min(at + (128 << 10));
+        if let Some(ahead) = streams.note(1, range.clone()) {
+            streams.set_most(layer.worth_ahead());
+            if let Some(fetch) = layer.ahead(&(ahead.start..ahead.end.min(len))) {
+                tokio::spawn(fetch);
+            }
+        }
+        assert!(layer.read_alone(range.clone()).await.unwrap() == fixture.bytes(range));
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_in_sequence_is_kept_waiting_by_the_line_and_hardly_by_round_trips() {
+    for (round_trip, rate) in [(MS, 125e6), (10 * MS, 125e6), (50 * MS, 12.5e6)] {
+        let fixture = Fixture::new(1200);
+        let line = Line::new(&fixture, round_trip, rate);
+        let layer = fixture.open_with(Settings::default(), &[line.source()]);
+        let took = read_in_sequence(&fixture, &layer).await;
+        let least = Duration::from_secs_f64(fixture.blob.len() as f64 / rate);
+        // Of a short file, a part is read before the line is full.
+        assert!(took.mul_f64(0.8) <= least, "{took:?} for what takes {least:?} at {round_trip:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_a_large_file_here_and_there_fetches_what_he_reads_alone() {
+    let fixture = Fixture::new(400);
+    let line = Line::new(&fixture, 10 * MS, RATE);
+    let layer = fixture.open_with(Settings::default(), &[line.source()]);
+    let (streams, mut chance, mut read) = (Streams::default(), Chance(7), std::collections::BTreeSet::new());
+    for _ in 0..100 {
+        let at = chance.below(fixture.tar.len() as u64 / 4096 - 1) * 4096;
+        assert_eq!(streams.note(1, at..at + 4096), None);
+        layer.read_alone(at..at + 4096).await.unwrap();
+        read.insert(at / SPAN as u64);
+    }
+    sleep(1000 * MS).await;
+    assert_eq!(line.asked().len(), read.len(), "one request of one span for each");
+    assert!(runs(&fixture, &line).iter().all(|run| run.len() == 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,6 +58,11 @@ impl Lane {
         started.await.ok()
     }
 
+    /// Bytes that fill it.
+    pub(crate) fn window(&self) -> u64 {
+        self.lock().window.bytes()
+    }
+
     fn start_what_may(self: &Arc<Self>) {
         loop {
             // Sent without the lock: a waiter that is gone leaves a passage to be dropped, which takes the lock.

@@ -108,7 +108,7 @@ impl Run {
 
 impl Fetcher {
     /// The way to the source that is asked first.
-    pub(super) fn lane(&self) -> Arc<Lane> {
+    pub(crate) fn lane(&self) -> Arc<Lane> {
         let first = self.sources.order(&self.layer.converted.digest).into_iter().next();
         self.node.pool.lane(first.as_deref().map_or("", Source::host))
     }

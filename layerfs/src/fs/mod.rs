@@ -3,6 +3,7 @@
 //! Inode numbers are those of the index, so another process that opens the same index answers for them
 //! ([`Ino`], [`RootPlace`]).
 
+mod ahead;
 mod complete;
 mod error;
 mod numbers;
@@ -13,10 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use jaunt_formats::entry::NAME_MAX;
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
 use jaunt_formats::{Timestamp, Xattr};
 
+pub(crate) use ahead::Streams;
 pub use complete::CompleteChain;
 pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
@@ -30,6 +34,10 @@ use crate::store::{LargeFiles, Store};
 use crate::trouble_log::TroubleLog;
 use numbers::Numbers;
 use stretch::{Stretch, stretches};
+
+/// Files of this size are read here and there by some (databases, archives): what lies around two misses in one is not
+/// fetched as well, and each of them costs what it must. Who reads one in sequence has it fetched ahead of him.
+const LARGE: u64 = 4 << 20;
 
 /// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +64,7 @@ pub struct LayerFs {
     metrics: Metrics,
     stalls: Stalls<Ino>,
     troubles: TroubleLog<Ino>,
+    streams: Streams,
 }
 
 impl LayerFs {
@@ -79,8 +88,20 @@ impl LayerFs {
         let layers = mounted.iter().zip(&large).map(|(layer, large)| layers.open(layer, large, sources));
         let layers = layers.collect();
         let has_xattrs = index.has_xattrs();
-        let (stalls, troubles) = (Stalls::default(), TroubleLog::default());
-        Ok(Self { index, prefix, numbers, name, layers, store, has_xattrs, metrics, stalls, troubles })
+        let (stalls, troubles, streams) = (Stalls::default(), TroubleLog::default(), Streams::default());
+        Ok(Self {
+            index,
+            prefix,
+            numbers,
+            name,
+            layers,
+            store,
+            has_xattrs,
+            metrics,
+            stalls,
+            troubles,
+            streams,
+        })
     }
 
     /// The same, with its root directory in another place.
@@ -231,7 +252,7 @@ impl LayerFs {
     /// # Errors
     /// It is no regular file, or the disk failed.
     pub fn read_local(&self, inode: Ino, offset: u64, len: u32) -> Result<Option<Vec<u8>>, FsError> {
-        let (layer, stretches) = self.plan(inode, offset, len)?;
+        let (layer, stretches, _) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {
@@ -261,25 +282,46 @@ impl LayerFs {
     }
 
     async fn read_missing(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let (layer, stretches) = self.plan(inode, offset, len)?;
+        let (layer, stretches, size) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {
                 Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
+                Stretch::Tar(range) if size >= LARGE => bytes.append(&mut layer.read_alone(range).await?),
                 Stretch::Tar(range) => bytes.append(&mut layer.read(range).await?),
             }
         }
         Ok(bytes)
     }
 
-    fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>), FsError> {
+    /// Notes a read; what is worth fetching ahead of its reader, as something to be run, if he reads in sequence.
+    pub fn ahead(
+        &self,
+        inode: Ino,
+        offset: u64,
+        len: u32,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let ahead = self.streams.note(inode.0, offset..offset.saturating_add(len.into()))?;
+        let content = self.index.content(self.inode(inode).ok()?).ok()?;
+        let layer = self.layer(content.layer).ok()?;
+        self.streams.set_most(layer.worth_ahead());
+        let ranges = stretches(&content.extents, ahead.start..ahead.end.min(content.size));
+        let fetches = ranges.into_iter().filter_map(|stretch| match stretch {
+            Stretch::Tar(range) => layer.ahead(&range),
+            Stretch::Zeros(_) => None,
+        });
+        let fetches: Vec<_> = fetches.collect();
+        (!fetches.is_empty()).then(|| join_all(fetches).map(drop))
+    }
+
+    fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>, u64), FsError> {
         let inode = self.inode(inode)?;
         if self.index.attributes(inode)?.kind != InodeType::Regular {
             return Err(FsError::WrongType);
         }
         let content = self.index.content(inode)?;
         let end = offset.saturating_add(len.into()).min(content.size);
-        Ok((self.layer(content.layer)?, stretches(&content.extents, offset..end)))
+        Ok((self.layer(content.layer)?, stretches(&content.extents, offset..end), content.size))
     }
 
     fn layer(&self, number: u16) -> Result<&Layer, LaunchError> {

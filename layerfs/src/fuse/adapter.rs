@@ -181,6 +181,9 @@ impl Filesystem for Adapter {
             }
             Err(error) => reply.error(logged(&self.fs, ino, "read", &error)),
         }
+        if let Some(ahead) = self.fs.ahead(ino, offset, size) {
+            self.runtime.spawn(ahead);
+        }
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
