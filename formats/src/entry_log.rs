@@ -1,4 +1,4 @@
-//! A layer's entries, set aside: some fifty bytes each in a spool, where the values take three hundred.
+//! A layer's entries, set aside: dozens of bytes each in a spool, where the values take hundreds.
 //!
 //! They come back one at a time, in the tar's order. A record is the path's length in common with the one before and
 //! the rest of it, then what the entry is, its attributes, and its extended attributes.
