@@ -6,6 +6,7 @@
 //! works inside: it sees command lines, sockets and file systems, as a user does.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod buildah;
 pub mod cold;
 pub mod compare;
 pub mod container;

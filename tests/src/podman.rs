@@ -12,6 +12,9 @@ use crate::scratch::Scratch;
 /// The first one that pulls partially as the format is documented today.
 pub const FIRST_VERSION: u32 = 5;
 
+/// How podman and buildah are told to recompress what they push, whatever it was.
+pub const CHUNKED: [&str; 3] = ["--compression-format", "zstd:chunked", "--force-compression"];
+
 /// A podman as root; what it keeps goes with the scratch.
 #[derive(Debug)]
 pub struct Podman<'s> {
@@ -49,6 +52,13 @@ impl<'s> Podman<'s> {
             return Ok(stderr);
         }
         Err(Error::Failed { command: line(&command), status: output.status, stderr })
+    }
+
+    /// Pushes an image that it has to a registry in plain HTTP, recompressed as zstd:chunked.
+    pub fn push_chunked(&self, reference: &str, target: &str) -> Result<()> {
+        let mut command = self.command(&["push", "--quiet", "--tls-verify=false"]);
+        command.args(CHUNKED).args([reference, &format!("docker://{target}")]);
+        run(&mut command).map(drop)
     }
 
     /// Runs an image's own command to its end; what it printed.

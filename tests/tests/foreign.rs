@@ -6,8 +6,10 @@ mod common;
 use common::{Bed, await_ready, backings, differences, everything, status};
 use jaunt_formats::Digest;
 use jaunt_formats::media_type::{CHUNKED_TARSPLIT_POSITION, OCI_MANIFEST};
+use jaunt_tests::buildah::Buildah;
+use jaunt_tests::podman::{self, Podman};
 use jaunt_tests::process::run;
-use jaunt_tests::{host, needs_root};
+use jaunt_tests::{host, needs_programs, needs_root};
 use serde_json::Value;
 
 /// Copies an image into another repository as it is, and nothing that refers to it.
@@ -57,6 +59,46 @@ fn an_image_that_skopeo_recompressed_starts_lazily() {
     ]);
     skopeo.args(["--dest-compress-format", "zstd:chunked", "--dest-force-compress-format"]);
     run(skopeo.args([format!("docker://{}", pushed.reference), format!("docker://{reference}")])).unwrap();
+    let found = differences(&bed, &image.chain_ids(), &reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+#[test]
+fn an_image_that_podman_pushed_starts_lazily() {
+    needs_root!();
+    needs_programs!("podman", "unshare");
+    let bed = Bed::new();
+    let version = Podman::version(&bed.scratch).unwrap();
+    if version < podman::FIRST_VERSION {
+        eprintln!("skipped: {}: podman {version} is too old (make test-matrix has 5)", module_path!());
+        return;
+    }
+    let (image, pushed) = bed.pushed(everything().in_words());
+    let reference = format!("{}/podman:v1", bed.registry.host());
+    let podman = Podman::new(&bed.scratch).unwrap();
+    podman.pull(&pushed.reference).unwrap();
+    podman.push_chunked(&pushed.reference, &reference).unwrap();
+    let found = differences(&bed, &image.chain_ids(), &reference);
+    assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+#[test]
+fn an_image_that_buildah_pushed_starts_lazily() {
+    needs_root!();
+    needs_programs!("buildah");
+    let bed = Bed::new();
+    let help = run(bed.scratch.command("buildah").args(["push", "--help"])).unwrap();
+    if !help.contains(podman::CHUNKED[2]) {
+        eprintln!("skipped: {}: this buildah cannot be made to recompress", module_path!());
+        return;
+    }
+    let (image, pushed) = bed.pushed(everything().in_words());
+    let reference = format!("{}/buildah:v1", bed.registry.host());
+    let buildah = Buildah::new(&bed.scratch).unwrap();
+    buildah.run_trusting(&["pull", "--quiet", "--tls-verify=false", &pushed.reference]).unwrap();
+    let target = format!("docker://{reference}");
+    let push = ["push", "--quiet", "--tls-verify=false"];
+    buildah.run_trusting(&[&push[..], &podman::CHUNKED, &[&pushed.reference, &target]].concat()).unwrap();
     let found = differences(&bed, &image.chain_ids(), &reference);
     assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
 }

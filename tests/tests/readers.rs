@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::{Bed, await_ready, everything, noise, runnable};
 use jaunt_formats::Digest;
+use jaunt_tests::buildah::Buildah;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::process::run;
 use jaunt_tests::{Node, needs_programs, needs_root, skopeo};
@@ -186,20 +187,11 @@ fn buildah_builds_on_a_replaced_image() {
     let bed = Bed::new();
     let (_, pushed) = bed.pushed(gzipped());
     replace(&bed, &pushed);
-    let dir = bed.scratch.dir("buildah").unwrap();
-    let policy = dir.join("policy.json");
-    std::fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
-    let buildah = |words: &[&str]| {
-        let mut command = bed.scratch.command("buildah");
-        command.arg("--root").arg(dir.join("storage")).arg("--runroot").arg(dir.join("run"));
-        run(command.args(["--storage-driver", "overlay"]).args(words)).unwrap()
-    };
-    let policy = policy.display().to_string();
-    let container =
-        buildah(&["from", "--tls-verify=false", "--signature-policy", &policy, &pushed.reference]);
+    let buildah = Buildah::new(&bed.scratch).unwrap();
+    let container = buildah.run_trusting(&["from", "--tls-verify=false", &pushed.reference]).unwrap();
     let container = container.trim();
-    let root = buildah(&["mount", container]);
+    let root = buildah.run(&["mount", container]).unwrap();
     assert!(std::fs::read(format!("{}/data/noise", root.trim())).unwrap() == noise(3, 3 << 20));
-    buildah(&["umount", container]);
-    buildah(&["rm", container]);
+    buildah.run(&["umount", container]).unwrap();
+    buildah.run(&["rm", container]).unwrap();
 }
