@@ -294,7 +294,7 @@ impl Mounts {
                 }
             }
             Some(served) if !served.is_sound() => {
-                let outcome = complete::key(id).map(|key| self.supervisor.unmount(&key));
+                let outcome = complete::key(chain).map(|key| self.supervisor.unmount(&key));
                 tracing::warn!(
                     snapshot = id,
                     ?outcome,

@@ -49,7 +49,10 @@ pub enum AttachError {
 impl Detached {
     /// Mounts an image with its devices, read-only.
     pub(super) fn new(image: &File, devices: &[File]) -> Result<Self, AttachError> {
-        let context = fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC).map_err(AttachError::Unsupported)?;
+        let context = fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
+            Errno::NODEV | Errno::NOSYS => AttachError::Unsupported(errno),
+            errno => AttachError::Refused(errno),
+        })?;
         let context = context.as_fd();
         let name = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
         fsconfig_set_string(context, "source", name(image)).map_err(AttachError::Refused)?;

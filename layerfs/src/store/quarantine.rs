@@ -61,9 +61,8 @@ impl LayerFile {
         for large in self.large.ranges() {
             disk.files.remove(large)?;
         }
-        if let Some(all) = self.cut.extent_of(&(0..self.cut.units())) {
-            disk.files.punch(&all)?;
-        }
+        // Not punched: the kernel may have it mounted.
+        disk.files.renew_packed()?;
         unmarked?;
         disk.sync()?;
         disk::replace(&disk.directory.join(CLEARED), b"")?;

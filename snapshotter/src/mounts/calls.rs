@@ -49,10 +49,10 @@ impl LazyMounts for Arc<Mounts> {
     }
 
     async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
-        let (this, id) = (self.clone(), chain.snapshot_id);
+        let (this, id, chain) = (self.clone(), chain.snapshot_id, *chain);
         blocking(id, move || {
             // Who holds its files open by this mount keeps them, whatever becomes of their names.
-            let complete = complete::key(id).map(|key| this.supervisor.unmount(&key)).transpose();
+            let complete = complete::key(&chain).map(|key| this.supervisor.unmount(&key)).transpose();
             if complete.map_err(|source| other(id, "unmount", source.into()))? == Some(Unmounted::Busy) {
                 return Err(LazyError::Busy { snapshot_id: id });
             }
@@ -76,7 +76,7 @@ impl LazyMounts for Arc<Mounts> {
     }
 
     async fn restore(&self, chains: &[LazyChain]) -> Result<(), LazyError> {
-        let keys = |chain: &LazyChain| [Some(chain.snapshot_id.into()), complete::key(chain.snapshot_id)];
+        let keys = |chain: &LazyChain| [Some(chain.snapshot_id.into()), complete::key(chain)];
         let keyed = |chain: &LazyChain| {
             keys(chain).into_iter().flatten().map(|key| (key, *chain)).collect::<Vec<_>>()
         };

@@ -17,9 +17,12 @@ use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain};
 use crate::supervisor::{HeldMount, MountKey, Unmounted};
 
-/// The name of a chain's complete mount.
-pub(super) fn key(snapshot_id: u64) -> Option<MountKey> {
-    format!("{snapshot_id}-complete").try_into().ok()
+/// The name of a chain's complete mount. It says what is mounted, for the mount may outlive the record of it: another
+/// snapshot of the same number, or another version of this program, has another name for its own.
+pub(super) fn key(chain: &LazyChain) -> Option<MountKey> {
+    let what = format!("{}-{}-{}", chain.index, chain.prefix, erofs::IMAGE_VERSION);
+    let what = Digest::of(what.as_bytes()).hex();
+    format!("{}-{}-complete", chain.snapshot_id, what.get(..16)?).try_into().ok()
 }
 
 impl Mounts {
@@ -61,7 +64,7 @@ impl Mounts {
         fs: &LayerFs,
         held: &CompleteChain,
     ) -> Result<PathBuf, Cause> {
-        let key = key(chain.snapshot_id).ok_or("the snapshot's id is no name for a mount")?;
+        let key = key(chain).ok_or("the chain has no name for a mount")?;
         // One of an earlier life, or that was found damaged: whoever uses it keeps it.
         if self.supervisor.unmount(&key)? != Unmounted::Done {
             return Err("an earlier mount of it is in use".into());
