@@ -65,7 +65,15 @@ fn a_complete_image_is_read_by_the_kernel_whatever_becomes_of_the_daemon() {
     assert_eq!(complete_mounts(&lazy).len(), 1, "{}", jaunt.log());
     // The same as unpacked layers below overlayfs, for every prefix.
     lazy.containerd.pull("overlayfs", &pushed.reference).unwrap();
-    for chain_id in image.chain_ids().iter().map(ToString::to_string) {
+    for (before, chain_id) in image.chain_ids().iter().map(ToString::to_string).enumerate() {
+        // Its tree is compared with its layers while it is mounted for the first time.
+        let wanted = (before + 2).min(image.chain_ids().len());
+        let is_complete = || {
+            drop(lazy.containerd.view("jaunt", &chain_id).unwrap());
+            lazy.containerd.end_view("jaunt", &chain_id).unwrap();
+            complete_mounts(&lazy).len() == wanted
+        };
+        wait_until("a complete mount", LIMIT, is_complete).unwrap();
         let complete = lazy.containerd.view("jaunt", &chain_id).unwrap();
         let unpacked = lazy.containerd.view("overlayfs", &chain_id).unwrap();
         let trees = [&complete, &unpacked].map(|view| compare::read(view.point()).unwrap());

@@ -32,6 +32,10 @@ impl Mounts {
         if !self.uses_erofs.load(Ordering::Relaxed) || lock(&self.unfit).contains(&id) {
             return None;
         }
+        // Layers may be complete by another image: this one's tree has to be compared with them first.
+        if !self.store.is_checked(&chain.index, chain.prefix) {
+            return None;
+        }
         let held = fs.hold_complete()?;
         match self.mount_complete(chain, fs, &held) {
             Ok(root) => {
