@@ -16,8 +16,9 @@ use super::complete::Holders;
 use super::cut::Cut;
 use super::large::LargeFiles;
 use super::on_disk::{Damaged, OnDisk};
-use super::shared::Shared;
+use super::shared::{Matter, Shared};
 use super::{LayerKey, StoreError};
+use crate::trouble_log::Say;
 use crate::verify::TarBytes;
 
 /// The layer's tar in sparse files, and which units of it are there.
@@ -161,11 +162,22 @@ impl LayerFile {
                 for range in damaged {
                     let (start, len) = (range.start, range.end - range.start);
                     self.shared.counters.damaged_units.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(%layer, start, len, "bytes on disk are damaged, or were lost in a crash: they are fetched again");
+                    // After a crash it may be thousands: one is told, and from time to time how many.
+                    match self.shared.failed(Matter::Damage, &self.directory) {
+                        Some(Say::GoesOn { failures, .. }) => {
+                            tracing::error!(%layer, units = failures, "more bytes on disk were found damaged");
+                        }
+                        Some(_) => {
+                            tracing::error!(%layer, start, len, "bytes on disk are damaged, or were lost in a crash: they are fetched again");
+                        }
+                        None => tracing::debug!(%layer, start, len, "more bytes on disk are damaged"),
+                    }
                 }
             }
             Err(error) => {
-                tracing::error!(%layer, %error, "bytes on disk are damaged, and the disk does not let that be noted");
+                if self.shared.failed(Matter::Unnoted, &self.directory).is_some() {
+                    tracing::error!(%layer, %error, "bytes on disk are damaged, and the disk does not let that be noted");
+                }
             }
         }
     }

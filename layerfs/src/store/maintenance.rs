@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use super::layer_file::LayerFile;
 use super::regions::Regions;
-use super::shared::Moment;
+use super::shared::{Matter, Moment};
 use super::usage::{self, Kept};
 use super::{LayerKey, Store, StoreError};
 
@@ -130,13 +130,24 @@ impl Store {
             };
             match gone {
                 Ok(()) => freed += candidate.bytes,
-                Err(error) => tracing::warn!(%error, "a part of a layer cannot be taken away"),
+                Err(error) => match self.shared.failed(Matter::Stuck, &self.root) {
+                    Some(_) => tracing::warn!(%error, "parts of layers cannot be taken away"),
+                    None => tracing::debug!(%error, "a part of a layer cannot be taken away"),
+                },
             }
         }
         self.shared.counters.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
         if freed < goal {
-            tracing::warn!(freed, wanted = goal, "the store holds more than it should: the rest is in use");
+            // Every few seconds, for as long as it is in use.
+            if self.shared.failed(Matter::Crowded, &self.root).is_some() {
+                tracing::warn!(
+                    freed,
+                    wanted = goal,
+                    "the store holds more than it should: the rest is in use"
+                );
+            }
         } else {
+            self.shared.is_over(Matter::Crowded, &self.root);
             tracing::info!(freed, "made room in the store");
         }
     }

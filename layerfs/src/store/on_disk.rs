@@ -38,6 +38,8 @@ pub(super) struct OnDisk {
     pub(super) handed_out: AtomicBool,
     /// The kernel may have them mounted: the packed one as well must never be punched, only replaced.
     pub(super) mounted: AtomicBool,
+    /// The log has been told that reads from these files fail.
+    told: AtomicBool,
 }
 
 /// Units that are claimed but are not what the disk gives.
@@ -67,6 +69,7 @@ impl OnDisk {
             marked: AtomicBool::new(complete),
             handed_out: AtomicBool::new(directory.join(HANDED_OUT).exists()),
             mounted: AtomicBool::new(directory.join(MOUNTED).exists()),
+            told: AtomicBool::new(false),
         };
         if complete && !on_disk.record.all(0..cut.units()) {
             on_disk.unmark().map_err(fail("note that the layer is not complete"))?;
@@ -141,7 +144,12 @@ impl OnDisk {
         let read = self.files.read(&(first.start..last.end));
         let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
         let (bytes, sums) = read.map_err(|error| {
-            tracing::warn!(%error, layer = %self.directory.display(), "the disk does not give what was written");
+            // A failing disk fails every read: once is enough.
+            let layer = self.directory.display();
+            match self.told.swap(true, Ordering::Relaxed) {
+                false => tracing::warn!(%error, %layer, "the disk does not give what was written"),
+                true => tracing::debug!(%error, %layer, "the disk still does not give what was written"),
+            }
             Damaged
         })?;
         let mut rest = &bytes[..];

@@ -1,10 +1,13 @@
 //! What the layers of one store share: its clock, and what it is told of them.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use super::verdicts::Verdicts;
+
+use crate::trouble_log::{Say, TroubleLog};
 
 /// What happened in the store since the process started.
 #[derive(Debug, Default)]
@@ -34,13 +37,37 @@ pub(super) struct Shared {
     now: AtomicU32,
     changed: AtomicBool,
     full: AtomicBool,
+    troubles: TroubleLog<(Matter, PathBuf)>,
+}
+
+/// What of a store or a layer may fail again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Matter {
+    /// Room cannot be made.
+    Crowded,
+    /// A part of a layer cannot be taken away.
+    Stuck,
+    /// Bytes on disk are damaged.
+    Damage,
+    /// That cannot be noted.
+    Unnoted,
 }
 
 impl Shared {
     pub(super) fn new(verdicts: Verdicts) -> Self {
         let (counters, now) = (StoreCounters::default(), AtomicU32::default());
         let (changed, full) = (AtomicBool::default(), AtomicBool::default());
-        Self { counters, verdicts, now, changed, full }
+        Self { counters, verdicts, now, changed, full, troubles: TroubleLog::default() }
+    }
+
+    /// Notes that something fails; what is to be told of it, if anything.
+    pub(super) fn failed(&self, matter: Matter, what: &Path) -> Option<Say> {
+        self.troubles.failed((matter, what.to_owned()), Instant::now())
+    }
+
+    /// Notes that it does not, and tells whether it did.
+    pub(super) fn is_over(&self, matter: Matter, what: &Path) -> bool {
+        self.troubles.succeeded(&(matter, what.to_owned()), Instant::now()).is_some()
     }
 
     /// The time as of the last maintenance.

@@ -188,8 +188,10 @@ impl Fetcher {
     }
 
     fn start_original(self: &Arc<Self>, why: &ReadErrors) {
+        let mut again = false;
         let started = self.original.state.send_if_modified(|state| {
-            let idle = matches!(state, State::Idle | State::Failed { .. });
+            again = matches!(state, State::Failed { .. });
+            let idle = again || matches!(state, State::Idle);
             if idle {
                 *state = State::Streaming;
             }
@@ -199,7 +201,12 @@ impl Fetcher {
             return;
         }
         let (diff_id, original) = (&self.layer.diff_id, &self.layer.original.digest);
-        tracing::warn!(%diff_id, %original, %why, "a converted layer is of no use: its original is streamed instead");
+        match again {
+            false => {
+                tracing::warn!(%diff_id, %original, %why, "a converted layer is of no use: its original is streamed instead");
+            }
+            true => tracing::debug!(%diff_id, %original, %why, "a layer's original is tried once more"),
+        }
         self.original.note(Progress::Queued);
         let under_way = UnderWay(self.clone());
         tokio::spawn(async move { under_way.0.clone().stream_original(under_way).await });
