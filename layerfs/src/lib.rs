@@ -14,6 +14,8 @@
 mod chance;
 pub mod class;
 pub mod completion;
+#[cfg(test)]
+mod contention_tests;
 mod decode;
 pub mod erofs;
 #[cfg(test)]

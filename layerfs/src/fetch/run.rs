@@ -8,6 +8,7 @@ use std::time::Duration;
 use jaunt_formats::launch::LaunchLayer;
 
 use super::lane::{Lane, Passage};
+use super::pool::Held;
 use super::round::{Next, Round};
 use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;
@@ -119,14 +120,16 @@ impl Fetcher {
     }
 
     /// Fetches a run, with a passage to the first source or none yet.
+    ///
+    /// Whoever has memory has his passage, too: in the other order, those with the one would wait for those with the other.
     pub(super) async fn fetch(self: Arc<Self>, mut run: Run, mut passage: Option<Passage>) {
-        let (mut round, mut held) = (Round::new(), None);
+        let mut round = Round::new();
         // Dropping what is left of the run tells its followers, if there still are any.
-        while let Some(class) = self.class_of(&run) {
+        while self.class_of(&run).is_some() {
             let source = match self.next_step(&mut round) {
                 Next::Ask(source) => source,
                 other => {
-                    (passage, held) = (None, None);
+                    passage = None;
                     match self.otherwise(&mut run, &mut round, other).await {
                         ControlFlow::Continue(()) => continue,
                         ControlFlow::Break(None) => return,
@@ -134,21 +137,21 @@ impl Fetcher {
                     }
                 }
             };
-            if held.is_none() {
-                held = self.node.pool.hold(class, run.memory()).await.map(Arc::new);
-            }
             let lane = self.node.pool.lane(source.host());
             let passed = match passage.take().filter(|passage| passage.leads(&lane)) {
                 Some(passage) => Some(passage),
-                None => lane.enter(class, run.bytes()).await,
+                None => {
+                    self.as_class_is(|| self.class_of(&run), |class| lane.enter(class, run.bytes())).await
+                }
             };
-            let (Some(passed), Some(memory)) = (passed, &held) else { return };
-            let received = self.receive(&source, &mut run, passed, memory).await;
+            let Some(passed) = passed else { return };
+            let Some(held) = self.hold(&run, run.memory()).await.map(Arc::new) else { return };
+            let received = self.receive(&source, &mut run, passed, &held).await;
+            drop(held);
             match received {
                 Ok(()) => return self.note_trouble(None),
                 Err(Stop::Unneeded) => return,
                 Err(Stop::StoodBack) => {
-                    held.take();
                     self.node.pool.urgency.quiet().await;
                     round.again(source);
                 }
@@ -159,6 +162,34 @@ impl Fetcher {
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));
                     round.failed(&*source, error);
+                }
+            }
+        }
+    }
+
+    /// Memory for a run; `None` once nobody needs it any more.
+    pub(super) async fn hold(&self, run: &Run, bytes: u64) -> Option<Held> {
+        self.as_class_is(|| self.class_of(run), |class| self.node.pool.hold(class, bytes)).await
+    }
+
+    /// Waits for something that depends on the class, beginning anew when that changes; `None` once there is none.
+    pub(super) async fn as_class_is<T, F: Future<Output = Option<T>>>(
+        &self,
+        class: impl Fn() -> Option<Class>,
+        wait: impl Fn(Class) -> F,
+    ) -> Option<T> {
+        let mut now = class()?;
+        'anew: loop {
+            let mut waiting = std::pin::pin!(wait(now));
+            loop {
+                let changed = self.flights.changed();
+                let then = std::mem::replace(&mut now, class()?);
+                if now != then {
+                    continue 'anew;
+                }
+                tokio::select! {
+                    had = &mut waiting => return had,
+                    () = changed => {}
                 }
             }
         }

@@ -75,32 +75,12 @@ impl Fetcher {
 
     /// Waits for a turn as something that decompresses whole layers.
     async fn turn_to_stream(&self) -> Option<OwnedSemaphorePermit> {
-        self.as_class_is(|class| self.node.pool.whole_layer(class)).await
+        self.as_class_is(|| self.stream_class(), |class| self.node.pool.whole_layer(class)).await
     }
 
     async fn enter(&self, lane: &Arc<Lane>) -> Option<Passage> {
         // How much is under way at a time is little, and up to TCP: it must not keep others from the line.
-        self.as_class_is(|class| lane.enter(class, 0)).await
-    }
-
-    /// Waits for something that depends on the class, beginning anew when that changes.
-    async fn as_class_is<T, F: Future<Output = Option<T>>>(&self, wait: impl Fn(Class) -> F) -> Option<T> {
-        let mut class = self.stream_class()?;
-        'anew: loop {
-            let mut waiting = std::pin::pin!(wait(class));
-            loop {
-                let changed = self.flights.changed();
-                let now = self.stream_class()?;
-                if now != class {
-                    class = now;
-                    continue 'anew;
-                }
-                tokio::select! {
-                    had = &mut waiting => return had,
-                    () = changed => {}
-                }
-            }
-        }
+        self.as_class_is(|| self.stream_class(), |class| lane.enter(class, 0)).await
     }
 
     /// The tar from one source.

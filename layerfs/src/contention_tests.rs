@@ -1,0 +1,98 @@
+//! Who waits for whom, where many want more than there is: passages, memory, and turns. With the clock paused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use crate::class::Class;
+use crate::layer::Layer;
+use crate::source::Source;
+use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD};
+
+const MS: Duration = Duration::from_millis(1);
+/// More than there is of anything.
+const ALL: u64 = 1 << 40;
+
+/// A host that answers as fast as can be, until it falls silent.
+fn silent_from(fixture: &Fixture, silence: Instant) -> Arc<dyn Source> {
+    let line = Line::new(fixture, 50 * MS, 1e9).source();
+    FnSource::source("falls silent", move |blob, range| match Instant::now() < silence {
+        true => line.fetch(blob, range),
+        false => Box::pin(futures_util::stream::pending()),
+    })
+}
+
+/// Whether all memory is there to be had.
+async fn memory_is_whole(layer: &Layer) -> bool {
+    let pool = &layer.fetcher().node.pool;
+    let (background, demand) = (pool.hold(Class::Background, ALL), pool.hold(Class::Demand, ALL));
+    tokio::time::timeout(MS, async { tokio::join!(background, demand) }).await.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_that_leave_a_silent_host_for_a_crowded_one_all_end() {
+    // Stretches of a request each, too far apart to be one.
+    const READERS: usize = 16;
+    const WARM: usize = 180;
+    let stretch = |at: usize| WARM + 66 * at..WARM + 66 * at + 62;
+    let fixture = Fixture::new(stretch(READERS).start);
+    let begun = Instant::now();
+    let (sick, well) = (silent_from(&fixture, begun + 1000 * MS), Line::new(&fixture, MS, 125e6).source());
+    let layer = fixture.open_with(NOT_AHEAD(), &[sick, well]);
+    for warm in [0..60, 60..WARM] {
+        layer.read(fixture.tar_range(warm)).await.unwrap();
+    }
+    assert!(layer.fetcher().lane().window() > 12 << 20, "room for four requests");
+    // The first gives up before the others, and is on its way elsewhere when the many come.
+    let reads = (0..READERS).map(|at| {
+        let wait = match at {
+            0 => Duration::ZERO,
+            1..4 => 20 * MS,
+            _ => 8005 * MS,
+        };
+        let (layer, range) = (layer.clone(), fixture.tar_range(stretch(at)));
+        async move {
+            tokio::time::sleep_until(begun + 1000 * MS + wait).await;
+            layer.read(range).await.map(|read| read.len())
+        }
+    });
+    let ended = join_all(reads).await;
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(memory_is_whole(&layer).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_needs_any_more_waits_for_nothing() {
+    let fixture = Fixture::new(40);
+    let layer = fixture.open(Line::new(&fixture, MS, 125e6).source());
+    let (background, demand) = {
+        let pool = &layer.fetcher().node.pool;
+        (pool.hold(Class::Background, ALL).await, pool.hold(Class::Demand, ALL).await)
+    };
+    let read = tokio::time::timeout(100 * MS, layer.read(fixture.tar_range(0..40))).await;
+    assert!(read.is_err(), "there is no memory");
+    sleep(MS).await;
+    let lane = layer.fetcher().lane();
+    let passage = tokio::time::timeout(MS, lane.enter(Class::Background, 1)).await;
+    assert!(passage.is_ok(), "its passage is free again");
+    drop((background, demand));
+    layer.read(fixture.tar_range(0..40)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_what_waits_for_its_memory_does_not_wait_as_one_of_the_background() {
+    let fixture = Fixture::new(40);
+    let layer = fixture.open(Line::new(&fixture, MS, 125e6).source());
+    let others = layer.fetcher().node.pool.hold(Class::Background, ALL).await;
+    let filling = layer.clone();
+    let background = tokio::spawn(async move { filling.fetch(0..20, Class::Background).await });
+    sleep(20 * MS).await;
+    let begun = Instant::now();
+    layer.read(fixture.tar_range(3..4)).await.unwrap();
+    assert!(begun.elapsed() < 50 * MS, "{:?}", begun.elapsed());
+    drop(others);
+    background.await.unwrap().unwrap();
+}
