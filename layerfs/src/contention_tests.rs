@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::class::Class;
 use crate::layer::Layer;
+use crate::layers::Layers;
 use crate::source::Source;
 use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD};
 
@@ -94,5 +95,42 @@ async fn who_joins_what_waits_for_its_memory_does_not_wait_as_one_of_the_backgro
     layer.read(fixture.tar_range(3..4)).await.unwrap();
     assert!(begun.elapsed() < 50 * MS, "{:?}", begun.elapsed());
     drop(others);
+    background.await.unwrap().unwrap();
+}
+
+/// Reads one span after the other, two readers at a time, so that one waits at any time.
+async fn read_on_and_on(fixture: &Fixture, layer: &Layer) {
+    let reader = |from: usize| async move {
+        for at in (from..40).step_by(2) {
+            layer.read(fixture.tar_range(at..at + 1)).await.unwrap();
+        }
+    };
+    let later = async {
+        sleep(150 * MS).await;
+        reader(1).await;
+    };
+    tokio::join!(reader(0), later);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_what_has_stood_back_for_long_waits_for_no_other_reader() {
+    let (slow, fixture) = (Fixture::new(40), Fixture::new(61));
+    let layers = Layers::new(fixture.store.clone(), NOT_AHEAD());
+    let (far, near) = (Line::new(&slow, 300 * MS, 125e6), Line::new(&fixture, MS, 12.5e6));
+    let far = FnSource::source("far", move |blob, range| far.source().fetch(blob, range));
+    let (busy, layer) = (slow.open_in(&layers, &[far]), fixture.open_in(&layers, &[near.source()]));
+    let filling = layer.clone();
+    let background = tokio::spawn(async move { filling.fetch(0..60, Class::Background).await });
+    sleep(20 * MS).await;
+    let reads = async {
+        // Its answer has been abandoned by then, and the others go on for as long again.
+        sleep(3000 * MS).await;
+        assert_eq!(near.under_way().0, 0);
+        let begun = Instant::now();
+        layer.read(fixture.tar_range(50..51)).await.unwrap();
+        assert!(begun.elapsed() < 500 * MS, "{:?}", begun.elapsed());
+        assert!(!busy.fetcher().node.pool.urgency.is_quiet());
+    };
+    tokio::join!(read_on_and_on(&slow, &busy), reads);
     background.await.unwrap().unwrap();
 }

@@ -152,8 +152,8 @@ impl Fetcher {
                 Ok(()) => return self.note_trouble(None),
                 Err(Stop::Unneeded) => return,
                 Err(Stop::StoodBack) => {
-                    self.node.pool.urgency.quiet().await;
                     round.again(source);
+                    self.stand_back(&run).await;
                 }
                 Err(Stop::Failed(error)) => {
                     tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
@@ -165,6 +165,19 @@ impl Fetcher {
                 }
             }
         }
+    }
+
+    /// Waits until no reader waits, unless one comes to need the run.
+    async fn stand_back(&self, run: &Run) {
+        let urgency = &self.node.pool.urgency;
+        let turn = |class: Class| async move {
+            if class.stands_back() {
+                urgency.quiet().await;
+            }
+            Some(())
+        };
+        // Whether it is still needed is looked at next.
+        let _ = self.as_class_is(|| self.class_of(run), turn).await;
     }
 
     /// Memory for a run; `None` once nobody needs it any more.

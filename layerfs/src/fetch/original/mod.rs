@@ -24,7 +24,6 @@ use tokio::time::Instant;
 
 use super::Fetcher;
 use super::run::Run;
-use crate::class::Class;
 use crate::read_error::{OriginalError, ReadError, ReadErrors};
 use crate::store::LayerFile;
 use crate::verify::whole::WholeTar;
@@ -246,8 +245,7 @@ impl Fetcher {
 
     /// Lands what is wanted of a tar.
     async fn land_from(self: &Arc<Self>, tar: Arc<WholeTar>, run: &mut Run) {
-        let class = self.class_of(run).unwrap_or(Class::Background);
-        let held = self.node.pool.hold(class, run.largest()).await;
+        let Some(held) = self.hold(run, run.largest()).await else { return };
         let Some(decoder) = self.node.pool.decoder().await else { return };
         let (this, tickets) = (self.clone(), run.take_all());
         tokio::task::spawn_blocking(move || {
