@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::class::Class;
 use crate::layer::Layer;
-use crate::layers::Layers;
+use crate::layers::{Layers, Settings};
 use crate::source::Source;
 use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD};
 
@@ -133,4 +133,38 @@ async fn who_joins_what_has_stood_back_for_long_waits_for_no_other_reader() {
     };
     tokio::join!(read_on_and_on(&slow, &busy), reads);
     background.await.unwrap().unwrap();
+}
+
+/// A host that answers small requests alone.
+fn silent_if_large(fixture: &Fixture) -> Arc<dyn Source> {
+    let line = Line::new(fixture, MS, 125e6).source();
+    FnSource::source("silent if large", move |blob, range| match range.end - range.start < 100_000 {
+        true => line.fetch(blob, range),
+        false => Box::pin(futures_util::stream::pending()),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_does_not_stop_what_is_fetched_around_misses_elsewhere() {
+    let (silent, well) = (Fixture::new(40), Fixture::new(41));
+    let layers = Layers::new(well.store.clone(), Settings::default());
+    let hung = silent.open_in(&layers, &[silent_if_large(&silent)]);
+    let healthy = well.open_in(&layers, &[Line::new(&well, MS, 125e6).source()]);
+    for (fixture, layer) in [(&silent, &hung), (&well, &healthy)] {
+        for at in [20, 21] {
+            layer.read(fixture.tar_range(at..at + 1)).await.unwrap();
+        }
+        sleep(100 * MS).await;
+    }
+    sleep(20_000 * MS).await;
+    assert!(healthy.read_local(&well.tar_range(15..27)).is_some());
+    assert_eq!(hung.fetcher().flights.most_urgent(), None, "and the others are given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_ahead_of_a_reader_is_given_up_when_nothing_comes() {
+    let fixture = Fixture::new(40);
+    let layer = fixture.open_with(Settings::default(), &[silent_if_large(&fixture)]);
+    let ahead = layer.ahead(&fixture.tar_range(0..30)).unwrap();
+    assert!(tokio::time::timeout(10_000 * MS, ahead).await.is_ok());
 }

@@ -106,11 +106,8 @@ impl Layer {
         let spans = spans::covering(&fetcher.layer, range)?;
         let missing = |at: &usize| !fetcher.is_local(*at);
         let (first, last) = (spans.clone().find(missing)?, spans.clone().rfind(missing)?);
-        fetcher.node.settings.ahead.then_some(async move {
-            if let Err(error) = fetcher.want(first..last + 1, Class::Ahead, None).await {
-                tracing::debug!(%error, "a fetch ahead of a reader failed");
-            }
-        })
+        let ahead = fetcher.node.settings.ahead;
+        ahead.then_some(async move { fetcher.guess(first..last + 1, Class::Ahead).await })
     }
 
     /// Bytes of tar that are worth fetching ahead of a reader: twice what fills the line, once for what is on its way and
@@ -203,11 +200,7 @@ impl Layer {
             if !side.clone().all(|span| fetcher.is_local(span)) {
                 // Not the layer itself: it must be able to go.
                 let fetcher = fetcher.clone();
-                self.0.prefetcher.suggest(async move {
-                    if let Err(error) = fetcher.want(side, Class::Nearby, None).await {
-                        tracing::debug!(%error, "a prefetch failed");
-                    }
-                });
+                self.0.prefetcher.suggest(async move { fetcher.guess(side, Class::Nearby).await });
             }
         }
     }

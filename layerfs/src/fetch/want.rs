@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::{Fetcher, Landed, Outcome};
@@ -13,6 +16,8 @@ use crate::single_flight::Follower;
 /// Rounds of joining: the second heals a fetch that ended without an outcome; more would only spin while the daemon
 /// stops.
 const ROUNDS: usize = 3;
+/// How long nothing may come of what nobody has asked for yet.
+const GUESS: Duration = Duration::from_secs(5);
 
 impl Fetcher {
     /// For each of a run of spans: its bytes, or `None` where they are in the store. Cancel-safe: who goes away takes
@@ -42,6 +47,23 @@ impl Fetcher {
             }
         }
         Err(ReadErrors::from(ReadError::Abandoned { diff_id: self.layer.diff_id.0 }))
+    }
+
+    /// Fetches what is missing of a run of spans, for somebody who may come to read it. Given up when nothing has come for
+    /// some seconds, and not begun while the layer's sources are in trouble.
+    pub(crate) async fn guess(self: &Arc<Self>, spans: Range<usize>, class: Class) {
+        if self.last_trouble().is_some() {
+            return;
+        }
+        let missing: Vec<usize> = spans.filter(|at| !self.is_local(*at)).collect();
+        let mut wanted: FuturesUnordered<_> = self.join(&missing, class).into_iter().collect();
+        // What lands is in the store or, where that is full, dropped: nobody reads it now.
+        while let Ok(Some(outcome)) = tokio::time::timeout(GUESS, wanted.next()).await {
+            if let Some(Err(error)) = outcome {
+                tracing::debug!(%error, "a fetch ahead of readers failed");
+                return;
+            }
+        }
     }
 
     /// Joins every span, and sees to those that nobody has seen to yet.

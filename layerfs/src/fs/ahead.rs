@@ -11,6 +11,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{AbortHandle, abortable};
+
 /// Bytes read in sequence before anything is fetched ahead: more than the kernel's own first read of a file.
 const ENOUGH: u64 = 256 << 10;
 /// The first window, and the least that the largest may be.
@@ -33,6 +36,20 @@ struct Stream {
     read: u64,
     window: u64,
     asked: u64,
+    /// What is being fetched ahead.
+    fetches: VecDeque<Fetching>,
+}
+
+/// A fetch ahead of a reader, which stops when this is dropped.
+struct Fetching {
+    end: u64,
+    handle: AbortHandle,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
 }
 
 impl Default for Streams {
@@ -47,12 +64,27 @@ impl Streams {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let near = |stream: &Stream| stream.inode == inode && stream.next.abs_diff(range.start) <= SLACK;
         let found = recent.iter().position(near).and_then(|at| recent.remove(at));
-        let mut stream =
-            found.unwrap_or(Stream { inode, next: range.start, read: 0, window: FIRST, asked: range.start });
+        let mut stream = found.unwrap_or_else(|| Stream::new(inode, range.start));
         let ahead = stream.advance(&range, self.most.load(Ordering::Relaxed));
         recent.push_front(stream);
         recent.truncate(STREAMS);
         ahead
+    }
+
+    /// What `fetch`es up to `end` of a file, for as long as its reader is a stream and has not come so far.
+    pub(crate) fn fetching<F: Future<Output = ()> + Send>(
+        &self,
+        inode: u64,
+        end: u64,
+        fetch: F,
+    ) -> impl Future<Output = ()> + Send + use<F> {
+        let (fetch, handle) = abortable(fetch);
+        let fetching = Fetching { end, handle };
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stream) = recent.iter_mut().find(|stream| stream.inode == inode && stream.asked == end) {
+            stream.fetches.push_back(fetching);
+        }
+        fetch.map(drop)
     }
 
     /// Sets how much is worth having ahead of a reader.
@@ -62,12 +94,17 @@ impl Streams {
 }
 
 impl Stream {
+    fn new(inode: u64, next: u64) -> Self {
+        Self { inode, next, read: 0, window: FIRST, asked: next, fetches: VecDeque::new() }
+    }
+
     fn advance(&mut self, range: &Range<u64>, most: u64) -> Option<Range<u64>> {
         if range.end <= self.next {
             return None;
         }
         self.read += range.end - self.next.max(range.start);
         self.next = range.end;
+        self.fetches.retain(|fetch| fetch.end > range.end && !fetch.handle.is_aborted());
         self.asked = self.asked.max(self.next);
         if self.read < ENOUGH || self.asked - self.next >= self.window / 4 * 3 {
             return None;
@@ -111,6 +148,22 @@ mod tests {
             order.iter().filter_map(|at| streams.note(1, at * 256 * KIB..(at + 1) * 256 * KIB)).collect();
         assert!(!asked.is_empty());
         assert_eq!(streams.recent.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_fetched_ahead_ends_with_its_stream_or_once_the_reader_is_there() {
+        let streams = Streams::default();
+        for leaves in [true, false] {
+            let ahead = sequence(&streams, 7, 128 * KIB, 2).pop().unwrap();
+            let mut fetch = Box::pin(streams.fetching(7, ahead.end, std::future::pending()));
+            assert!(fetch.as_mut().now_or_never().is_none());
+            if leaves {
+                (0..STREAMS as u64).for_each(|other| assert_eq!(streams.note(100 + other, 0..1), None));
+            } else {
+                let _ = streams.note(7, ahead.start..ahead.end);
+            }
+            assert!(fetch.now_or_never().is_some());
+        }
     }
 
     #[test]

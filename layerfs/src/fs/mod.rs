@@ -300,7 +300,7 @@ impl LayerFs {
         inode: Ino,
         offset: u64,
         len: u32,
-    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let ahead = self.streams.note(inode.0, offset..offset.saturating_add(len.into()))?;
         let content = self.index.content(self.inode(inode).ok()?).ok()?;
         let layer = self.layer(content.layer).ok()?;
@@ -311,7 +311,7 @@ impl LayerFs {
             Stretch::Zeros(_) => None,
         });
         let fetches: Vec<_> = fetches.collect();
-        (!fetches.is_empty()).then(|| join_all(fetches).map(drop))
+        (!fetches.is_empty()).then(|| self.streams.fetching(inode.0, ahead.end, join_all(fetches).map(drop)))
     }
 
     fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>, u64), FsError> {
