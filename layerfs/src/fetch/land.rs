@@ -7,9 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::pool::{Decoder, Held};
+use super::memory::Held;
+use super::pool::Decoder;
 use super::run::Run;
 use super::{Fetcher, Landed, Outcome};
+use crate::class::Class;
 use crate::read_error::{ReadError, ReadErrors};
 use crate::single_flight::Ticket;
 use crate::source::{Source, Trouble};
@@ -47,7 +49,7 @@ impl Fetcher {
                 runtime.spawn(instead(self, ticket, error.into()));
                 return;
             }
-            let outcome = verified.map(|verified| self.keep(verified, LayerFile::keep));
+            let outcome = verified.map(|verified| self.keep(&ticket, verified, LayerFile::keep));
             drop(holds);
             match outcome {
                 Ok(landed) => {
@@ -69,6 +71,7 @@ impl Fetcher {
 
     pub(super) fn keep(
         &self,
+        ticket: &Ticket<Outcome>,
         verified: TarBytes,
         keep: impl Fn(&LayerFile, &TarBytes) -> io::Result<()>,
     ) -> Landed {
@@ -77,6 +80,10 @@ impl Fetcher {
         if kept.is_err() {
             // A full disk costs a fetch the next time; it must not cost the reader who waits now.
             return Landed::Bytes(verified, None);
+        }
+        // Who does not read has no use for bytes; a reader who joins later finds them in the store.
+        if self.flights.class_of([ticket]) != Some(Class::Demand) {
+            return Landed::Kept;
         }
         match self.node.pool.lend(verified.bytes().len() as u64) {
             Some(lent) => Landed::Bytes(verified, Some(Arc::new(lent))),

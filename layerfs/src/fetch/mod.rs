@@ -13,6 +13,7 @@
 mod dispatch;
 mod land;
 mod lane;
+mod memory;
 mod original;
 mod patience;
 mod pool;

@@ -6,16 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::lane::Lane;
+use super::memory::{Held, Memory};
 use super::urgency::Urgency;
 use crate::class::Class;
 
-/// KiB that fetches hold at most, compressed and decoded: what the memory bar of 64 MiB for a worker leaves beside
-/// itself, its connections and what is being replied.
-const MEMORY: u32 = 16 << 10;
-/// The part of it that classes that stand back may hold: a reader always finds the rest.
-const STANDING_BACK: u32 = 6 << 10;
 /// KiB of decoded spans that are lent to readers, so that they need not read them from the disk again. Apart from
-/// the above: a reader that waits for a fetch may hold some of these, and no fetch waits for them.
+/// what fetches hold: a reader that waits for a fetch may hold some of these, and no fetch waits for them.
 const LENT: u32 = 8 << 10;
 /// Whole layers that are decompressed at a time, each with a window of up to 64 MiB where somebody asks for the worst:
 /// for readers, and for what stands back.
@@ -28,17 +24,10 @@ pub(crate) struct Pool {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     /// Readers that wait.
     pub(crate) urgency: Urgency,
-    memory: Arc<Semaphore>,
-    standing_back: Arc<Semaphore>,
+    memory: Arc<Memory>,
     lent: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
     whole_layers: [Arc<Semaphore>; 2],
-}
-
-/// Memory that is spoken for, until it is dropped.
-pub(crate) struct Held {
-    _memory: OwnedSemaphorePermit,
-    _standing_back: Option<OwnedSemaphorePermit>,
 }
 
 /// Memory that is lent, until it is dropped.
@@ -54,8 +43,7 @@ impl Pool {
         Self {
             lanes: Mutex::default(),
             urgency: Urgency::default(),
-            memory: semaphore(MEMORY),
-            standing_back: semaphore(STANDING_BACK),
+            memory: Arc::default(),
             lent: semaphore(LENT),
             decoders: Arc::new(Semaphore::new(processors)),
             whole_layers: WHOLE_LAYERS.map(semaphore),
@@ -74,17 +62,9 @@ impl Pool {
         lanes.entry(host.to_owned()).or_default().clone()
     }
 
-    /// Waits until `bytes` may be held. More than a class may ever hold counts as that much. Cancel-safe; `None` never
-    /// comes while the pool is there.
+    /// Waits until `bytes` may be held, as `class` has its turn. Cancel-safe; `None` never comes while the pool is there.
     pub(crate) async fn hold(&self, class: Class, bytes: u64) -> Option<Held> {
-        let most = if class.stands_back() { STANDING_BACK } else { MEMORY - STANDING_BACK };
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(most).min(most);
-        let standing_back = match class.stands_back() {
-            true => Some(self.standing_back.clone().acquire_many_owned(kib).await.ok()?),
-            false => None,
-        };
-        let memory = self.memory.clone().acquire_many_owned(kib).await.ok()?;
-        Some(Held { _memory: memory, _standing_back: standing_back })
+        self.memory.hold(class, bytes).await
     }
 
     /// Lends `bytes`, if there are so many to lend.
@@ -124,6 +104,24 @@ mod tests {
         assert!(lent.is_some() && pool.lend(5 << 20).is_none());
         drop((background, huge, lent));
         assert!(pool.lend(5 << 20).is_some() && pool.lend(1 << 40).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_no_memory_behind_what_is_less_urgent() {
+        let pool = Pool::new();
+        let ahead = pool.hold(Class::Ahead, 1 << 40).await.unwrap();
+        let mut more = std::pin::pin!(pool.hold(Class::Ahead, 1 << 20));
+        assert!(futures_util::poll!(&mut more).is_pending());
+        let reader = pool.hold(Class::Demand, 5 << 20).now_or_never();
+        assert!(reader.is_some(), "some is left to readers alone");
+        drop((ahead, reader));
+        more.await.unwrap();
+
+        let _readers =
+            (pool.hold(Class::Demand, 10 << 20).await.unwrap(), pool.hold(Class::Demand, 1 << 20).await);
+        let mut background = std::pin::pin!(pool.hold(Class::Background, 6 << 20));
+        assert!(futures_util::poll!(&mut background).is_pending());
+        assert!(pool.hold(Class::Demand, 2 << 20).now_or_never().is_some(), "who came first is less urgent");
     }
 
     #[test]

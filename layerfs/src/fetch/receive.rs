@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::Fetcher;
 use super::lane::Passage;
+use super::memory::Held;
 use super::patience::Patience;
-use super::pool::Held;
 use super::run::{Run, Stop};
 use crate::class::Class;
 use crate::source::{ByteStream, Source, SourceError, Trouble};

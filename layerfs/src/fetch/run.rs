@@ -8,7 +8,7 @@ use std::time::Duration;
 use jaunt_formats::launch::LaunchLayer;
 
 use super::lane::{Lane, Passage};
-use super::pool::Held;
+use super::memory::Held;
 use super::round::{Next, Round};
 use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;

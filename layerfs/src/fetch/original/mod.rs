@@ -251,7 +251,7 @@ impl Fetcher {
         tokio::task::spawn_blocking(move || {
             for ticket in tickets {
                 let outcome = match tar.span(&this.layer.spans[ticket.key()]) {
-                    Ok(bytes) => Ok(this.keep(bytes, LayerFile::keep_original)),
+                    Ok(bytes) => Ok(this.keep(&ticket, bytes, LayerFile::keep_original)),
                     Err(error) => {
                         let diff_id = this.layer.diff_id.0;
                         tracing::error!(%diff_id, %error, "the original's tar is lost on disk: it is streamed anew");

@@ -1,0 +1,115 @@
+//! What fetches may hold in memory, compressed and decoded: who may have some next.
+//!
+//! Given in order of class, strictly, and within a class in the order in which it was asked for. What is not demand has a
+//! part of it at most, and what stands back a part of that: a reader finds the rest.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::class::Class;
+
+/// KiB in all: what the memory bar of 64 MiB for a worker leaves beside itself, its connections and what is being replied.
+const ALL: u32 = 16 << 10;
+/// The part of it for everything but demand: two requests of usual size.
+const NOT_DEMAND: u32 = 10 << 10;
+/// The part of that for classes that stand back.
+const STANDING_BACK: u32 = 6 << 10;
+
+/// The memory of a node's fetches.
+#[derive(Default)]
+pub(crate) struct Memory(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// KiB, by class.
+    held: [u32; Class::ALL.len()],
+    queues: [VecDeque<Waiter>; Class::ALL.len()],
+}
+
+struct Waiter {
+    kib: u32,
+    start: oneshot::Sender<Held>,
+}
+
+/// Memory that is spoken for, until it is dropped.
+pub(crate) struct Held {
+    memory: Arc<Memory>,
+    class: Class,
+    kib: u32,
+}
+
+impl Memory {
+    /// Waits until `bytes` may be held. More than a class may ever hold counts as that much. Cancel-safe.
+    pub(crate) async fn hold(self: &Arc<Self>, class: Class, bytes: u64) -> Option<Held> {
+        let most = match class {
+            Class::Demand => ALL - STANDING_BACK,
+            class if class.stands_back() => STANDING_BACK,
+            _ => NOT_DEMAND,
+        };
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(most).min(most);
+        let (start, started) = oneshot::channel();
+        self.lock().queues[class as usize].push_back(Waiter { kib, start });
+        // Who goes away may have been the one that all others waited for.
+        let _look_again = LookAgain(self);
+        self.give_what_may();
+        started.await.ok()
+    }
+
+    fn give_what_may(self: &Arc<Self>) {
+        loop {
+            // Sent without the lock: a waiter that is gone leaves something to be dropped, which takes the lock.
+            let Some((waiter, held)) = self.next() else { return };
+            let _ = waiter.start.send(held);
+        }
+    }
+
+    fn next(self: &Arc<Self>) -> Option<(Waiter, Held)> {
+        let mut state = self.lock();
+        let class = Class::ALL.into_iter().find(|&class| {
+            let queue = &mut state.queues[class as usize];
+            queue.retain(|waiter| !waiter.start.is_closed());
+            !queue.is_empty()
+        })?;
+        let kib = state.queues[class as usize].front()?.kib;
+        if !state.admits(class, kib) {
+            return None;
+        }
+        let waiter = state.queues[class as usize].pop_front()?;
+        state.held[class as usize] += kib;
+        Some((waiter, Held { memory: self.clone(), class, kib }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counts are changed in one statement each.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn admits(&self, class: Class, kib: u32) -> bool {
+        let held = |of: fn(Class) -> bool| -> u32 {
+            Class::ALL.into_iter().filter(|class| of(*class)).map(|class| self.held[class as usize]).sum()
+        };
+        held(|_| true) + kib <= ALL
+            && (class == Class::Demand || held(|class| class != Class::Demand) + kib <= NOT_DEMAND)
+            && (!class.stands_back() || held(Class::stands_back) + kib <= STANDING_BACK)
+    }
+}
+
+/// Has the others look whether they may, at the end of a wait.
+struct LookAgain<'m>(&'m Arc<Memory>);
+
+impl Drop for LookAgain<'_> {
+    fn drop(&mut self) {
+        self.0.give_what_may();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.memory.lock().held[self.class as usize] -= self.kib;
+        self.memory.give_what_may();
+    }
+}
