@@ -150,9 +150,11 @@ impl Mounts {
         if let Some(served) = self.complete(chain, &fs) {
             return Ok(served);
         }
+        let complete = fs.hold_checked(&self.store, &chain.index);
         let needs = MountNeeds {
             posix_acl: fs.has_acls(),
-            passthrough: self.uses_passthrough.load(Ordering::Relaxed) && passthrough::suits(&fs),
+            passthrough: self.uses_passthrough.load(Ordering::Relaxed)
+                && passthrough::suits(&fs, complete.as_ref()),
         };
         let (held, is_new) =
             self.mount(chain.snapshot_id, needs).map_err(|source| mount_error(chain, source.into()))?;
@@ -160,7 +162,7 @@ impl Mounts {
         let Some(Connection { device, negotiated }) = held.connection else {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
-        let adapter = passthrough::adapter(fs.clone(), &held.path, &negotiated, is_new);
+        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, is_new);
         match fuse::serve(adapter, device, &negotiated, THREADS) {
             Ok(session) => Ok(Served { fs, server: Server::Session(session), root }),
             Err(error) => {
@@ -201,15 +203,6 @@ impl Mounts {
         now.into_iter().chain(earlier).collect()
     }
 
-    /// Whether what a chain has now may not be what it should have.
-    fn is_to_be_reconsidered(&self, snapshot_id: u64) -> bool {
-        let Some(cell) = lock(&self.served).get(&snapshot_id).cloned() else { return false };
-        cell.get().is_some_and(|served| match &served.server {
-            Server::Session(_) => served.fs.layers().iter().all(|layer| layer.file().is_complete()),
-            Server::Kernel(_) => !served.is_sound(),
-        })
-    }
-
     /// A new mount, or the one that is held already because an earlier attempt to serve it failed; whether it is new.
     fn mount(&self, snapshot_id: u64, needs: MountNeeds) -> Result<(HeldMount, bool), HandleError> {
         let key = snapshot_id.into();
@@ -238,7 +231,8 @@ impl Mounts {
             }
             return;
         };
-        let adapter = passthrough::adapter(fs.clone(), &held.path, &negotiated, false);
+        let complete = fs.hold_checked(&self.store, &chain.index);
+        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, false);
         match fuse::serve(adapter, device, &negotiated, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
@@ -271,44 +265,6 @@ impl Mounts {
         lock(&self.failing).insert(held.key.clone());
         if let Err(error) = fuse::serve(fuse::Orphan, device, &negotiated, 1) {
             tracing::error!(mount = %held.key, %error, "cannot answer for it");
-        }
-    }
-
-    /// Has new containers use another mount; those of the one before keep it.
-    fn replace(&self, snapshot_id: u64, served: Served) {
-        let before = lock(&self.served).insert(snapshot_id, Arc::new(OnceCell::new_with(Some(served))));
-        if let Some(before) = before.filter(|cell| cell.get().is_some_and(Served::is_ours)) {
-            lock(&self.earlier).insert(snapshot_id, before);
-        }
-    }
-
-    /// What containers that come now are to use, where that is not what those before them got: a chain may have become
-    /// complete, or have been found damaged.
-    fn reconsider(&self, chain: &LazyChain) {
-        let id = chain.snapshot_id;
-        let Some(cell) = lock(&self.served).get(&id).cloned() else { return };
-        match cell.get() {
-            Some(served) if served.is_ours() => {
-                if let Some(complete) = self.complete(chain, &served.fs) {
-                    self.replace(id, complete);
-                }
-            }
-            Some(served) if !served.is_sound() => {
-                let outcome = complete::key(chain).map(|key| self.supervisor.unmount(&key));
-                tracing::warn!(
-                    snapshot = id,
-                    ?outcome,
-                    "a complete mount is out of use: FUSE serves what comes"
-                );
-                let earlier =
-                    lock(&self.earlier).remove(&id).filter(|cell| !cell.get().is_none_or(Served::has_ended));
-                let mut served = lock(&self.served);
-                match earlier {
-                    Some(earlier) => drop(served.insert(id, earlier)),
-                    None => drop(served.remove(&id)),
-                }
-            }
-            _ => {}
         }
     }
 

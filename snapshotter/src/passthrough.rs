@@ -7,17 +7,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jaunt_layerfs::fs::LayerFs;
+use jaunt_layerfs::fs::{CompleteChain, LayerFs};
 use jaunt_layerfs::fuse::{Adapter, BackingIds, Negotiated};
 
-/// Whether a new mount of the chain should have passthrough: everything is local, and large files outweigh the others.
-pub(crate) fn suits(fs: &LayerFs) -> bool {
-    fs.hold_complete().is_some() && fs.favours_passthrough()
+/// Whether a new mount of the chain should have passthrough: it is complete, and large files outweigh the others.
+pub(crate) fn suits(fs: &LayerFs, complete: Option<&CompleteChain>) -> bool {
+    complete.is_some() && fs.favours_passthrough()
 }
 
-/// Serves a mount as it was negotiated: a new one, or one that another worker has served.
-pub(crate) fn adapter(fs: Arc<LayerFs>, mount: &Path, negotiated: &Negotiated, is_new: bool) -> Adapter {
-    let adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
+/// Serves a mount as it was negotiated: a new one, or one that another worker has served. What is `complete` is handed
+/// to the kernel.
+pub(crate) fn adapter(
+    fs: Arc<LayerFs>,
+    complete: Option<CompleteChain>,
+    mount: &Path,
+    negotiated: &Negotiated,
+    is_new: bool,
+) -> Adapter {
+    let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
     if !negotiated.has_passthrough() {
         return adapter;
     }
@@ -26,7 +33,7 @@ pub(crate) fn adapter(fs: Arc<LayerFs>, mount: &Path, negotiated: &Negotiated, i
         tracing::error!(mount = %mount.display(), %error, "cannot record what the kernel was handed");
         BackingIds::default()
     });
-    adapter.with_passthrough(fs.hold_complete(), ids)
+    adapter.with_passthrough(complete, ids)
 }
 
 /// Forgets what was recorded for an ended mount.

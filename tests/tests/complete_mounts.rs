@@ -111,6 +111,23 @@ fn a_complete_image_is_read_by_the_kernel_whatever_becomes_of_the_daemon() {
 }
 
 #[test]
+fn a_tree_that_nobody_has_compared_is_not_mounted_as_complete_though_its_layers_are() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.converted(everything());
+    drop(pulled_and_completed(&bed, &pushed.reference, AT_ONCE));
+    let lazy = node(&bed, "[completion]\nenabled = false\n");
+    let chain_ids: Vec<_> = image.chain_ids().iter().map(ToString::to_string).collect();
+    let (whole, part) = chain_ids.split_last().unwrap();
+    let unchecked = lazy.containerd.view("jaunt", &part[0]).unwrap();
+    assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
+    let checked = lazy.containerd.view("jaunt", whole).unwrap();
+    let has_erofs = !lazy.jaunt.as_ref().unwrap().log().contains(NO_EROFS);
+    assert_eq!(complete_mounts(&lazy).len(), usize::from(has_erofs));
+    drop((unchecked, checked));
+}
+
+#[test]
 fn a_kernel_without_erofs_has_complete_images_served() {
     needs_root!();
     let bed = Bed::new();

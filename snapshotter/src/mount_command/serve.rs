@@ -95,16 +95,17 @@ impl Served {
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
         let fs = Arc::new(fs.with_root(RootPlace::AtMount));
+        let complete = fs.hold_checked(&store, &self.digest);
         let completion = self.complete.then(|| Completion::new(store, AT_ONCE));
         completion.iter().for_each(|completion| completion.add(&fs, self.digest));
-        let passthrough = passthrough::suits(&fs);
+        let passthrough = passthrough::suits(&fs, complete.as_ref());
         let options = MountOptions { posix_acl: fs.has_acls(), passthrough, ..MountOptions::default() };
         let mounted = mount::mount(&self.point, &options)?;
         let armed = DetachOnDrop::new(&self.point);
         let mut adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         if mounted.negotiated.has_passthrough() {
             // Nobody takes over from this process, so nothing needs to be recorded.
-            adapter = adapter.with_passthrough(fs.hold_complete(), BackingIds::default());
+            adapter = adapter.with_passthrough(complete, BackingIds::default());
         }
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());

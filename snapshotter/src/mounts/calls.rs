@@ -17,7 +17,7 @@ impl LazyMounts for Arc<Mounts> {
         if let Some(why) = self.store.quarantined_index(&chain.index) {
             return Err(LazyError::Quarantined { index: chain.index, why });
         }
-        if self.is_to_be_reconsidered(chain.snapshot_id) {
+        if self.is_to_be_reconsidered(chain) {
             let _one = self.changing.lock().await;
             let (this, chain) = (self.clone(), *chain);
             blocking(chain.snapshot_id, move || this.reconsider(&chain)).await?;

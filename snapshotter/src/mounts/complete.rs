@@ -1,6 +1,6 @@
 //! Mounts of complete chains that the kernel reads by itself ([`jaunt_layerfs::erofs`]).
 //!
-//! A chain gets one when it is first needed after it has become complete; a FUSE mount that it had before stays for the
+//! A chain gets one when it is first needed after it has become complete and its tree was compared; a FUSE mount that it had before stays for the
 //! containers that use it, until the chain is removed. Its image is kept in `<root>/erofs`, under the index's digest
 //! and the number of its layers. Where the kernel cannot, or the chain does not fit, FUSE serves as before.
 
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use jaunt_formats::Digest;
 use jaunt_layerfs::erofs::{self, AttachError, ErofsError, ImageError};
 use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
+use tokio::sync::OnceCell;
 
 use super::{Mounts, Served, Server, lock};
 use crate::fallback::error_chain;
@@ -32,11 +33,7 @@ impl Mounts {
         if !self.uses_erofs.load(Ordering::Relaxed) || lock(&self.unfit).contains(&id) {
             return None;
         }
-        // Layers may be complete by another image: this one's tree has to be compared with them first.
-        if !self.store.is_checked(&chain.index, chain.prefix) {
-            return None;
-        }
-        let held = fs.hold_complete()?;
+        let held = fs.hold_checked(&self.store, &chain.index)?;
         match self.mount_complete(chain, fs, &held) {
             Ok(root) => {
                 tracing::info!(snapshot = id, chain = %chain.chain_id, "complete: the kernel reads it by itself");
@@ -79,13 +76,61 @@ impl Mounts {
 
     /// Takes up a mount that another worker has made. What is no longer complete is not given to further containers.
     pub(super) fn take_up(&self, held: &HeldMount, chain: &LazyChain, fs: Arc<LayerFs>) -> Option<Served> {
-        let Some(complete) = fs.hold_complete().filter(|_| self.uses_erofs.load(Ordering::Relaxed)) else {
+        let complete = fs.hold_checked(&self.store, &chain.index);
+        let Some(complete) = complete.filter(|_| self.uses_erofs.load(Ordering::Relaxed)) else {
             let outcome = self.supervisor.unmount(&held.key);
             tracing::warn!(mount = %held.key, ?outcome, "a mount is not complete any more: FUSE serves what comes");
             return None;
         };
         tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "holds a complete mount again");
         Some(Served { fs, server: Server::Kernel(complete), root: held.path.join(ROOT_NAME) })
+    }
+
+    /// Whether what a chain has now may not be what it should have.
+    pub(super) fn is_to_be_reconsidered(&self, chain: &LazyChain) -> bool {
+        let Some(cell) = lock(&self.served).get(&chain.snapshot_id).cloned() else { return false };
+        cell.get().is_some_and(|served| match &served.server {
+            Server::Session(_) => served.fs.hold_checked(&self.store, &chain.index).is_some(),
+            Server::Kernel(_) => !served.is_sound(),
+        })
+    }
+
+    /// Has new containers use another mount; those of the one before keep it.
+    pub(super) fn replace(&self, snapshot_id: u64, served: Served) {
+        let before = lock(&self.served).insert(snapshot_id, Arc::new(OnceCell::new_with(Some(served))));
+        if let Some(before) = before.filter(|cell| cell.get().is_some_and(Served::is_ours)) {
+            lock(&self.earlier).insert(snapshot_id, before);
+        }
+    }
+
+    /// What containers that come now are to use, where that is not what those before them got: a chain may have become
+    /// complete, or have been found damaged.
+    pub(super) fn reconsider(&self, chain: &LazyChain) {
+        let id = chain.snapshot_id;
+        let Some(cell) = lock(&self.served).get(&id).cloned() else { return };
+        match cell.get() {
+            Some(served) if served.is_ours() => {
+                if let Some(complete) = self.complete(chain, &served.fs) {
+                    self.replace(id, complete);
+                }
+            }
+            Some(served) if !served.is_sound() => {
+                let outcome = key(chain).map(|key| self.supervisor.unmount(&key));
+                tracing::warn!(
+                    snapshot = id,
+                    ?outcome,
+                    "a complete mount is out of use: FUSE serves what comes"
+                );
+                let earlier =
+                    lock(&self.earlier).remove(&id).filter(|cell| !cell.get().is_none_or(Served::has_ended));
+                let mut served = lock(&self.served);
+                match earlier {
+                    Some(earlier) => drop(served.insert(id, earlier)),
+                    None => drop(served.remove(&id)),
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Removes the images that no chain on record has.
