@@ -86,8 +86,9 @@ fn sweep(directory: &Path) {
             continue;
         }
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        let abandoned = is_file && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if abandoned && fs::remove_file(entry.path()).is_ok() {
+        let Some(file) = is_file.then(|| File::open(entry.path()).ok()).flatten() else { continue };
+        // Held until it is removed: a writer that has made it and not locked it yet would believe it its own.
+        if file.try_lock().is_ok() && fs::remove_file(entry.path()).is_ok() {
             tracing::debug!(path = %entry.path().display(), "removed what a killed writer left");
         }
     }
