@@ -7,12 +7,12 @@
 //!
 //! Hosts have a lane each: one that is silent holds up nobody else's readers.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::queues::Queues;
 use super::window::{Sent, Window};
 use crate::class::Class;
 
@@ -31,12 +31,8 @@ struct State {
     /// Bytes of requests that do not stand back, and of those that do.
     under_way: [u64; 2],
     requests: [usize; Class::ALL.len()],
-    queues: [VecDeque<Waiter>; Class::ALL.len()],
-}
-
-struct Waiter {
-    bytes: u64,
-    start: oneshot::Sender<Passage>,
+    /// By bytes.
+    queues: Queues<u64, Passage>,
 }
 
 /// The right to have a request under way, until it is dropped.
@@ -52,8 +48,7 @@ pub(crate) struct Passage {
 impl Lane {
     /// Waits for its turn. Cancel-safe.
     pub(crate) async fn enter(self: &Arc<Self>, class: Class, bytes: u64) -> Option<Passage> {
-        let (start, started) = oneshot::channel();
-        self.lock().queues[class as usize].push_back(Waiter { bytes, start });
+        let started = self.lock().queues.join(class, bytes);
         self.start_what_may();
         started.await.ok()
     }
@@ -66,27 +61,23 @@ impl Lane {
     fn start_what_may(self: &Arc<Self>) {
         loop {
             // Sent without the lock: a waiter that is gone leaves a passage to be dropped, which takes the lock.
-            let Some((waiter, passage)) = self.next() else { return };
-            let _ = waiter.start.send(passage);
+            let Some((start, passage)) = self.next() else { return };
+            let _ = start.send(passage);
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<(Waiter, Passage)> {
+    fn next(self: &Arc<Self>) -> Option<(oneshot::Sender<Passage>, Passage)> {
         let mut state = self.lock();
-        let class = Class::ALL.into_iter().find(|&class| {
-            let queue = &mut state.queues[class as usize];
-            queue.retain(|waiter| !waiter.start.is_closed());
-            !queue.is_empty()
-        })?;
+        let (class, bytes) = state.queues.first()?;
         if !state.admits(class) {
             return None;
         }
-        let waiter = state.queues[class as usize].pop_front()?;
-        state.under_way[usize::from(class.stands_back())] += waiter.bytes;
+        let start = state.queues.pop(class)?;
+        state.under_way[usize::from(class.stands_back())] += bytes;
         state.requests[class as usize] += 1;
         let sent = state.window.sent(Instant::now());
-        let passage = Passage { lane: self.clone(), class, sent, left: waiter.bytes, answered: false };
-        Some((waiter, passage))
+        let passage = Passage { lane: self.clone(), class, sent, left: bytes, answered: false };
+        Some((start, passage))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -3,11 +3,11 @@
 //! Given in order of class, strictly, and within a class in the order in which it was asked for. What is not demand has a
 //! part of it at most, and what stands back a part of that: a reader finds the rest.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::queues::Queues;
 use crate::class::Class;
 
 /// KiB in all: what the memory bar of 64 MiB for a worker leaves beside itself, its connections and what is being replied.
@@ -25,12 +25,8 @@ pub(crate) struct Memory(Mutex<State>);
 struct State {
     /// KiB, by class.
     held: [u32; Class::ALL.len()],
-    queues: [VecDeque<Waiter>; Class::ALL.len()],
-}
-
-struct Waiter {
-    kib: u32,
-    start: oneshot::Sender<Held>,
+    /// By KiB.
+    queues: Queues<u32, Held>,
 }
 
 /// Memory that is spoken for, until it is dropped.
@@ -49,8 +45,7 @@ impl Memory {
             _ => NOT_DEMAND,
         };
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(most).min(most);
-        let (start, started) = oneshot::channel();
-        self.lock().queues[class as usize].push_back(Waiter { kib, start });
+        let started = self.lock().queues.join(class, kib);
         // Who goes away may have been the one that all others waited for.
         let _look_again = LookAgain(self);
         self.give_what_may();
@@ -60,25 +55,20 @@ impl Memory {
     fn give_what_may(self: &Arc<Self>) {
         loop {
             // Sent without the lock: a waiter that is gone leaves something to be dropped, which takes the lock.
-            let Some((waiter, held)) = self.next() else { return };
-            let _ = waiter.start.send(held);
+            let Some((start, held)) = self.next() else { return };
+            let _ = start.send(held);
         }
     }
 
-    fn next(self: &Arc<Self>) -> Option<(Waiter, Held)> {
+    fn next(self: &Arc<Self>) -> Option<(oneshot::Sender<Held>, Held)> {
         let mut state = self.lock();
-        let class = Class::ALL.into_iter().find(|&class| {
-            let queue = &mut state.queues[class as usize];
-            queue.retain(|waiter| !waiter.start.is_closed());
-            !queue.is_empty()
-        })?;
-        let kib = state.queues[class as usize].front()?.kib;
+        let (class, kib) = state.queues.first()?;
         if !state.admits(class, kib) {
             return None;
         }
-        let waiter = state.queues[class as usize].pop_front()?;
+        let start = state.queues.pop(class)?;
         state.held[class as usize] += kib;
-        Some((waiter, Held { memory: self.clone(), class, kib }))
+        Some((start, Held { memory: self.clone(), class, kib }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

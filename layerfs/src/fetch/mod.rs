@@ -17,6 +17,7 @@ mod memory;
 mod original;
 mod patience;
 mod pool;
+mod queues;
 mod receive;
 mod round;
 mod run;
