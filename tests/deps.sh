@@ -9,6 +9,8 @@ wanted="cc:gcc containerd:containerd runc:runc docker-registry:docker-registry f
     ip:iproute2 tc:iproute2 busybox:busybox-static zstd:zstd skopeo:skopeo tar:tar mount:mount setsid:util-linux"
 if [ "${1:-demo}" = demo ]; then
     wanted="$wanted debootstrap:debootstrap buildah:buildah gzip:gzip openssl:openssl"
+else
+    wanted="$wanted go:golang-go"
 fi
 
 # A module that is not loaded has no device; where modules cannot be loaded, tests say what they miss.
@@ -25,6 +27,9 @@ for pair in $wanted; do
 done
 # A compiler without the C library's headers cannot build the C that zstd is written in.
 [ -e /usr/include/stdlib.h ] || packages="$packages libc6-dev"
+# containerd's own tests of snapshotters, which have no program.
+[ "${1:-demo}" = demo ] || [ -e /usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite ] ||
+    packages="$packages golang-github-containerd-containerd-dev"
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" != 0 ]; then
