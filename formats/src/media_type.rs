@@ -60,3 +60,7 @@ pub const ORIGINAL_MANIFEST: &str = "dev.jaunt.original-manifest";
 pub const LAUNCH_INDEX_DIGEST: &str = "dev.jaunt.launch-index";
 /// On a converted layer: how it was made (level and encoder version), so that it can be made again.
 pub const RECIPE: &str = "dev.jaunt.recipe";
+/// On a boot pack: length and digest of its table, as [`TablePlace`](crate::boot::TablePlace) writes them.
+pub const BOOT_TABLE: &str = "dev.jaunt.boot.table";
+/// On a boot pack: digests of the traces that it was made of, separated by spaces.
+pub const BOOT_TRACES: &str = "dev.jaunt.boot.traces";

@@ -4,6 +4,7 @@
 //! committed there. A target panics when a promise is broken: a reader may refuse its input, but
 //! what it accepts must be sound, read back the same, and cost no more than its length allows.
 
+mod boot;
 mod cosign;
 mod index;
 pub(crate) mod layer;
@@ -13,6 +14,7 @@ mod small;
 #[cfg(test)]
 mod tests;
 
+pub use boot::boot_pack;
 pub use cosign::{cosign_key, cosign_manifest};
 pub use index::{launch_index, launch_index_packed};
 pub use layer::{foreign, layer, tar, toc};
@@ -24,6 +26,7 @@ pub type Target = fn(&[u8]);
 /// All targets by the names of their programs and corpora.
 pub const TARGETS: &[(&str, Target)] = &[
     ("annotations", annotations),
+    ("boot_pack", boot_pack),
     ("cosign_key", cosign_key),
     ("cosign_manifest", cosign_manifest),
     ("footer", footer),

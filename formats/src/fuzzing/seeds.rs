@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::boot::{Extent, Pack, PackWriter};
 use crate::compression::FrameDecoder;
 use crate::fuzzing::layer::{convert, launch_layer};
 use crate::launch;
@@ -10,6 +11,7 @@ use crate::media_type::{CHUNKED_MANIFEST_CHECKSUM, CHUNKED_MANIFEST_POSITION, CH
 use crate::tar::odd::odd_tars;
 use crate::tree::TreeBuilder;
 use crate::zstd_chunked::{Annotations, ConvertedLayer, FOOTER_LEN, Footer, Position};
+use crate::{Digest, TarOffset};
 
 /// A tar beyond this teaches a fuzzer nothing that a shorter one does not.
 const LONGEST: usize = 16 << 10;
@@ -43,6 +45,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     }
     seeds.extend(words());
     seeds.extend(signatures());
+    seeds.extend(packs());
     seeds
 }
 
@@ -105,4 +108,20 @@ fn signatures() -> Vec<(&'static str, String, Vec<u8>)> {
         (target, name, fs::read(path).unwrap())
     };
     files.map(seed).collect()
+}
+
+fn packs() -> Vec<(&'static str, String, Vec<u8>)> {
+    let seed = |number: u32| {
+        let mut pack = PackWriter::new(Digest::of(b"index")).unwrap();
+        for at in 0..number {
+            let content = vec![u8::try_from(at).unwrap(); 500 * (at as usize + 1)];
+            let len = u32::try_from(content.len()).unwrap();
+            let offset = TarOffset(u64::from(number - at) << 20);
+            pack.push(Extent { layer: 0, tar_offset: offset, len }, &content).unwrap();
+        }
+        let Pack { bytes, table } = pack.finish().unwrap();
+        let len = u16::try_from(table.len()).unwrap().to_le_bytes();
+        ("boot_pack", format!("extents-{number}"), [&len[..], &bytes].concat())
+    };
+    [0, 1, 2, 20].map(seed).into()
 }
