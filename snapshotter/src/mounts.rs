@@ -7,6 +7,7 @@
 
 mod calls;
 mod complete;
+mod condemned;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;

@@ -15,7 +15,7 @@ use crate::class::Class;
 use crate::read_error::{ReadError, ReadErrors};
 use crate::single_flight::Ticket;
 use crate::source::{Source, Trouble};
-use crate::store::LayerFile;
+use crate::store::{LayerFile, is_refused};
 use crate::trouble_log::Say;
 use crate::verify::{TarBytes, VerifyError, verify};
 
@@ -43,14 +43,15 @@ impl Fetcher {
                 self.node.metrics.decode_seconds.observe(begun.elapsed().as_secs_f64());
                 self.node.metrics.decoded_bytes.inc_by(verified.bytes().len() as u64);
             }
-            if let (Ok(_), Some(why)) = (&verified, self.file().quarantined()) {
+            let outcome = verified.map(|verified| self.keep(&ticket, verified, LayerFile::keep));
+            drop(holds);
+            // Asked only now: the store keeps nothing any more once it says so.
+            if let (Ok(_), Some(why)) = (&outcome, self.file().quarantined()) {
                 // It was on its way when the whole layer was found out.
                 let error = ReadError::Quarantined { diff_id: self.layer.diff_id.0, why };
                 runtime.spawn(instead(self, ticket, error.into()));
                 return;
             }
-            let outcome = verified.map(|verified| self.keep(&ticket, verified, LayerFile::keep));
-            drop(holds);
             match outcome {
                 Ok(landed) => {
                     self.sources.succeeded(&*source, &self.layer.converted.digest);
@@ -76,7 +77,9 @@ impl Fetcher {
         keep: impl Fn(&LayerFile, &TarBytes) -> io::Result<()>,
     ) -> Landed {
         let kept = keep(self.file(), &verified);
-        self.tell_kept(&kept);
+        if !kept.as_ref().is_err_and(is_refused) {
+            self.tell_kept(&kept);
+        }
         if kept.is_err() {
             // A full disk costs a fetch the next time; it must not cost the reader who waits now.
             return Landed::Bytes(verified, None);

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod complete;
+mod condemned;
 mod error;
 mod numbers;
 mod path;

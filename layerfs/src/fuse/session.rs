@@ -10,18 +10,21 @@
 //! Requests that a predecessor had taken and not answered are asked for once more before the first read
 //! (Linux 6.9 and later). On an older kernel their callers wait until the connection is aborted.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
+use fuser::{Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
 use rustix::io::{DupFlags, Errno};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use zerocopy::IntoBytes;
 
 use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::init::{InitError, Negotiated};
+use crate::fs::LayerFs;
 
 /// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
 ///
@@ -44,7 +47,7 @@ pub fn serve<F: Filesystem>(
         .name("fuse".to_owned())
         .spawn(move || session.run())
         .map_err(SessionError::Threads)?;
-    Ok(SessionHandle { thread, notifier })
+    Ok(SessionHandle { thread, notifier, forgotten: Mutex::default() })
 }
 
 /// Asks the kernel to send every request again that was taken from `device` and not answered.
@@ -63,6 +66,8 @@ pub fn resend(device: impl AsFd) -> io::Result<()> {
 pub struct SessionHandle {
     thread: JoinHandle<io::Result<()>>,
     notifier: Notifier,
+    /// Layers in quarantine of which the kernel has nothing any more.
+    forgotten: Mutex<BTreeSet<usize>>,
 }
 
 impl SessionHandle {
@@ -74,6 +79,26 @@ impl SessionHandle {
     /// Waits for the end of the session; an error is the device's.
     pub fn join(self) -> io::Result<()> {
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the session panicked")))
+    }
+
+    /// Has the kernel forget what it has read of layers that are in quarantine, if it has not yet. Reads of them that are
+    /// under way are waited for: not to be called by who answers them. Says of how many files.
+    ///
+    /// # Errors
+    /// The kernel refuses: it may still give what it has read.
+    pub fn forget_condemned(&self, fs: &LayerFs) -> io::Result<usize> {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let condemned: BTreeSet<usize> = fs.condemned().difference(&forgotten).copied().collect();
+        let mut files = 0;
+        if !condemned.is_empty() {
+            for ino in fs.files_in(&condemned) {
+                // From the first byte to the last.
+                self.notifier.inval_inode(INodeNo(ino.0), 0, 0)?;
+                files += 1;
+            }
+            forgotten.extend(condemned);
+        }
+        Ok(files)
     }
 
     /// Tells the kernel to drop things it has cached.

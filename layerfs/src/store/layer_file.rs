@@ -16,6 +16,7 @@ use super::complete::Holders;
 use super::cut::Cut;
 use super::large::LargeFiles;
 use super::on_disk::{Damaged, OnDisk};
+use super::quarantine::InQuarantine;
 use super::shared::{Matter, Shared};
 use super::{LayerKey, StoreError};
 use crate::trouble_log::Say;
@@ -104,7 +105,7 @@ impl LayerFile {
             disk.regions.touch(&units, self.shared.now());
             let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
             if converted && self.condemned.get().is_some() {
-                return Err(io::Error::other("the converted blob is in quarantine"));
+                return Err(io::Error::other(InQuarantine));
             }
             disk.write_held(&self.cut, units, bytes)
         });

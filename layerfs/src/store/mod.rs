@@ -46,6 +46,7 @@ use std::time::SystemTime;
 
 use jaunt_formats::DiffId;
 use jaunt_formats::launch::LaunchLayer;
+use tokio::sync::watch;
 
 pub use complete::CompleteLayer;
 pub(crate) use large::LARGE;
@@ -54,6 +55,7 @@ pub use large::LargeFiles;
 pub(crate) use large::tests::large as large_files;
 pub use layer_file::LayerFile;
 pub use maintenance::{Cap, StoreUsage};
+pub(crate) use quarantine::is_refused;
 pub use shared::StoreCounters;
 
 use self::cut::{Cut, CutName, LAYOUT};
@@ -183,6 +185,11 @@ impl Store {
                 Ok(())
             }
         }
+    }
+
+    /// Tells whenever a layer has gone into quarantine. Nothing of it is read from the store by then.
+    pub fn condemned(&self) -> watch::Receiver<u64> {
+        self.shared.condemned.subscribe()
     }
 
     /// What happened in it.

@@ -14,6 +14,16 @@ use crate::verify::TarBytes;
 
 const CLEARED: &str = "cleared";
 
+/// Why bytes of a converted blob are not kept, though the disk would.
+#[derive(Debug, thiserror::Error)]
+#[error("the converted blob is in quarantine")]
+pub(super) struct InQuarantine;
+
+/// Whether bytes were not kept because their blob is in quarantine.
+pub(crate) fn is_refused(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<InQuarantine>())
+}
+
 impl LayerFile {
     /// Why nothing of the layer's converted blob is believed, if it is not.
     pub fn quarantined(&self) -> Option<Arc<str>> {
@@ -30,9 +40,10 @@ impl LayerFile {
             what: "put the layer into quarantine",
             source,
         };
-        self.condemned.get_or_init(|| why.into());
         let noted = self.shared.verdicts.note(&self.verdict, why);
-        let dropped = self.disk().map_or(Ok(()), |disk| self.drop_all(disk));
+        let dropped = self.disk().map_or(Ok(()), |disk| self.drop_all(disk, why));
+        self.condemned.get_or_init(|| why.into());
+        self.shared.condemned.send_modify(|count| *count += 1);
         noted.and(dropped).map_err(fail)
     }
 
@@ -46,18 +57,23 @@ impl LayerFile {
 
     /// Files that were just opened, with nothing left in them of a blob that is in quarantine.
     pub(super) fn cleared(&self, disk: OnDisk) -> io::Result<OnDisk> {
-        if self.condemned.get().is_some() && !disk.directory.join(CLEARED).exists() {
-            self.drop_all(&disk)?;
+        if let Some(why) = self.condemned.get()
+            && !disk.directory.join(CLEARED).exists()
+        {
+            self.drop_all(&disk, why)?;
         }
         Ok(disk)
     }
 
-    /// Who keeps bytes of the converted blob finds out, behind the gate, that he is too late.
-    fn drop_all(&self, disk: &OnDisk) -> io::Result<()> {
+    /// Who keeps bytes of the converted blob finds out, behind the gate, that he is too late; who is told that it is in
+    /// quarantine finds nothing of it.
+    fn drop_all(&self, disk: &OnDisk, why: &str) -> io::Result<()> {
         let _changing = disk.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let unmarked = disk.unmark();
         let _gate = disk.gate.write().unwrap_or_else(PoisonError::into_inner);
-        disk.record.disclaim(0..self.cut.units())?;
+        let disclaimed = disk.record.disclaim(0..self.cut.units());
+        self.condemned.get_or_init(|| why.into());
+        disclaimed?;
         for large in self.large.ranges() {
             disk.files.remove(large)?;
         }

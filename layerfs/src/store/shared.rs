@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
-use super::verdicts::Verdicts;
+use tokio::sync::watch;
 
+use super::verdicts::Verdicts;
 use crate::trouble_log::{Say, TroubleLog};
 
 /// What happened in the store since the process started.
@@ -34,6 +35,8 @@ impl Moment {
 pub(super) struct Shared {
     pub counters: StoreCounters,
     pub verdicts: Verdicts,
+    /// How many layers went into quarantine since the process started.
+    pub condemned: watch::Sender<u64>,
     now: AtomicU32,
     changed: AtomicBool,
     full: AtomicBool,
@@ -57,7 +60,8 @@ impl Shared {
     pub(super) fn new(verdicts: Verdicts) -> Self {
         let (counters, now) = (StoreCounters::default(), AtomicU32::default());
         let (changed, full) = (AtomicBool::default(), AtomicBool::default());
-        Self { counters, verdicts, now, changed, full, troubles: TroubleLog::default() }
+        let condemned = watch::Sender::default();
+        Self { counters, verdicts, condemned, now, changed, full, troubles: TroubleLog::default() }
     }
 
     /// Notes that something fails; what is to be told of it, if anything.

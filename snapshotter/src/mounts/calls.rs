@@ -26,13 +26,14 @@ impl LazyMounts for Arc<Mounts> {
         if let Some(served) = cell.get() {
             // Another repository with the same image may have come to be known since it was mounted.
             served.fs.learn(&self.sources(chain));
-            return Ok(served.root.clone());
         }
         let served = cell.get_or_try_init(|| async {
             let (this, chain) = (self.clone(), *chain);
             blocking(chain.snapshot_id, move || this.serve(&chain)).await?
         });
-        Ok(served.await?.root.clone())
+        let root = served.await?.root.clone();
+        self.forget_condemned(chain, &cell).await?;
+        Ok(root)
     }
 
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
@@ -81,6 +82,7 @@ impl LazyMounts for Arc<Mounts> {
             keys(chain).into_iter().flatten().map(|key| (key, *chain)).collect::<Vec<_>>()
         };
         let chains: HashMap<MountKey, LazyChain> = chains.iter().flat_map(keyed).collect();
+        self.forget_when_condemned();
         let this = self.clone();
         blocking(0, move || {
             let held =

@@ -19,12 +19,34 @@ fn nothing_of_a_blob_in_quarantine_is_given_or_kept_also_after_a_restart() {
         assert_eq!(file.quarantined().as_deref(), Some("its tar is another"));
         assert!(!file.is_complete() && file.hold_complete().is_none());
         assert_eq!((file.present_bytes(), file.read(&(0..1))), (0, None));
-        assert!(fixture.try_keep(&file, 0).unwrap_err().to_string().contains("quarantine"));
+        let refused = fixture.try_keep(&file, 0).unwrap_err();
+        assert!(is_refused(&refused) && refused.to_string().contains("quarantine"));
     }
     assert!(!fixture.place().join("large/1000").exists());
     let file = fixture.open();
     fixture.keep_original(&file, 0);
     assert_eq!(fixture.open().read(&(0..LEN)).unwrap(), fixture.tar[..LEN as usize]);
+}
+
+#[test]
+fn who_knows_of_a_quarantine_is_given_nothing_of_the_blob_however_near_it_is() {
+    for _ in 0..200 {
+        let fixture = fixture();
+        let file = fixture.open();
+        (0..2).for_each(|span| fixture.keep(&file, span));
+        let (reader, told) = (file.clone(), fixture.slice(&(0..100)).to_vec());
+        let reading = std::thread::spawn(move || {
+            loop {
+                let is_known = reader.quarantined().is_some();
+                match reader.read(&(0..100)) {
+                    Some(bytes) => assert!(bytes == told && !is_known, "given after the verdict"),
+                    None => return,
+                }
+            }
+        });
+        file.quarantine("a lie").unwrap();
+        reading.join().unwrap();
+    }
 }
 
 #[test]
