@@ -1,7 +1,7 @@
 //! The node as it can be looked at from outside: what was counted, what is kept, and how far its mounts are.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::Ordering;
 
+use crate::completion::CompletionCounters;
 use crate::fs::LayerFs;
 use crate::layers::Layers;
 use crate::metrics::Metrics;
@@ -22,6 +23,7 @@ const WORST: usize = 20;
 pub struct Observed {
     layers: Layers,
     mounts: Mutex<Vec<Weak<LayerFs>>>,
+    completion: OnceLock<Arc<CompletionCounters>>,
 }
 
 /// How much of an image is there, and what its readers have waited.
@@ -72,7 +74,7 @@ pub struct StoreFigures {
 impl Observed {
     /// The node of `layers`.
     pub fn new(layers: Layers) -> Arc<Self> {
-        Arc::new(Self { layers, mounts: Mutex::default() })
+        Arc::new(Self { layers, mounts: Mutex::default(), completion: OnceLock::new() })
     }
 
     /// Looks at a mount as well, as long as there is one.
@@ -80,6 +82,11 @@ impl Observed {
         let mut mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner);
         mounts.retain(|mount| mount.strong_count() > 0);
         mounts.push(Arc::downgrade(mount));
+    }
+
+    /// Looks at what completes the mounts as well. One is enough.
+    pub fn watch_completion(&self, counters: &Arc<CompletionCounters>) {
+        let _ = self.completion.set(counters.clone());
     }
 
     /// Has `registry` tell everything.
@@ -175,11 +182,30 @@ impl Collector for Watched {
             store.damaged_units,
         )?;
         counter("store_unkept_bytes", "Bytes that the disk had no room for", store.unkept_bytes)?;
+        self.completion(&mut encoder)?;
         self.images(&mut encoder)
     }
 }
 
 impl Watched {
+    fn completion(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(counted) = self.0.completion.get() else { return Ok(()) };
+        let counters = [
+            ("filled_bytes", "Compressed bytes fetched though nobody read them", &counted.filled_bytes),
+            ("layers", "Layers whose tar was found to be what its diffID says", &counted.complete_layers),
+            ("trees", "Images whose tree was found to be that of their layers", &counted.checked_chains),
+            ("quarantined", "Layers and indexes found not to be what they claim", &counted.quarantined),
+            ("postponed", "How often an image could not be completed for now", &counted.postponed),
+            ("lost", "How often a complete image was found to have lost a part", &counted.lost),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value.load(Ordering::Relaxed));
+            let (name, kind) = (format!("completion_{name}"), counter.metric_type());
+            counter.encode(encoder.encode_descriptor(&name, help, None, kind)?)?;
+        }
+        Ok(())
+    }
+
     /// As many label values as there are mounted images.
     fn images(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         type Figure = (&'static str, &'static str, fn(&ImageFigures) -> f64);

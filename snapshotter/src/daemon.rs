@@ -139,6 +139,7 @@ fn assemble(
     let observed = Observed::new(layers.clone());
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
+    completion.iter().for_each(|completion| observed.watch_completion(completion.counters()));
     let layers = (layers, observed.clone());
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);

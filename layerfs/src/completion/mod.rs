@@ -13,6 +13,9 @@
 //!
 //! Spans are verified against the index when they come, and the index was believed so far: that a tar with setuid bits
 //! of its own, or other bytes, stands behind it is found out here.
+//!
+//! A chain that is complete is looked at again every minute while it is mounted, which costs next to nothing: where a part was taken
+//! away to make room, or found damaged, it is completed anew.
 
 mod aside;
 mod bucket;
@@ -24,7 +27,7 @@ mod progress;
 mod tests;
 mod trouble;
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,11 +40,13 @@ use crate::fs::LayerFs;
 use crate::store::Store;
 use bucket::Bucket;
 pub use progress::Progress;
-use trouble::Stop;
+use trouble::{Stop, Trouble};
 
 /// The pause after a first failure, doubled with each further one up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How often a complete chain is looked at. What makes room for others must not be fetched again at once.
+const REVIEW: Duration = Duration::from_secs(60);
 
 /// How it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +57,7 @@ pub struct Settings {
     pub delay: Duration,
 }
 
-/// What has been done since the process started.
+/// What completion has done since the process started.
 #[derive(Debug, Default)]
 pub struct CompletionCounters {
     /// Compressed bytes that were fetched.
@@ -65,6 +70,8 @@ pub struct CompletionCounters {
     pub quarantined: AtomicU64,
     /// How often something had to be put off.
     pub postponed: AtomicU64,
+    /// How often a complete chain was found to have lost a part.
+    pub lost: AtomicU64,
 }
 
 /// Completes chains in the background, for as long as it lives.
@@ -78,7 +85,7 @@ struct Shared {
     settings: Settings,
     queue: Mutex<Vec<Chain>>,
     added: Notify,
-    counters: CompletionCounters,
+    counters: Arc<CompletionCounters>,
 }
 
 /// A chain that waits for its turn.
@@ -87,32 +94,35 @@ struct Chain {
     index: Digest,
     due: Instant,
     failures: u32,
+    /// Nothing is to be done for it, as of when it was last looked at.
+    settled: bool,
 }
 
 impl Completion {
     /// For the chains of one store. To be called on a runtime.
     pub fn new(store: Arc<Store>, settings: Settings) -> Self {
-        let (queue, added, counters) = (Mutex::default(), Notify::new(), CompletionCounters::default());
+        let (queue, added, counters) = (Mutex::default(), Notify::new(), Arc::default());
         let shared = Arc::new(Shared { store, settings, queue, added, counters });
         let worker = tokio::spawn(shared.clone().work());
         Self { shared, worker }
     }
 
-    /// Sees to a chain that was mounted, whose index has this digest, until it is complete or not mounted any more.
+    /// Sees to a chain that was mounted, whose index has this digest, until it is not mounted any more.
     pub fn add(&self, fs: &Arc<LayerFs>, index: Digest) {
         let due = Instant::now() + self.shared.settings.delay;
-        self.shared.lock().push(Chain { fs: Arc::downgrade(fs), index, due, failures: 0 });
+        self.shared.lock().push(Chain { fs: Arc::downgrade(fs), index, due, failures: 0, settled: false });
         self.shared.added.notify_one();
     }
 
     /// What has been done.
-    pub fn counters(&self) -> &CompletionCounters {
+    pub fn counters(&self) -> &Arc<CompletionCounters> {
         &self.shared.counters
     }
 
     /// Mounted chains that wait for their turn, or for better times.
     pub fn waiting(&self) -> usize {
-        self.shared.lock().iter().filter(|chain| chain.fs.strong_count() > 0).count()
+        let waits = |chain: &&Chain| !chain.settled && chain.fs.strong_count() > 0;
+        self.shared.lock().iter().filter(waits).count()
     }
 }
 
@@ -127,18 +137,45 @@ impl Shared {
         let mut bucket = Bucket::new(self.settings.limit);
         loop {
             let mut chain = self.next().await;
-            match self.complete(&chain, &mut bucket).await {
-                Ok(()) | Err(Stop::Unneeded | Stop::Condemned) => {}
-                Err(Stop::Trouble(trouble)) => {
-                    self.counters.postponed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    trouble.tell(&chain);
-                    let pause = FIRST_PAUSE * 2_u32.saturating_pow(chain.failures);
-                    chain.due = Instant::now() + pause.min(LONGEST_PAUSE);
-                    chain.failures = (chain.failures + 1).min(u32::BITS - 1);
-                    self.lock().push(chain);
+            let done = match self.is_settled(&chain) {
+                true => Ok(()),
+                false => self.complete(&chain, &mut bucket).await,
+            };
+            let pause = match done {
+                Ok(()) => {
+                    (chain.settled, chain.failures) = (true, 0);
+                    REVIEW
                 }
-            }
+                Err(Stop::Unneeded | Stop::Condemned) => continue,
+                Err(Stop::Trouble(trouble)) => self.put_off(&mut chain, &trouble),
+            };
+            chain.due = Instant::now() + pause;
+            self.lock().push(chain);
         }
+    }
+
+    /// Whether a chain that was done still is.
+    fn is_settled(&self, chain: &Chain) -> bool {
+        if !chain.settled {
+            return false;
+        }
+        let Some(fs) = chain.fs.upgrade() else { return true };
+        let progress = Progress::of(&fs);
+        if progress.is_whole() {
+            return true;
+        }
+        self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(index = %chain.index, percent = progress.percent(), "an image is not complete any more: a part of it was taken away, or found damaged; it is completed anew");
+        false
+    }
+
+    /// For how long.
+    fn put_off(&self, chain: &mut Chain, trouble: &Trouble) -> Duration {
+        self.counters.postponed.fetch_add(1, Ordering::Relaxed);
+        trouble.tell(chain);
+        let pause = FIRST_PAUSE * 2_u32.saturating_pow(chain.failures);
+        (chain.settled, chain.failures) = (false, (chain.failures + 1).min(u32::BITS - 1));
+        pause.min(LONGEST_PAUSE)
     }
 
     /// Waits for the next chain to be due.

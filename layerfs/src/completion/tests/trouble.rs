@@ -45,8 +45,7 @@ async fn bytes_that_the_disk_loses_before_the_check_are_fetched_again() {
     let store = image.store();
     let fs = image.mount(&store, &[image.source()]);
     fs.layers()[0].fetch(0..4, Class::Demand).await.unwrap();
-    let cut = std::fs::read_dir(store.root().join(image.layers[0].diff_id.0.hex())).unwrap().next();
-    let data = cut.unwrap().unwrap().path().join("data");
+    let data = packed(&image, &store);
     let mut bytes = std::fs::read(&data).unwrap();
     bytes[30_000] ^= 4;
     std::fs::write(&data, bytes).unwrap();
@@ -55,6 +54,77 @@ async fn bytes_that_the_disk_loses_before_the_check_are_fetched_again() {
     eventually("complete", || checked(&completion)).await;
     assert_eq!(store.counters().damaged_units.load(Ordering::Relaxed), 1);
     assert!(store.quarantined().is_empty(), "the disk is to blame, not the blob");
+    assert!(is_whole(&image, &image.store(), &tars).await);
+}
+
+/// The file that holds what is small of an image's lowest layer.
+fn packed(image: &Image, store: &Store) -> std::path::PathBuf {
+    let cut = std::fs::read_dir(store.root().join(image.layers[0].diff_id.0.hex())).unwrap().next();
+    cut.unwrap().unwrap().path().join("data")
+}
+
+/// A chain that was completed, over a source that it was completed from.
+async fn completed(image: &Image, store: &Arc<Store>) -> (Arc<LayerFs>, Completion, Asked) {
+    let (source, asked) = noting(image);
+    let fs = image.mount(store, &[source]);
+    let completion = Completion::new(store.clone(), AT_ONCE);
+    completion.add(&fs, image.index);
+    eventually("complete", || checked(&completion)).await;
+    (fs, completion, asked)
+}
+
+/// K2: A complete image needs no registry, also after a restart.
+#[tokio::test(start_paused = true)]
+async fn a_mounted_image_in_which_a_bit_flips_is_complete_again_without_a_new_mount() {
+    let tars = tars();
+    let image = Image::new(&tars);
+    let store = image.store();
+    let (fs, completion, asked) = completed(&image, &store).await;
+    let all = sum(&asked);
+    tokio::time::sleep(10 * REVIEW).await;
+    assert_eq!((sum(&asked), completion.waiting()), (all, 0), "nothing is done twice");
+    let data = packed(&image, &store);
+    let mut bytes = std::fs::read(&data).unwrap();
+    bytes[30_000] ^= 4;
+    std::fs::write(&data, bytes).unwrap();
+    assert!(fs.layers()[0].read(29_000..31_000).await.unwrap() == tars[0][29_000..31_000]);
+    assert!(!fs.layers()[0].file().is_complete());
+    tokio::time::sleep(2 * REVIEW).await;
+    eventually("complete again", || fs.layers()[0].file().is_complete()).await;
+    let counters = completion.counters();
+    eventually("settled", || completion.waiting() == 0).await;
+    assert_eq!(counters.lost.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.postponed.load(Ordering::Relaxed), 0);
+    assert!(sum(&asked) - all < 100_000 && store.is_checked(&image.index, 2));
+    drop((completion, fs, store));
+    assert!(is_whole(&image, &image.store(), &tars).await);
+}
+
+/// Of which nothing is used by anybody, so that all of it may go.
+#[tokio::test(start_paused = true)]
+async fn a_mounted_image_that_made_room_for_another_is_complete_again_once_there_is_room() {
+    let tars = tars();
+    let image = Image::new(&tars);
+    let store = Store::open(&image.directory.path().join("layers")).unwrap();
+    let store = Arc::new(store.with_cap(Cap { high: Some(6_000_000), low: 1_000_000 }));
+    let (fs, completion, _) = completed(&image, &store).await;
+    let another = Image::new(&[tar(&[("large", 0o644, noise(5, 4_000_000))])]);
+    let other = another.mount(&store, &[another.source()]);
+    let later = |seconds| std::time::SystemTime::now() + Duration::from_secs(seconds);
+    store.maintain(later(1000)).unwrap();
+    other.layers()[0].fetch(0..another.layers[0].spans.len(), Class::Demand).await.unwrap();
+    store.maintain(later(1005)).unwrap();
+    assert!(!fs.layers()[0].file().is_complete(), "it was used the longest ago");
+    tokio::time::sleep(20 * REVIEW).await;
+    assert_eq!(completion.counters().lost.load(Ordering::Relaxed), 1, "it is told once");
+    assert!(Progress::of(&fs).percent() < 100, "there is no room, and nobody is pushed out for it");
+    drop(other);
+    store.maintain(later(3000)).unwrap();
+    store.retain(|diff_id| diff_id != another.layers[0].diff_id).unwrap();
+    store.maintain(later(3005)).unwrap();
+    tokio::time::sleep(2 * LONGEST_PAUSE).await;
+    eventually("complete again", || Progress::of(&fs).complete_layers == 2).await;
+    drop((completion, fs, store));
     assert!(is_whole(&image, &image.store(), &tars).await);
 }
 
