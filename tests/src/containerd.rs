@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::container::Container;
 use crate::error::{At as _, Result};
 use crate::mounts::Mounted;
+use crate::network::Pod;
 use crate::process::{Daemon, run, wait_until};
 use crate::scratch::Scratch;
 pub use config::Version;
@@ -106,6 +107,11 @@ impl<'s> Containerd<'s> {
         self.daemon.log()
     }
 
+    /// Its process ID.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// A `ctr` command in CRI's namespace.
     pub fn ctr(&self, words: &[&str]) -> Command {
         let mut command = self.scratch.command("ctr");
@@ -126,12 +132,22 @@ impl<'s> Containerd<'s> {
         self.run_with(reference, &[])
     }
 
+    /// The same, with the pod's loopback interface instead of one of its own.
+    pub fn run_in(&self, pod: &Pod, reference: &str) -> Result<Container> {
+        let space = format!("network:{}", pod.path().display());
+        self.start_container(&["--with-ns", &space], reference, &[])
+    }
+
     /// Runs `words` in a new container; none of them mean the image's own command.
     pub fn run_with(&self, reference: &str, words: &[&str]) -> Result<Container> {
+        self.start_container(&[], reference, words)
+    }
+
+    fn start_container(&self, options: &[&str], reference: &str, words: &[&str]) -> Result<Container> {
         let id = Container::next_id(self.scratch);
         let mut command = self.ctr(&["run", "--rm", "--snapshotter", self.snapshotter]);
         command.arg("--fifo-dir").arg(self.scratch.dir("fifo")?);
-        command.arg("--runc-root").arg(self.dir.join("runc"));
+        command.arg("--runc-root").arg(self.dir.join("runc")).args(options);
         command.args([reference, &id]).args(words);
         let kill = self.ctr(&["tasks", "kill", "--signal", "SIGKILL", &id]);
         Container::start(id, command, kill)

@@ -29,6 +29,9 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+/// What container engines set where an image says nothing.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// One layer as it is to be written.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -144,7 +147,7 @@ impl BuiltImage {
         json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": { "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": self.command },
+            "config": { "Env": [PATH], "Cmd": self.command },
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         })
     }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{At as _, Error, Result};
@@ -21,12 +21,38 @@ const BURST_BYTES: u32 = 512 * 1024;
 /// How long a packet may queue before it is dropped: what a switch of that speed buffers.
 const QUEUE_LATENCY: &str = "20ms";
 
+/// What a bucket refills in this time may pass at once on faster links: its timer wakes late.
+const BURST_S: f64 = 0.001;
+
 /// A shaped link between this machine and a namespace of its own.
 #[derive(Debug)]
 pub struct Network {
     name: String,
     link: String,
+    peer: String,
     remote: Ipv4Addr,
+}
+
+/// A namespace with a loopback interface and nothing else: where containers listen without meeting anybody's ports.
+#[derive(Debug)]
+pub struct Pod {
+    path: PathBuf,
+}
+
+impl Pod {
+    /// Makes the one of a scratch, with which it goes.
+    pub fn new(scratch: &Scratch) -> Result<Self> {
+        let name = format!("{}-pod", scratch.name());
+        let ip = |words: &str| run(scratch.command("ip").args(words.split(' ')));
+        ip(&format!("netns add {name}"))?;
+        ip(&format!("-n {name} link set lo up"))?;
+        Ok(Self { path: Path::new("/run/netns").join(name) })
+    }
+
+    /// The file that stands for it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 impl Network {
@@ -45,12 +71,19 @@ impl Network {
         ip(&format!("-n {name} link set lo up"))?;
         ip(&format!("-n {name} link set {peer} up"))?;
         ip(&format!("link set {link} up"))?;
-        let network = Self { name, link, remote };
-        let shape = format!("rate {bits_per_second}bit burst {BURST_BYTES} latency {QUEUE_LATENCY}");
-        let tbf = |dev: &str| format!("qdisc add dev {dev} root tbf {shape}");
-        run(scratch.command("tc").args(tbf(&network.link).split(' ')))?;
-        run(network.command(scratch, "tc").args(tbf(&peer).split(' ')))?;
+        let network = Self { name, link, peer, remote };
+        network.shape(scratch, bits_per_second)?;
         Ok(network)
+    }
+
+    /// Makes the link as fast as that, each way.
+    pub fn shape(&self, scratch: &Scratch, bits_per_second: u64) -> Result<()> {
+        let burst = (bits_per_second as f64 / 8.0 * BURST_S).max(BURST_BYTES.into());
+        let shape = format!("rate {bits_per_second}bit burst {burst:.0} latency {QUEUE_LATENCY}");
+        let tbf = |dev: &str| format!("qdisc replace dev {dev} root tbf {shape}");
+        run(scratch.command("tc").args(tbf(&self.link).split(' ')))?;
+        run(self.command(scratch, "tc").args(tbf(&self.peer).split(' ')))?;
+        Ok(())
     }
 
     /// The namespace's address, as reached from here.

@@ -1,6 +1,7 @@
 //! A node: a containerd with its snapshotter, and the two commands that start a container on it.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::containerd::{Containerd, Snapshotter};
@@ -47,6 +48,13 @@ impl<'s> Node<'s> {
         let snapshotter = Snapshotter::Jaunt(jaunt.socket());
         let containerd = Containerd::start(scratch, NODE_DIRS[0], &snapshotter, registries)?;
         Ok(Self { containerd, jaunt: Some(jaunt), scratch, binaries: Some(binaries.clone()) })
+    }
+
+    /// A node with a snapshotter of somebody else's, listening on that socket, under our name.
+    pub fn with_snapshotter(scratch: &'s Scratch, socket: &Path, registries: &[String]) -> Result<Self> {
+        let snapshotter = Snapshotter::Jaunt(socket.to_owned());
+        let containerd = Containerd::start(scratch, NODE_DIRS[0], &snapshotter, registries)?;
+        Ok(Self { containerd, jaunt: None, scratch, binaries: None })
     }
 
     /// The pull command of this kind of node.

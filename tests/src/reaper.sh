@@ -1,6 +1,6 @@
 #!/bin/sh
 # Removes everything that lives in a scratch directory: containers, processes, mounts, the network
-# namespace of the same name, and the directory. Waits for the end of its input first, which the
+# namespaces of the same name (that, or that with a dash and more), and the directory. Waits for the end of its input first, which the
 # kernel brings about however the owner dies. Harmless to run twice.
 # usage: reaper.sh DIRECTORY < pipe
 trap '' HUP INT TERM
@@ -41,8 +41,8 @@ done
 for groups in /sys/fs/cgroup/"$name" /sys/fs/cgroup/*/"$name"; do
     [ ! -d "$groups" ] || find "$groups" -depth -type d -exec rmdir {} + 2> /dev/null
 done
-if [ -e "/run/netns/$name" ]; then
-    ip netns delete "$name"
-fi
+for space in /run/netns/"$name" /run/netns/"$name"-*; do
+    [ ! -e "$space" ] || ip netns delete "${space##*/}"
+done
 # A mount that could not be removed must not be emptied through its mount point.
 rm -rf --one-file-system "$dir"

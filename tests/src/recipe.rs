@@ -5,6 +5,7 @@
 //! layers = [["nodejs"], ["yarnpkg"]] # packages, a layer for each list
 //! command = ["node", "/app/main.js"]
 //! ready = "listening"               # part of a line that says the program can work
+//! probe = { http = 8080 }           # what answers by then: an HTTP server, or `ping` for Redis's PING
 //! [files]                           # one layer more, if there are any
 //! "/app/main.js" = "…"
 //! ```
@@ -33,9 +34,21 @@ pub struct Recipe {
     pub command: Vec<String>,
     /// Part of a line that the program writes when it can work.
     pub ready: String,
+    /// What answers by then, of a program that serves.
+    pub probe: Option<Probe>,
     /// Texts by the absolute paths they get, all in one layer above the packages'.
     #[serde(default)]
     pub files: BTreeMap<PathBuf, String>,
+}
+
+/// A port of the container's own loopback interface, and what is asked there.
+#[derive(Clone, Copy, Debug, Deserialize, Hash, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Probe {
+    /// `GET /`, which is answered 200.
+    Http(u16),
+    /// `PING`, which is answered `PONG`.
+    Ping(u16),
 }
 
 impl Recipe {
@@ -97,7 +110,13 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         let whole = "layers = []\ncommand = [\"a\"]\nready = \"b\"\n";
         assert!(Recipe::parse("whole", whole).is_ok());
-        for wrong in ["[files]\n\"relative\" = \"\"\n", "packages = []\n", "layers = 3\n"] {
+        for wrong in [
+            "[files]\n\"relative\" = \"\"\n",
+            "packages = []\n",
+            "layers = 3\n",
+            "probe = { telnet = 23 }\n",
+            "probe = { http = 70000 }\n",
+        ] {
             assert!(Recipe::parse("wrong", &format!("{whole}{wrong}")).is_err(), "{wrong}");
         }
     }
