@@ -6,16 +6,19 @@ CARGO ?= cargo
 # Any image this machine can reach, instead of the demo's own; and how often each start is measured.
 IMAGE ?=
 RUNS ?= 1
-# Images whose conversion is measured, by their names in tests/images (all of them), and how often.
+# Images that are measured, by their names in tests/images (all of them), and how often.
 IMAGES ?=
 ROUNDS ?= 5
 # What is measured of the file system, and which kinds of work (all of them).
 PARTS ?=
 ROWS ?=
+# Networks that starts are measured over, speed and round trip (as bench-cold says), and where their figures are kept.
+NETWORKS ?=
+REPORT ?= target/bench
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check fmt test test-matrix test-real demo bench bench-convert bench-layerfs deps clean
+.PHONY: help build release check fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +60,13 @@ demo: ## Start a real image cold and warm, with overlayfs and with Jaunt (IMAGE=
 
 bench: ## Measure single functions (criterion)
 	$(CARGO) bench --locked -p jaunt-benches
+
+bench-cold: RUNS = 5
+bench-cold: ## Measure starts, cold and warm (IMAGES=names, NETWORKS="1g 10g-0.5ms", RUNS=n, REPORT=directory)
+	@test "$$(id -u)" = 0 || { echo "make bench-cold: needs root, for containerd, mounts and a network of its own" >&2; exit 1; }
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory release
+	@exec target/release/bench-cold --runs "$(RUNS)" --report "$(REPORT)" $(IMAGES:%=--image %) $(NETWORKS:%=--network %)
 
 bench-convert: ## Measure the conversion of real images against the sum of its parts (IMAGES=names, ROUNDS=n)
 	@test "$$(id -u)" = 0 || { echo "make bench-convert: needs root, to build images" >&2; exit 1; }

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod blob_server;
+pub mod cold;
 pub mod conversion;
 pub mod conversions;
 pub mod delay;

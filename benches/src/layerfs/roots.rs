@@ -66,6 +66,12 @@ impl<'s> Root<'s> {
         mount(&self.node, "jaunt", registry, image)
     }
 
+    /// Takes it away, and the node with all it had.
+    pub fn wipe(self) -> Result<()> {
+        drop(self.mounted);
+        self.node.wipe()
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.mounted.point()

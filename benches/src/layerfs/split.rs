@@ -13,14 +13,19 @@ use jaunt_tests::image::{BuiltImage, BuiltLayer};
 use jaunt_tests::process::run;
 use jaunt_tests::{Registry, Scratch};
 
-/// The image of `layers` layers that shows what lies below `root`, pushed as `name`. Its lowest layer has the
-/// directories; every other file is in one that chance chose.
+/// The image of `layers` layers that shows what lies below `root`, pushed as `name`. It runs nothing.
 pub fn push(scratch: &Scratch, registry: &Registry, root: &Path, layers: u64, name: &str) -> Result<()> {
-    let mut lists: BTreeMap<u64, Vec<u8>> = (0..layers).map(|layer| (layer, Vec::new())).collect();
-    sort_into(&mut lists, root, Path::new("."))?;
-    let layers = lists.into_values().map(|list| layer(scratch, root, &list)).collect::<Result<_>>()?;
+    let layers = cut(scratch, root, layers)?;
     BuiltImage { layers, command: vec!["/bin/true".to_owned()] }.push(registry, name, "latest")?;
     Ok(())
+}
+
+/// What lies below `root`, in as many layers. The lowest has the directories; every other file is in one that chance
+/// chose.
+pub fn cut(scratch: &Scratch, root: &Path, layers: u64) -> Result<Vec<BuiltLayer>> {
+    let mut lists: BTreeMap<u64, Vec<u8>> = (0..layers).map(|layer| (layer, Vec::new())).collect();
+    sort_into(&mut lists, root, Path::new("."))?;
+    lists.into_values().map(|list| layer(scratch, root, &list)).collect()
 }
 
 /// Parents before children; names of one file in one layer.

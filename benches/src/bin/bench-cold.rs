@@ -1,0 +1,118 @@
+//! `make bench-cold`: real images started from nothing, beside what else starts them, over networks that are near or far.
+//!
+//! Everything runs in a scratch directory and network namespaces of its own, which go again however this ends. Figures are
+//! kept after each image and network, so that a run for all of them may be done in pieces.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Parser;
+use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop};
+use jaunt_benches::{Progress, interrupt};
+use jaunt_tests::error::{At as _, Result};
+use jaunt_tests::process::run as run_program;
+use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch, host};
+
+/// Fast enough not to be what the preparations wait for.
+const WORKSHOP_BITS: u64 = 10_000_000_000;
+
+/// Measures starts.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Images, by their names in tests/images; NAME@64 cuts one into 64 layers, NAME@1+5g puts 5 GB of files on top that
+    /// nobody touches. All of tests/images when there is none.
+    #[arg(long = "image", value_name = "NAME")]
+    images: Vec<Variant>,
+    /// Networks: the link's speed each way and, behind a dash, a round trip on top of it.
+    #[arg(long = "network", value_name = "SPEED[-ROUND TRIP]", default_values = ["1g", "10g-0.5ms", "1g-10ms"])]
+    networks: Vec<Line>,
+    /// Snapshotters; all when there is none.
+    #[arg(long = "below", value_enum)]
+    below: Vec<Below>,
+    /// Measure each start this often and report medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    runs: u8,
+    /// Where the images' builds are kept.
+    #[arg(long, default_value = "target/images")]
+    cache: PathBuf,
+    /// Where figures are kept, as `cold.json`, `cold.md` and `cold.svg`.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
+    report: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(obstacle) = host::obstacle() {
+        eprintln!("bench-cold: {obstacle}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = interrupt::clean_up("bench-cold").and_then(|()| run(&options)) {
+        eprintln!("bench-cold: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(options: &Options) -> Result<()> {
+    let progress = Progress::start();
+    let mut report = Report::kept(&options.report)?.unwrap_or_default();
+    let (scratch, binaries) = (Scratch::new()?, Binaries::find()?);
+    let network = Network::new(&scratch, WORKSHOP_BITS)?;
+    let registry = Registry::remote(&scratch, &network)?;
+    let (pod, runtime) = (Pod::new(&scratch)?, tokio::runtime::Runtime::new().at("the runtime")?);
+    report.cores = thread::available_parallelism().at("the number of processors")?.get();
+    report.kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    report.containerd = containerd(&scratch)?;
+    let workshop = Workshop {
+        scratch: &scratch,
+        binaries: &binaries,
+        registry: &registry,
+        cache: &options.cache,
+        progress: &progress,
+    };
+    let images = if options.images.is_empty() { Variant::all()? } else { options.images.clone() };
+    let cases = workshop.cases(&images)?;
+    let bench = Bench {
+        scratch: &scratch,
+        binaries: &binaries,
+        network: &network,
+        registry: &registry,
+        pod: &pod,
+        runtime: &runtime,
+        progress: &progress,
+    };
+    for line in &options.networks {
+        for case in &cases {
+            report.add(measure(options, &bench, line, case)?);
+            report.write(&options.report)?;
+        }
+    }
+    println!("\n{report}\nThe same as Markdown, JSON and a chart in {}", options.report.display());
+    progress.say("cleaning up");
+    Ok(())
+}
+
+/// All rounds of an image over a line. Whoever begins one round ends the next.
+fn measure(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Result<Vec<Figure>> {
+    let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
+    let mut below = Below::ALL.to_vec();
+    below.retain(|below| options.below.is_empty() || options.below.contains(below));
+    let mut rounds = Vec::new();
+    for number in 1..=options.runs {
+        bench.progress.say(&format!("{}, {line}: round {number} of {}", case.subject.name, options.runs));
+        let mut round = Vec::new();
+        for &below in &below {
+            round.extend(bench.starts(case, &laid, below)?);
+        }
+        rounds.push(round);
+        below.rotate_left(1);
+    }
+    Ok(Figure::all(case, &line.to_string(), &rounds))
+}
+
+/// `containerd 1.6.20`, of what `containerd --version` says.
+fn containerd(scratch: &Scratch) -> Result<String> {
+    let said = run_program(scratch.command("containerd").arg("--version"))?;
+    Ok(format!("containerd {}", said.split_whitespace().nth(2).unwrap_or_default()))
+}

@@ -1,0 +1,118 @@
+//! One round of an image over a line: a fresh node for each snapshotter, and the starts on it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use jaunt_tests::error::Result;
+use jaunt_tests::process::run;
+use jaunt_tests::{Binaries, Network, Node, Pod, Registry, Scratch, cold};
+use tokio::runtime::Runtime;
+
+use super::cost::Cost;
+use super::line::Laid;
+use super::null::Null;
+use super::ready::Waiting;
+use super::{Below, Case, System, cri};
+use crate::Progress;
+
+/// What starts run in.
+#[derive(Debug)]
+pub struct Bench<'b> {
+    /// Where everything lives.
+    pub scratch: &'b Scratch,
+    /// Our programs.
+    pub binaries: &'b Binaries,
+    /// The link that is measured.
+    pub network: &'b Network,
+    /// The registry behind it.
+    pub registry: &'b Registry,
+    /// The containers' network.
+    pub pod: &'b Pod,
+    /// What speaks gRPC.
+    pub runtime: &'b Runtime,
+    /// Where progress goes.
+    pub progress: &'b Progress,
+}
+
+/// The figures of one start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Start {
+    /// Until the pull command ended.
+    pub pull_s: f64,
+    /// Until the container was ready.
+    pub ready_s: f64,
+    /// What the link carried to the node meanwhile.
+    pub bytes: u64,
+    /// Requests that the registry answered meanwhile.
+    pub requests: u64,
+    /// What it cost the node.
+    pub cost: Cost,
+}
+
+impl Bench<'_> {
+    /// All starts on a fresh node with the snapshotter `below`.
+    pub fn starts(&self, case: &Case, laid: &Laid, below: Below) -> Result<Vec<(System, Start)>> {
+        let registries = [laid.host()];
+        let null = match below {
+            Below::Null => Some(Null::serve(self.runtime, &self.scratch.dir("null")?, &case.tree)?),
+            _ => None,
+        };
+        let node = match (&null, below) {
+            (Some(null), _) => Node::with_snapshotter(self.scratch, null.socket(), &registries)?,
+            (None, Below::Jaunt) => Node::jaunt(self.scratch, self.binaries, &registries)?,
+            (None, _) => Node::overlayfs(self.scratch, &registries)?,
+        };
+        let mut starts = Vec::new();
+        for &system in below.systems() {
+            if system.is_cold() {
+                cold::drop_caches()?;
+                self.registry.warm()?;
+            }
+            if null.is_some() {
+                warm(&case.tree)?;
+            }
+            starts.push((system, self.start(&node, case, laid, system)?));
+        }
+        node.wipe()?;
+        drop(null);
+        Ok(starts)
+    }
+
+    fn start(&self, node: &Node<'_>, case: &Case, laid: &Laid, system: System) -> Result<Start> {
+        let reference = format!("{}/{}:latest", laid.host(), case.subject.repository());
+        let (before, requests) = (Cost::of(self.scratch, self.binaries, node)?, self.registry.requests()?);
+        let received = self.network.received()?;
+        let begun = Instant::now();
+        cri::pull(self.runtime, &node.containerd.socket(), &reference)?;
+        let pull_s = begun.elapsed().as_secs_f64();
+        let waiting = Waiting::begin(self.pod, case.probe, &case.subject.readiness)?;
+        let mut container = node.containerd.run_in(self.pod, &reference)?;
+        let ready = waiting.ready(&mut container)?;
+        let bytes = self.network.received()? - received;
+        let requests = self.registry.requests()?.saturating_sub(requests);
+        let cost = Cost::of(self.scratch, self.binaries, node)? - before;
+        container.stop()?;
+        let start =
+            Start { pull_s, ready_s: ready.duration_since(begun).as_secs_f64(), bytes, requests, cost };
+        self.say(case, system, &start);
+        Ok(start)
+    }
+
+    fn say(&self, case: &Case, system: System, start: &Start) {
+        let (name, megabytes) = (&case.subject.name, start.bytes as f64 / 1e6);
+        self.progress.say(&format!(
+            "{name}, {}: ready after {:.3} s (pull {:.3} s), {megabytes:.1} MB in {} requests",
+            system.title(),
+            start.ready_s,
+            start.pull_s,
+            start.requests
+        ));
+    }
+}
+
+/// Has all files below `tree` in the page cache.
+fn warm(tree: &Path) -> Result<()> {
+    run(Command::new("sh").args(["-ec", "find \"$0\" -type f -exec cat {} + > /dev/null"]).arg(tree))?;
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Everything that was measured: kept as JSON, to which a further run adds, and shown as Markdown.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use jaunt_tests::error::{At as _, Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::{Figure, System, chart};
+use crate::{Stat, files};
+
+/// Figures of a machine. Field names are the keys of the JSON, and stay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Processors of the machine.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+    /// containerd's version.
+    pub containerd: String,
+    /// In the order in which they were measured.
+    pub figures: Vec<Figure>,
+}
+
+impl Report {
+    /// What an earlier run has kept in `dir`, if one has.
+    pub fn kept(dir: &Path) -> Result<Option<Self>> {
+        let file = dir.join("cold.json");
+        match fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at(file),
+        }
+    }
+
+    /// Adds figures; those of the same starts make room for them.
+    pub fn add(&mut self, figures: Vec<Figure>) {
+        let same =
+            |a: &Figure, b: &Figure| (&a.image, &a.network, a.system) == (&b.image, &b.network, b.system);
+        self.figures.retain(|kept| !figures.iter().any(|new| same(kept, new)));
+        self.figures.extend(figures);
+        let place = |figure: &Figure| (figure.network.clone(), figure.image.clone(), figure.system);
+        self.figures.sort_by_key(place);
+    }
+
+    /// Writes `cold.json`, `cold.md` and `cold.svg`.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        files::write(&dir.join("cold.svg"), chart::draw(self).as_bytes())?;
+        files::write(&dir.join("cold.md"), self.to_string().as_bytes())?;
+        files::write_json(&dir.join("cold.json"), self)
+    }
+
+    /// The networks there are figures of.
+    pub fn networks(&self) -> Vec<String> {
+        distinct(self.figures.iter().map(|figure| &figure.network))
+    }
+
+    /// The images there are figures of over a network.
+    pub fn images(&self, network: &str) -> Vec<String> {
+        distinct(self.figures.iter().filter(|figure| figure.network == network).map(|figure| &figure.image))
+    }
+
+    fn figure(&self, network: &str, image: &str, system: System) -> Option<&Figure> {
+        self.figures
+            .iter()
+            .find(|figure| figure.network == network && figure.image == image && figure.system == system)
+    }
+
+    fn table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        network: &str,
+        columns: &[&str],
+        cells: impl Fn(&str) -> Vec<Option<String>>,
+    ) -> fmt::Result {
+        writeln!(f, "\n| {network} | {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len() + 1))?;
+        for image in self.images(network) {
+            let cells = cells(&image).into_iter().map(Option::unwrap_or_default);
+            writeln!(f, "| {image} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
+        }
+        Ok(())
+    }
+
+    fn times(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
+        let columns = System::ALL.map(System::title);
+        let columns = [&columns[..], &["Jaunt cold / overlayfs warm", "Jaunt's own, s"]].concat();
+        self.table(f, network, &columns, |image| {
+            let figure = |system| self.figure(network, image, system);
+            let ready = |system| figure(system).map(|figure| format!("{:.2}", figure.ready_s));
+            let cold = figure(System::JauntCold);
+            let ratio = cold.and_then(|cold| cold.beside_warm).map(|ratio| format!("{ratio:.2}"));
+            let own = cold.and_then(|cold| cold.own_s).map(|own| format!("{own:.3}"));
+            System::ALL.into_iter().map(ready).chain([ratio, own]).collect()
+        })
+    }
+
+    fn costs(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
+        let columns = [
+            "image, MB",
+            "overlayfs: MB",
+            "requests",
+            "containerd CPU s",
+            "Jaunt: MB",
+            "requests",
+            "containerd CPU s",
+            "daemon CPU s",
+            "daemon MB",
+            "pull, s",
+            "reads that waited",
+            "for s in all",
+        ];
+        self.table(f, network, &columns, |image| {
+            let (overlayfs, jaunt) = (
+                self.figure(network, image, System::OverlayfsCold),
+                self.figure(network, image, System::JauntCold),
+            );
+            let of = |figure: Option<&Figure>, value: fn(&Figure) -> Stat, unit: f64, digits: usize| {
+                figure.map(|figure| format!("{:.digits$}", value(figure).median / unit))
+            };
+            vec![
+                jaunt.or(overlayfs).map(|figure| format!("{:.1}", figure.image_bytes as f64 / 1e6)),
+                of(overlayfs, |figure| figure.bytes, 1e6, 1),
+                of(overlayfs, |figure| figure.requests, 1.0, 0),
+                of(overlayfs, |figure| figure.containerd_cpu_s, 1.0, 2),
+                of(jaunt, |figure| figure.bytes, 1e6, 1),
+                of(jaunt, |figure| figure.requests, 1.0, 0),
+                of(jaunt, |figure| figure.containerd_cpu_s, 1.0, 2),
+                of(jaunt, |figure| figure.snapshotter_cpu_s, 1.0, 2),
+                of(jaunt, |figure| figure.snapshotter_peak_bytes, 1e6, 0),
+                of(jaunt, |figure| figure.pull_s, 1.0, 3),
+                of(jaunt, |figure| figure.misses, 1.0, 0),
+                of(jaunt, |figure| figure.stalled_s, 1.0, 2),
+            ]
+        })
+    }
+}
+
+fn distinct<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
+    let mut all = Vec::new();
+    for name in names {
+        if !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
+    all
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cores, kernel, containerd, .. } = self;
+        let runs = self.figures.iter().map(|figure| figure.runs);
+        let (fewest, most) = (runs.clone().min().unwrap_or(0), runs.max().unwrap_or(0));
+        let runs = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+        writeln!(
+            f,
+            "Seconds from the pull command until ready, medians of {runs} (least and greatest); {cores} cores, Linux {kernel}, \
+             {containerd}."
+        )?;
+        for network in self.networks() {
+            self.times(f, &network)?;
+        }
+        writeln!(f, "\nWhat the cold starts took, medians:")?;
+        for network in self.networks() {
+            self.costs(f, &network)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::tests::{case, round};
+    use super::*;
+
+    fn report() -> Report {
+        let figures = Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)]);
+        Report { cores: 2, kernel: "6.18".to_owned(), containerd: "containerd 1.6".to_owned(), figures }
+    }
+
+    #[test]
+    fn tables_have_a_row_an_image_and_nothing_where_nothing_was_measured() {
+        let text = report().to_string();
+        let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  | 2.00 (2.00-2.00) |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("| an-image | 50.0 |  |  |  | 7.0 | 0 |"), "{text}");
+    }
+
+    #[test]
+    fn a_later_run_replaces_what_it_measured_again_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Report::kept(dir.path()).unwrap(), None);
+        let mut report = report();
+        report.write(dir.path()).unwrap();
+        assert_eq!(Report::kept(dir.path()).unwrap(), Some(report.clone()));
+        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]]));
+        let ready = |system| report.figure("10g-0.5ms", "an-image", system).unwrap().ready_s.median;
+        assert_eq!(
+            (report.figures.len(), ready(System::JauntCold), ready(System::OverlayfsWarm)),
+            (3, 9.0, 0.5)
+        );
+        fs::write(dir.path().join("cold.json"), "{").unwrap();
+        assert!(Report::kept(dir.path()).is_err());
+    }
+}
