@@ -31,6 +31,8 @@ pub mod observed;
 #[cfg(test)]
 mod original_tests;
 #[cfg(test)]
+mod original_turn_tests;
+#[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
 mod read_error;

@@ -166,7 +166,8 @@ pub(crate) fn patience() -> ClientConfig {
 /// How layers are read.
 pub(crate) fn reading(config: &Config) -> Settings {
     let read_deadline = Duration::from_secs(config.read_deadline_seconds);
-    Settings { read_deadline, silence: SILENCE, ..Settings::default() }
+    let background_limit = config.completion.limit();
+    Settings { read_deadline, silence: SILENCE, background_limit, ..Settings::default() }
 }
 
 impl Catalog for MetaStore {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::aside::aside;
-use super::bucket::Bucket;
 use super::check::{self, Fault};
 use super::layer::Target;
 use super::trouble::{Stop, Trouble};
@@ -13,7 +12,7 @@ use crate::fs::LayerFs;
 
 impl Shared {
     /// All that there is to do for a chain.
-    pub(super) async fn complete(&self, chain: &Chain, bucket: &mut Bucket) -> Result<(), Stop> {
+    pub(super) async fn complete(&self, chain: &Chain) -> Result<(), Stop> {
         let (targets, prefix) = {
             let fs = chain.fs.upgrade().ok_or(Stop::Unneeded)?;
             (fs.layers().iter().map(Target::new).collect::<Vec<_>>(), fs.prefix())
@@ -23,7 +22,7 @@ impl Shared {
         }
         let mut known = true;
         for target in &targets {
-            known &= self.layer(target, bucket).await?;
+            known &= self.layer(target).await?;
         }
         if known && !self.store.is_checked(&chain.index, prefix) {
             self.check_tree(chain, prefix).await?;

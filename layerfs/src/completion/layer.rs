@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::aside::aside;
-use super::bucket::Bucket;
 use super::check::{self, Fault};
 use super::trouble::{Stop, Trouble};
 use crate::class::Class;
@@ -49,12 +48,12 @@ impl Target {
 
 impl Shared {
     /// Makes a layer complete. `false`: all of it is here, and it cannot be told whether it is the layer.
-    pub(super) async fn layer(&self, target: &Target, bucket: &mut Bucket) -> Result<bool, Stop> {
+    pub(super) async fn layer(&self, target: &Target) -> Result<bool, Stop> {
         for _ in 0..ROUNDS {
             if target.fetcher.file().is_complete() {
                 return Ok(true);
             }
-            self.fill(target, bucket).await?;
+            self.fill(target).await?;
             if !target.fetcher.layer.covers_tar() {
                 return Ok(false);
             }
@@ -72,7 +71,7 @@ impl Shared {
         Err(Trouble::NotKept.into())
     }
 
-    async fn fill(&self, target: &Target, bucket: &mut Bucket) -> Result<(), Stop> {
+    async fn fill(&self, target: &Target) -> Result<(), Stop> {
         let file = target.fetcher.file();
         let missing = file.total_bytes().saturating_sub(file.present_bytes());
         if !self.store.has_room_for(missing) {
@@ -82,7 +81,7 @@ impl Shared {
         while let Some(run) = target.missing(from) {
             let bytes =
                 spans::blob_range(&target.fetcher.layer, &run).map_or(0, |range| range.end - range.start);
-            bucket.take(bytes).await;
+            target.fetcher.node.background.take(bytes).await;
             if !target.is_needed() {
                 return Err(Stop::Unneeded);
             }

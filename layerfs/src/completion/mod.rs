@@ -18,7 +18,6 @@
 //! away to make room, or found damaged, it is completed anew.
 
 mod aside;
-mod bucket;
 mod chain;
 mod check;
 mod layer;
@@ -38,7 +37,6 @@ use tokio::time::Instant;
 
 use crate::fs::LayerFs;
 use crate::store::Store;
-use bucket::Bucket;
 pub use progress::Progress;
 use trouble::{Stop, Trouble};
 
@@ -51,8 +49,6 @@ const REVIEW: Duration = Duration::from_secs(60);
 /// How it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Bytes a second that are fetched at most; none: as many as come.
-    pub limit: Option<std::num::NonZeroU64>,
     /// How long after it was mounted a chain is left alone.
     pub delay: Duration,
 }
@@ -134,12 +130,11 @@ impl Drop for Completion {
 
 impl Shared {
     async fn work(self: Arc<Self>) {
-        let mut bucket = Bucket::new(self.settings.limit);
         loop {
             let mut chain = self.next().await;
             let done = match self.is_settled(&chain) {
                 true => Ok(()),
-                false => self.complete(&chain, &mut bucket).await,
+                false => self.complete(&chain).await,
             };
             let pause = match done {
                 Ok(()) => {

@@ -23,17 +23,20 @@ impl Fetcher {
             }
             let request = spans::one_request(&self.layer, &(first..keys.end));
             let bytes = spans::blob_range(&self.layer, &request).map_or(0, |range| range.end - range.start);
-            let Some(mut passage) = self.lane().enter(class, bytes).await else { return };
+            // A host that rests is nothing to wait for: whom else to ask is for the run to see.
+            let mut passage = self.lane().enter(class, bytes).await.ok();
             let fits = |first, last, joint| spans::fit(&self.layer, first, last, joint);
             let run = Run::new(&self.layer, self.flights.take(first, class, fits));
             if run.is_empty() {
                 continue;
             }
-            passage.expect(run.bytes());
+            if let Some(passage) = &mut passage {
+                passage.expect(run.bytes());
+            }
             if self.flights.first_wanted(keys.clone(), class).is_some() {
                 self.dispatch(keys, class);
             }
-            return self.fetch(run, Some(passage)).await;
+            return self.fetch(run, passage).await;
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The way to one host: who may send a request next.
 //!
 //! Requests start in order of class, strictly, and within a class in the order in which they came. A request starts
-//! while less than a [`Window`] is under way. Classes that stand back start none while something more urgent is under way,
-//! and two at a time at most: one on the line while the other is decoded. What they have under way does not count
-//! for the others: it is paused.
+//! while less than a [`Window`] of what is as urgent, or more so, is under way: a reader does not wait for what is fetched
+//! ahead of another. Classes that stand back start none while something more urgent is under way, and two at a time at most:
+//! one on the line while the other is decoded. A request counts as what it is needed for by now, which may change.
 //!
-//! Hosts have a lane each: one that is silent holds up nobody else's readers.
+//! Hosts have a lane each: one that is silent holds up nobody else's readers. A host that wants to be left alone for a
+//! while is: who waits for it then is told so, and asks another.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -18,6 +20,10 @@ use crate::class::Class;
 
 /// Requests under way at most. Registries count them.
 const REQUESTS: usize = 32;
+/// Those of them for what is fetched ahead.
+const AHEAD: usize = REQUESTS / 2;
+/// How long a host that kept silent is asked after others.
+const SILENCE_COUNTS: Duration = Duration::from_secs(10);
 /// Requests of classes that stand back.
 const STANDING_BACK: usize = 2;
 
@@ -28,11 +34,29 @@ pub(crate) struct Lane(Mutex<State>);
 #[derive(Default)]
 struct State {
     window: Window,
-    /// Bytes of requests that do not stand back, and of those that do.
-    under_way: [u64; 2],
+    under_way: [u64; Class::ALL.len()],
     requests: [usize; Class::ALL.len()],
     /// By bytes.
     queues: Queues<u64, Passage>,
+    /// Until when its host wants to be left alone.
+    rests: Option<Instant>,
+    /// When it last kept silent, if it has said nothing since.
+    silent: Option<Instant>,
+}
+
+/// Why there is no passage: the host wants to be left alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resting;
+
+/// What there is to be had from a host, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Answers.
+    Well,
+    /// Silence, of late.
+    Silent,
+    /// Nothing: it wants to be left alone until then.
+    Rests(Instant),
 }
 
 /// The right to have a request under way, until it is dropped.
@@ -47,10 +71,40 @@ pub(crate) struct Passage {
 
 impl Lane {
     /// Waits for its turn. Cancel-safe.
-    pub(crate) async fn enter(self: &Arc<Self>, class: Class, bytes: u64) -> Option<Passage> {
+    ///
+    /// # Errors
+    /// The host rests, or comes to while this waits.
+    pub(crate) async fn enter(self: &Arc<Self>, class: Class, bytes: u64) -> Result<Passage, Resting> {
+        if matches!(self.standing(), Standing::Rests(_)) {
+            return Err(Resting);
+        }
         let started = self.lock().queues.join(class, bytes);
         self.start_what_may();
-        started.await.ok()
+        started.await.map_err(|_| Resting)
+    }
+
+    /// Leaves the host alone, and sends those who wait for it elsewhere.
+    pub(crate) fn rest(&self, until: Instant) {
+        let mut state = self.lock();
+        state.rests = state.rests.max(Some(until));
+        // Who waits finds his answer dropped.
+        state.queues = Queues::default();
+    }
+
+    /// What there is to be had from the host.
+    pub(crate) fn standing(&self) -> Standing {
+        let state = self.lock();
+        let now = Instant::now();
+        match (state.rests, state.silent) {
+            (Some(until), _) if until > now => Standing::Rests(until),
+            (_, Some(since)) if since + SILENCE_COUNTS > now => Standing::Silent,
+            _ => Standing::Well,
+        }
+    }
+
+    /// Whether the host has kept a request waiting in vain since `moment`, and said nothing to others.
+    pub(crate) fn fell_silent_after(&self, moment: Instant) -> bool {
+        self.lock().silent.is_some_and(|silent| silent > moment)
     }
 
     /// Bytes that fill it.
@@ -73,7 +127,7 @@ impl Lane {
             return None;
         }
         let start = state.queues.pop(class)?;
-        state.under_way[usize::from(class.stands_back())] += bytes;
+        state.under_way[class as usize] += bytes;
         state.requests[class as usize] += 1;
         let sent = state.window.sent(Instant::now());
         let passage = Passage { lane: self.clone(), class, sent, left: bytes, answered: false };
@@ -88,13 +142,19 @@ impl Lane {
 
 impl State {
     fn admits(&self, class: Class) -> bool {
-        let urgent = self.requests[Class::Demand as usize] + self.requests[Class::Ahead as usize];
-        let others = self.requests.iter().sum::<usize>() - urgent;
-        let [urgent_bytes, other_bytes] = self.under_way;
-        if class.stands_back() {
-            return urgent == 0 && others < STANDING_BACK && other_bytes < self.window.bytes();
+        let [demand, ahead, ..] = self.requests;
+        let others = self.requests.iter().sum::<usize>() - demand - ahead;
+        let bytes = |from: Class| -> u64 { self.under_way[from as usize..=class as usize].iter().sum() };
+        match class {
+            Class::Demand => demand < REQUESTS && bytes(Class::Demand) < self.window.bytes(),
+            Class::Ahead => {
+                ahead < AHEAD && demand + ahead < REQUESTS && bytes(Class::Demand) < self.window.bytes()
+            }
+            _ => {
+                let others_bytes: u64 = self.under_way[Class::Boot as usize..].iter().sum();
+                demand + ahead == 0 && others < STANDING_BACK && others_bytes < self.window.bytes()
+            }
         }
-        urgent < REQUESTS && urgent_bytes < self.window.bytes()
     }
 }
 
@@ -106,10 +166,28 @@ impl Passage {
 
     /// Says how many bytes will come, before the first has.
     pub(crate) fn expect(&mut self, bytes: u64) {
-        let mut state = self.lane.lock();
-        let under_way = &mut state.under_way[usize::from(self.class.stands_back())];
-        *under_way = *under_way - self.left + bytes;
-        self.left = bytes;
+        {
+            let under_way = &mut self.lane.lock().under_way[self.class as usize];
+            *under_way = *under_way - self.left + bytes;
+            self.left = bytes;
+        }
+        self.lane.start_what_may();
+    }
+
+    /// Says what it is needed for by now.
+    pub(crate) fn becomes(&mut self, class: Class) {
+        if class == self.class {
+            return;
+        }
+        {
+            let mut state = self.lane.lock();
+            state.under_way[self.class as usize] -= self.left;
+            state.requests[self.class as usize] -= 1;
+            state.under_way[class as usize] += self.left;
+            state.requests[class as usize] += 1;
+            self.class = class;
+        }
+        self.lane.start_what_may();
     }
 
     /// Notes that bytes came.
@@ -124,14 +202,19 @@ impl Passage {
             state.window.delivered(&self.sent, bytes, now);
             let arrived = bytes.min(self.left);
             self.left -= arrived;
-            state.under_way[usize::from(self.class.stands_back())] -= arrived;
+            state.under_way[self.class as usize] -= arrived;
+            state.silent = None;
         }
         self.lane.start_what_may();
     }
 
-    /// Notes that the request failed.
-    pub(crate) fn failed(&self) {
-        self.lane.lock().window.failed();
+    /// Notes that the request failed, and whether because the host said nothing.
+    pub(crate) fn failed(&self, silent: bool) {
+        let mut state = self.lane.lock();
+        state.window.failed();
+        if silent {
+            state.silent = Some(Instant::now());
+        }
     }
 }
 
@@ -139,7 +222,7 @@ impl Drop for Passage {
     fn drop(&mut self) {
         {
             let mut state = self.lane.lock();
-            state.under_way[usize::from(self.class.stands_back())] -= self.left;
+            state.under_way[self.class as usize] -= self.left;
             state.requests[self.class as usize] -= 1;
         }
         self.lane.start_what_may();
@@ -153,18 +236,18 @@ mod tests {
 
     use super::*;
 
-    type Entering = BoxFuture<'static, Option<Passage>>;
+    type Entering = BoxFuture<'static, Result<Passage, Resting>>;
 
     /// Asks to enter, and so comes to stand in the queue.
     fn enter(lane: &Arc<Lane>, class: Class, bytes: u64) -> (Entering, Option<Passage>) {
         let lane = lane.clone();
         let mut entering = async move { lane.enter(class, bytes).await }.boxed();
-        let passage = entering.as_mut().now_or_never().flatten();
+        let passage = poll(&mut entering);
         (entering, passage)
     }
 
     fn poll(entering: &mut Entering) -> Option<Passage> {
-        entering.as_mut().now_or_never().flatten()
+        entering.as_mut().now_or_never().and_then(Result::ok)
     }
 
     #[tokio::test]
@@ -218,7 +301,7 @@ mod tests {
         drop(first);
         drop(started);
         assert!(poll(&mut next).is_some());
-        assert_eq!(lane.lock().under_way, [0, 0]);
+        assert_eq!(lane.lock().under_way, [0; Class::ALL.len()]);
     }
 
     #[tokio::test]
@@ -229,5 +312,63 @@ mod tests {
         drop(huge);
         let under_way: Vec<_> = (0..40).filter_map(|_| enter(&lane, Class::Demand, 1).1).collect();
         assert_eq!(under_way.len(), REQUESTS);
+    }
+
+    #[tokio::test]
+    async fn a_reader_does_not_wait_for_what_is_fetched_ahead_of_another() {
+        let lane = Arc::new(Lane::default());
+        let (_, ahead) = enter(&lane, Class::Ahead, 100 << 20);
+        let (mut more, none) = enter(&lane, Class::Ahead, 1);
+        assert!(ahead.is_some() && none.is_none());
+        let (_, reader) = enter(&lane, Class::Demand, 100 << 20);
+        let reader = reader.unwrap();
+        drop(ahead);
+        assert!(poll(&mut more).is_none(), "but what is fetched ahead waits for a reader");
+        drop(reader);
+        assert!(poll(&mut more).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_as_what_it_is_needed_for_by_now() {
+        let lane = Arc::new(Lane::default());
+        let (_, stream) = enter(&lane, Class::Demand, 5);
+        let mut stream = stream.unwrap();
+        let (mut background, none) = enter(&lane, Class::Background, 1);
+        assert!(none.is_none());
+        stream.becomes(Class::Background);
+        let background = poll(&mut background).unwrap();
+        stream.becomes(Class::Demand);
+        let (mut boot, none) = enter(&lane, Class::Boot, 1);
+        assert!(none.is_none());
+        drop(stream);
+        assert!(poll(&mut boot).is_some());
+        drop(background);
+        assert_eq!(lane.lock().under_way, [0; Class::ALL.len()]);
+        assert_eq!(lane.lock().requests, [0; Class::ALL.len()]);
+    }
+
+    #[tokio::test]
+    async fn who_may_start_because_less_will_come_starts_at_once() {
+        let lane = Arc::new(Lane::default());
+        let (_, first) = enter(&lane, Class::Demand, 100 << 20);
+        let (mut next, none) = enter(&lane, Class::Demand, 1);
+        assert!(none.is_none());
+        let mut first = first.unwrap();
+        first.expect(1);
+        assert!(poll(&mut next).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_rests_is_waited_for_by_nobody() {
+        let lane = Arc::new(Lane::default());
+        let (_, first) = enter(&lane, Class::Demand, 100 << 20);
+        let (waiting, none) = enter(&lane, Class::Demand, 1);
+        assert!(first.is_some() && none.is_none());
+        lane.rest(Instant::now() + Duration::from_secs(9));
+        assert!(waiting.await.is_err());
+        assert!(lane.enter(Class::Demand, 1).await.is_err());
+        drop(first);
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(lane.enter(Class::Demand, 1).await.is_ok());
     }
 }

@@ -10,6 +10,7 @@
 //! A run goes on until its spans have landed, the sources have said that there is no use, or nobody needs it any more.
 //! How long a reader waits is the reader's business; as long as one does, sources are asked.
 
+mod bucket;
 mod dispatch;
 mod land;
 mod lane;
@@ -25,6 +26,7 @@ mod urgency;
 mod want;
 mod window;
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use crate::source::{SourceError, SourceSet};
 use crate::store::{LargeFiles, LayerFile, Store};
 use crate::trouble_log::TroubleLog;
 use crate::verify::TarBytes;
+use bucket::Bucket;
 use original::Original;
 use pool::{Lent, Pool};
 pub(crate) use urgency::Urgency;
@@ -51,11 +54,14 @@ pub struct Settings {
     pub silence: Duration,
     /// Whether anything is fetched that no reader has asked for yet.
     pub ahead: bool,
+    /// Bytes a second at most of what is fetched in the background; none: as many as come.
+    pub background_limit: Option<NonZeroU64>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { read_deadline: Duration::from_secs(30), silence: Duration::from_secs(8), ahead: true }
+        let (read_deadline, silence) = (Duration::from_secs(30), Duration::from_secs(8));
+        Self { read_deadline, silence, ahead: true, background_limit: None }
     }
 }
 
@@ -64,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) pool: Pool,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
+    /// What the background takes its bytes from.
+    pub(crate) background: Bucket,
     /// Layers of which nothing more can be kept.
     unkept: TroubleLog<Digest>,
     /// Spans, by layer and number, that arrive wrong.
@@ -74,6 +82,7 @@ impl Node {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             pool: Pool::new(),
+            background: Bucket::new(settings.background_limit),
             settings,
             metrics: Metrics::default(),
             unkept: TroubleLog::default(),

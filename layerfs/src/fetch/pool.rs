@@ -16,6 +16,8 @@ const LENT: u32 = 8 << 10;
 /// Whole layers that are decompressed at a time, each with a window of up to 64 MiB where somebody asks for the worst:
 /// for readers, and for what stands back.
 const WHOLE_LAYERS: [u32; 2] = [2, 1];
+/// Those that wait for their turn half done, because their readers have gone.
+const SET_ASIDE: u32 = 2;
 /// Hosts whose lanes are remembered, beyond those in use.
 const LANES: usize = 64;
 
@@ -28,13 +30,31 @@ pub(crate) struct Pool {
     lent: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
     whole_layers: [Arc<Semaphore>; 2],
+    set_aside: Arc<Semaphore>,
 }
 
 /// Memory that is lent, until it is dropped.
 pub(crate) struct Lent(#[allow(dead_code)] OwnedSemaphorePermit);
 
+/// The right to decompress a whole layer, until it is dropped.
+pub(crate) struct WholeLayer {
+    #[allow(dead_code)]
+    permit: OwnedSemaphorePermit,
+    for_readers: bool,
+}
+
+/// The right to be half done, until it is dropped.
+pub(crate) struct SetAside(#[allow(dead_code)] OwnedSemaphorePermit);
+
 /// A processor to verify and decode on, until it is dropped.
 pub(crate) struct Decoder(#[allow(dead_code)] OwnedSemaphorePermit);
+
+impl WholeLayer {
+    /// Whether it is one that readers wait for.
+    pub(crate) fn for_readers(&self) -> bool {
+        self.for_readers
+    }
+}
 
 impl Pool {
     pub(crate) fn new() -> Self {
@@ -47,6 +67,7 @@ impl Pool {
             lent: semaphore(LENT),
             decoders: Arc::new(Semaphore::new(processors)),
             whole_layers: WHOLE_LAYERS.map(semaphore),
+            set_aside: semaphore(SET_ASIDE),
         }
     }
 
@@ -74,8 +95,21 @@ impl Pool {
     }
 
     /// Waits until another whole layer may be decompressed. Cancel-safe; `None` never comes while the pool is there.
-    pub(crate) async fn whole_layer(&self, class: Class) -> Option<OwnedSemaphorePermit> {
-        self.whole_layers[usize::from(class.stands_back())].clone().acquire_owned().await.ok()
+    pub(crate) async fn whole_layer(&self, class: Class) -> Option<WholeLayer> {
+        let for_readers = !class.stands_back();
+        let permit = self.whole_layers[usize::from(!for_readers)].clone().acquire_owned().await.ok()?;
+        Some(WholeLayer { permit, for_readers })
+    }
+
+    /// The right to decompress a whole layer behind all readers, if it is free.
+    pub(crate) fn whole_layer_behind(&self) -> Option<WholeLayer> {
+        let permit = self.whole_layers[1].clone().try_acquire_owned().ok()?;
+        Some(WholeLayer { permit, for_readers: false })
+    }
+
+    /// A place to wait half done, if there is one.
+    pub(crate) fn set_aside(&self) -> Option<SetAside> {
+        self.set_aside.clone().try_acquire_owned().ok().map(SetAside)
     }
 
     /// Waits for a processor. Cancel-safe; `None` never comes while the pool is there.

@@ -140,7 +140,9 @@ impl Fetcher {
             }
         };
         let piece = outcome.inspect_err(|stop| match stop {
-            Stop::Failed(error) if error.trouble.may_pass() => incoming.passage.failed(),
+            Stop::Failed(error) if error.trouble.may_pass() => {
+                incoming.passage.failed(error.trouble == Trouble::Silent);
+            }
             _ => {}
         })?;
         incoming.patience.spend(begun.elapsed(), piece.len());
@@ -159,6 +161,7 @@ impl Fetcher {
         loop {
             let changed = self.flights.changed();
             let class = class().ok_or(Stop::Unneeded)?;
+            incoming.passage.becomes(class);
             if class.stands_back() && !self.node.pool.urgency.is_quiet() {
                 let begun = Instant::now();
                 tokio::select! {

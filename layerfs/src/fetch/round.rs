@@ -1,6 +1,7 @@
 //! Which source is asked next, and what is done when all have been.
 //!
 //! Every source is asked once in a round, those of a host in passing trouble once in all: each would cost the full wait.
+//! Hosts that kept silent towards others of late are asked last, and those that want to be left alone are not asked.
 //! After a round in which trouble may pass, there is another one after a pause, as long as anybody waits. After one in
 //! which every answer was final there is one more, at once: then it is an error.
 
@@ -10,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jaunt_formats::Digest;
+use tokio::time::Instant;
 
+use super::lane::Standing;
 use crate::read_error::{ReadError, ReadErrors};
 use crate::source::{Source, SourceError, SourceSet, Trouble};
 
@@ -60,14 +63,32 @@ impl Round {
         }
     }
 
-    /// The next source to ask for `blob`, or what else there is to do.
-    pub(super) fn next(&mut self, sources: &SourceSet, blob: &Digest) -> Next {
+    /// The next source to ask for `blob`, or what else there is to do, where hosts stand as `standing` says.
+    pub(super) fn next(
+        &mut self,
+        sources: &SourceSet,
+        blob: &Digest,
+        standing: impl Fn(&str) -> Standing,
+    ) -> Next {
         if let Some(source) = self.again.take() {
             return Next::Ask(source);
         }
-        let mut order = sources.order(blob).into_iter();
-        let next = order
-            .find(|source| !self.asked.contains(source.name()) && !self.in_trouble.contains(source.host()));
+        let (mut next, mut rested) = (None, None);
+        let left = |source: &Arc<dyn Source>| {
+            !self.asked.contains(source.name()) && !self.in_trouble.contains(source.host())
+        };
+        for source in sources.order(blob).into_iter().filter(left) {
+            match standing(source.host()) {
+                Standing::Well => {
+                    next = Some(source);
+                    break;
+                }
+                Standing::Silent => next = next.or(Some(source)),
+                Standing::Rests(until) => {
+                    rested = Some(rested.map_or(until, |first: Instant| first.min(until)))
+                }
+            }
+        }
         if let Some(source) = next {
             self.asked.insert(source.name().to_owned());
             return Next::Ask(source);
@@ -77,6 +98,9 @@ impl Round {
         let gone = self.gone.take();
         if std::mem::take(&mut self.may_pass) {
             return Next::Wait { pause: self.pause(), gone };
+        }
+        if let Some(rested) = rested {
+            return Next::Wait { pause: rested - Instant::now(), gone };
         }
         self.finals += 1;
         if self.finals < FINAL_ROUNDS && self.last.is_some() {
@@ -95,6 +119,11 @@ impl Round {
     /// Asks a source once more, without holding anything against it.
     pub(super) fn again(&mut self, source: Arc<dyn Source>) {
         self.again = Some(source);
+    }
+
+    /// Takes back that a source was to be asked.
+    pub(super) fn was_not_asked(&mut self, source: &dyn Source) {
+        self.asked.remove(source.name());
     }
 
     /// Notes that a source did not give what it was asked for.
@@ -142,7 +171,7 @@ mod tests {
             set.learn(&(Arc::new(MemorySource::named(name, [])) as Arc<dyn Source>));
         }
         while steps.len() < limit {
-            match round.next(&set, &Digest::of(b"")) {
+            match round.next(&set, &Digest::of(b""), |_| Standing::Well) {
                 Next::Ask(source) => {
                     steps.push(source.name().to_owned());
                     round.failed(&*source, error(trouble));
@@ -165,5 +194,26 @@ mod tests {
             assert_eq!(steps(&["a", "b"], trouble, 9), ["a", "b", "a", "b", "give up"]);
         }
         assert_eq!(steps(&[], Trouble::Gone, 9), ["give up"]);
+    }
+
+    #[test]
+    fn who_was_silent_is_asked_last_and_who_rests_is_waited_for_where_nobody_else_is_left() {
+        let (set, mut round) = (SourceSet::default(), Round::new());
+        for name in ["rests", "silent", "well"] {
+            set.learn(&(Arc::new(MemorySource::named(name, [])) as Arc<dyn Source>));
+        }
+        let until = Instant::now() + Duration::from_secs(9);
+        let standing = |host: &str| match host {
+            "rests" => Standing::Rests(until),
+            "silent" => Standing::Silent,
+            _ => Standing::Well,
+        };
+        for name in ["well", "silent"] {
+            let Next::Ask(source) = round.next(&set, &Digest::of(b""), standing) else { panic!("{name}") };
+            assert_eq!(source.name(), name);
+            round.failed(&*source, error(Trouble::Gone));
+        }
+        let Next::Wait { pause, gone } = round.next(&set, &Digest::of(b""), standing) else { panic!() };
+        assert!(pause > Duration::from_secs(8) && gone.is_some());
     }
 }

@@ -5,7 +5,9 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jaunt_formats::launch::LaunchLayer;
+use tokio::time::Instant;
 
 use super::lane::{Lane, Passage};
 use super::memory::Held;
@@ -14,7 +16,10 @@ use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;
 use crate::read_error::ReadErrors;
 use crate::single_flight::Ticket;
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, Trouble};
+
+/// How long a host is left alone at most, however long it wants to be: it may be well before that.
+const LONGEST_REST: Duration = Duration::from_secs(300);
 
 /// Spans to fetch, in the order in which they lie in the blob.
 pub(super) struct Run {
@@ -137,15 +142,25 @@ impl Fetcher {
                     }
                 }
             };
-            let lane = self.node.pool.lane(source.host());
+            let (lane, chosen) = (self.node.pool.lane(source.host()), Instant::now());
             let passed = match passage.take().filter(|passage| passage.leads(&lane)) {
-                Some(passage) => Some(passage),
+                Some(passage) => Some(Ok(passage)),
                 None => {
-                    self.as_class_is(|| self.class_of(&run), |class| lane.enter(class, run.bytes())).await
+                    let enter = |class| lane.enter(class, run.bytes()).map(Some);
+                    self.as_class_is(|| self.class_of(&run), enter).await
                 }
             };
             let Some(passed) = passed else { return };
+            let Ok(passed) = passed else {
+                round.was_not_asked(&*source);
+                continue;
+            };
             let Some(held) = self.hold(&run, run.memory()).await.map(Arc::new) else { return };
+            if lane.fell_silent_after(chosen) {
+                // Found out by others while this waited.
+                round.was_not_asked(&*source);
+                continue;
+            }
             let received = self.receive(&source, &mut run, passed, &held).await;
             drop(held);
             match received {
@@ -157,8 +172,7 @@ impl Fetcher {
                 }
                 Err(Stop::Failed(error)) => {
                     tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
-                    self.node.metrics.note_failure(source.host(), error.trouble.name());
-                    self.sources.failed(&*source, &error.blob, error.trouble);
+                    self.note_failure(&source, &error);
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));
                     round.failed(&*source, error);
@@ -209,9 +223,19 @@ impl Fetcher {
     }
 
     fn next_step(&self, round: &mut Round) -> Next {
+        let standing = |host: &str| self.node.pool.lane(host).standing();
         match self.skips_converted() {
             Some(why) => Next::GiveUp(why),
-            None => round.next(&self.sources, &self.layer.converted.digest),
+            None => round.next(&self.sources, &self.layer.converted.digest, standing),
+        }
+    }
+
+    /// Notes what a source answered, for whoever asks it next.
+    pub(super) fn note_failure(&self, source: &Arc<dyn Source>, error: &SourceError) {
+        self.node.metrics.note_failure(source.host(), error.trouble.name());
+        self.sources.failed(&**source, &error.blob, error.trouble);
+        if let Trouble::Busy { rest } = error.trouble {
+            self.node.pool.lane(source.host()).rest(Instant::now() + rest.min(LONGEST_REST));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Why a source gave nothing, told apart by what helps.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use jaunt_formats::Digest;
 
@@ -26,6 +27,11 @@ pub struct SourceError {
 pub enum Trouble {
     /// The network or the server failed: it may be over soon.
     Broken,
+    /// It wants to be left alone for a while.
+    Busy {
+        /// How long.
+        rest: Duration,
+    },
     /// The server took the request and kept silent, or all but silent.
     Silent,
     /// It wants other credentials than there are.
@@ -39,13 +45,14 @@ pub enum Trouble {
 impl Trouble {
     /// Whether the same request may succeed a little later, nothing being changed.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Broken | Self::Silent)
+        matches!(self, Self::Broken | Self::Busy { .. } | Self::Silent)
     }
 
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Broken => "broken",
+            Self::Busy { .. } => "busy",
             Self::Silent => "silent",
             Self::Refused => "refused",
             Self::Wrong => "wrong",

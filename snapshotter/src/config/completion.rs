@@ -27,9 +27,13 @@ impl Default for CompletionConfig {
 impl CompletionConfig {
     /// The same, as it is done; `None` if it is not.
     pub fn settings(&self) -> Option<completion::Settings> {
-        let limit = NonZeroU64::new(self.limit_mb_per_second.saturating_mul(1_000_000));
         let delay = Duration::from_secs(self.delay_seconds);
-        self.enabled.then_some(completion::Settings { limit, delay })
+        self.enabled.then_some(completion::Settings { delay })
+    }
+
+    /// Bytes a second that are fetched in the background at most; none: as many as come.
+    pub fn limit(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.limit_mb_per_second.saturating_mul(1_000_000))
     }
 }
 
@@ -40,12 +44,12 @@ mod tests {
     #[test]
     fn a_limit_is_in_millions_of_bytes_and_nonsense_is_refused() {
         let config: CompletionConfig = toml::from_str("limit_mb_per_second = 3\ndelay_seconds = 0").unwrap();
-        let limit = NonZeroU64::new(3_000_000);
-        assert_eq!(config.settings(), Some(completion::Settings { limit, delay: Duration::ZERO }));
+        assert_eq!(config.limit(), NonZeroU64::new(3_000_000));
+        assert_eq!(config.settings(), Some(completion::Settings { delay: Duration::ZERO }));
         let off: CompletionConfig = toml::from_str("enabled = false").unwrap();
         assert_eq!(off.settings(), None);
         let open: CompletionConfig = toml::from_str("limit_mb_per_second = 0").unwrap();
-        assert_eq!(open.settings().unwrap().limit, None);
+        assert_eq!(open.limit(), None);
         for bad in ["limit_mb_per_second = -1", "delay_seconds = \"1\"", "limit = 1"] {
             assert!(toml::from_str::<CompletionConfig>(bad).is_err(), "{bad}");
         }

@@ -23,7 +23,7 @@ use crate::passthrough;
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Who asks for the rest of an image waits for it.
-const AT_ONCE: completion::Settings = completion::Settings { limit: None, delay: Duration::ZERO };
+const AT_ONCE: completion::Settings = completion::Settings { delay: Duration::ZERO };
 
 /// Why an image cannot be mounted or served.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ impl Served {
         if let Some(why) = store.quarantined_index(&self.digest) {
             return Err(ServeError::Quarantined { index: self.digest, why });
         }
-        let layers = Layers::new(store.clone(), self.reading);
+        let layers = Layers::new(store.clone(), Settings { background_limit: None, ..self.reading });
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
         let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;

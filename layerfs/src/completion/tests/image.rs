@@ -10,7 +10,7 @@ use jaunt_formats::{BlobOffset, DiffId, Digest, DigestScope, Entry, Span, SpanDi
 
 use crate::fs::LayerFs;
 use crate::index_file::open_index;
-use crate::layers::Layers;
+use crate::layers::{Layers, Settings};
 use crate::source::{MemorySource, Source};
 use crate::store::Store;
 use crate::testing::{Chance, NOT_AHEAD, SPAN};
@@ -97,7 +97,17 @@ impl Image {
 
     /// All of it, mounted.
     pub(super) fn mount(&self, store: &Arc<Store>, sources: &[Arc<dyn Source>]) -> Arc<LayerFs> {
-        let layers = Layers::new(store.clone(), NOT_AHEAD());
+        self.mount_with(NOT_AHEAD(), store, sources)
+    }
+
+    /// The same where things are as `settings` say.
+    pub(super) fn mount_with(
+        &self,
+        settings: Settings,
+        store: &Arc<Store>,
+        sources: &[Arc<dyn Source>],
+    ) -> Arc<LayerFs> {
+        let layers = Layers::new(store.clone(), settings);
         let index = open_index(&self.directory.path().join("index")).unwrap();
         let prefix = self.layers.len() as u16;
         Arc::new(LayerFs::new(index, prefix, "test".to_owned(), &layers, sources).unwrap())

@@ -13,11 +13,12 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::class::Class;
+use crate::layers;
 use crate::source::Source;
-use crate::testing::FnSource;
+use crate::testing::{FnSource, NOT_AHEAD};
 use image::{Image, is_whole, noise, tar};
 
-const AT_ONCE: Settings = Settings { limit: None, delay: Duration::ZERO };
+const AT_ONCE: Settings = Settings { delay: Duration::ZERO };
 
 /// Two layers with files large and small, some of them set-user-ID.
 fn tars() -> Vec<Vec<u8>> {
@@ -120,9 +121,10 @@ async fn it_begins_after_its_delay_and_keeps_to_its_limit() {
     let image = Image::new(&[tar(&[("large", 0o644, noise(1, 30_000_000))])]);
     let (source, asked) = noting(&image);
     let store = image.store();
-    let fs = image.mount(&store, &[source]);
+    let slowly = layers::Settings { background_limit: NonZeroU64::new(1_000_000), ..NOT_AHEAD() };
+    let fs = image.mount_with(slowly, &store, &[source]);
     let (begun, delay) = (Instant::now(), Duration::from_secs(20));
-    let completion = Completion::new(store, Settings { limit: NonZeroU64::new(1_000_000), delay });
+    let completion = Completion::new(store, Settings { delay });
     completion.add(&fs, image.index);
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(sum(&asked), image.blob_bytes());
