@@ -30,6 +30,7 @@ mod push;
 mod referrers;
 mod repository;
 mod request;
+pub mod signatures;
 mod tags;
 mod target;
 mod turn;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jaunt_distribution::signatures::KeyFileError;
 use jaunt_formats::cosign::KeyError;
 use jaunt_formats::cosign::manifest::ManifestError;
 use jaunt_formats::launch::LaunchError;
@@ -117,6 +118,8 @@ pub enum Error {
     KeyFile { path: PathBuf, source: std::io::Error },
     #[error("{}: {source}{}", path.display(), if *source == KeyError::PasswordNeeded { ": set COSIGN_PASSWORD" } else { "" })]
     Key { path: PathBuf, source: KeyError },
+    #[error(transparent)]
+    PublicKey(#[from] KeyFileError),
     #[error("launch artifact {artifact}: {source}")]
     Signatures { artifact: Digest, source: ManifestError },
     #[error("launch artifact {artifact} is not signed by a key that was given: {what}")]

@@ -6,14 +6,16 @@
 
 use std::path::Path;
 
-use jaunt_formats::cosign::manifest::{self as signatures, Existing, MAX_PAYLOAD_LEN};
+use bytes::Bytes;
+use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSource, read_key, signer};
+use jaunt_formats::cosign::manifest::{self as signatures, Existing};
 use jaunt_formats::cosign::{self, KeyError, Payload, SigningKey, VerifyingKey};
 use jaunt_formats::media_type::OCI_MANIFEST;
-use jaunt_formats::{Digest, Reference};
+use jaunt_formats::{Digest, Reference, error_chain};
 
 use crate::console::Console;
 use crate::error::Error;
-use crate::place::{ImageName, Place, TagMove};
+use crate::place::{ImageName, Place, PlaceError, TagMove};
 
 /// Where cosign, too, looks for the password of an encrypted key.
 const PASSWORD: &str = "COSIGN_PASSWORD";
@@ -86,30 +88,35 @@ impl Signer {
 
 /// Reads public keys.
 pub fn keys(paths: &[impl AsRef<Path>]) -> Result<Vec<VerifyingKey>, Error> {
-    let key = |path: &Path| {
-        let key = VerifyingKey::from_pem(&read(path)?);
-        key.map_err(|source| Error::Key { path: path.to_owned(), source })
-    };
-    paths.iter().map(|path| key(path.as_ref())).collect()
+    Ok(paths.iter().map(|path| read_key(path.as_ref())).collect::<Result<_, _>>()?)
 }
 
 /// Which of some keys has signed an artifact; an error if none has.
 pub async fn check(place: &Place, artifact: Digest, keys: &[VerifyingKey]) -> Result<Digest, Error> {
-    let tag = cosign::tag(&artifact);
-    let unsigned = |what: String| Error::NotSigned { artifact, what };
-    let Some(found) = place.manifest_if_exists(&tag, &[OCI_MANIFEST]).await? else {
-        return Err(unsigned(format!("there is no tag {tag}")));
-    };
-    let listed = signatures::list(&found.bytes).map_err(|source| Error::Signatures { artifact, source })?;
-    let mut why = format!("tag {tag} lists no signature");
-    for signature in listed {
-        let payload = place.blob(&signature.payload, MAX_PAYLOAD_LEN).await?;
-        match cosign::verify(keys, &artifact, &payload, &signature.signature) {
-            Ok(key) => return Ok(key.fingerprint()),
-            Err(error) => why = error.to_string(),
+    match signer(place, artifact, keys).await {
+        Ok(key) => Ok(key.fingerprint()),
+        Err(SignatureError::Read(error)) => Err(error.into()),
+        Err(error) => Err(Error::NotSigned { artifact, what: error_chain(&error) }),
+    }
+}
+
+impl SignatureSource for Place {
+    type Error = PlaceError;
+
+    async fn tagged(&self, tag: &str) -> Result<Option<Bytes>, PlaceError> {
+        Ok(self.manifest_if_exists(tag, &[OCI_MANIFEST]).await?.map(|found| found.bytes))
+    }
+
+    async fn blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, PlaceError> {
+        Self::blob(self, digest, limit).await
+    }
+
+    fn is_damage(error: &PlaceError) -> bool {
+        match error {
+            PlaceError::Registry(error) => InRepository::is_damage(error),
+            PlaceError::Layout(_) => true,
         }
     }
-    Err(unsigned(why))
 }
 
 /// What is signed. A layout has no name by which others find it: its tag may be one, as skopeo writes it.

@@ -13,6 +13,7 @@ mod redirects;
 mod referrers;
 mod registry;
 mod retries;
+mod signatures;
 mod support;
 mod tags;
 mod tls;
