@@ -150,7 +150,7 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
         ..Settings::default()
     };
     let settings = args.registries.over(Settings::read(args.config.as_deref())?);
-    let config = settings.with_flags(flags).complete();
+    let config = settings.with_flags(flags).complete().with_keys_read().map_err(ConfigError::from)?;
     logging::init(config.log_format);
     let worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
     let Config { root, run_dir, socket, .. } = config;

@@ -62,6 +62,9 @@ pub enum DaemonError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Who is trusted cannot be told.
+    #[error(transparent)]
+    Trust(#[from] crate::config::TrustError),
     /// The registry client.
     #[error("worker: registry client")]
     Client(#[from] jaunt_distribution::Error),
@@ -147,7 +150,8 @@ fn assemble(
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()
     };
-    let resolver = Arc::new(Resolver::new(client, store.clone(), indexes, limits).with_verdicts(kept));
+    let resolver = Resolver::new(client, store.clone(), indexes, limits).with_trust(config.trust()?);
+    let resolver = Arc::new(resolver.with_verdicts(kept));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
     Ok((Arc::new(snapshotter), observed))

@@ -28,6 +28,8 @@ pub enum FallbackCode {
     Timeout,
     /// The artifact's manifest is not what it should be.
     BadArtifact,
+    /// The artifact is signed by none of the keys that are trusted for its repository.
+    UntrustedArtifact,
     /// The launch index does not open, or is not the one the artifact names.
     BadIndex,
     /// The index's diffIDs do not hash to the chain that containerd asks for.
@@ -46,7 +48,7 @@ pub enum FallbackCode {
 
 impl FallbackCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoImageLabels,
         Self::BadLabels,
         Self::NoLaunchArtifact,
@@ -55,6 +57,7 @@ impl FallbackCode {
         Self::RegistryError,
         Self::Timeout,
         Self::BadArtifact,
+        Self::UntrustedArtifact,
         Self::BadIndex,
         Self::ChainMismatch,
         Self::ConvertedLayerMissing,
@@ -75,6 +78,7 @@ impl FallbackCode {
             Self::RegistryError => "registry-error",
             Self::Timeout => "timeout",
             Self::BadArtifact => "bad-artifact",
+            Self::UntrustedArtifact => "untrusted-artifact",
             Self::BadIndex => "bad-index",
             Self::ChainMismatch => "chain-mismatch",
             Self::ConvertedLayerMissing => "converted-layer-missing",

@@ -29,5 +29,6 @@ pub mod service;
 pub mod snapshotter;
 pub mod status;
 pub mod supervisor;
+pub mod trust;
 pub mod unix_channel;
 pub mod upkeep;

@@ -106,6 +106,11 @@ impl VerifyingKey {
         Ok(Self(key.into()))
     }
 
+    /// The key as [`from_pem`](Self::from_pem) reads it.
+    pub fn to_pem(&self) -> String {
+        PublicKey::from(self.0).to_public_key_pem(pem::LineEnding::LF).unwrap_or_default()
+    }
+
     /// SHA-256 of the key in DER: a name for it in logs.
     pub fn fingerprint(&self) -> Digest {
         let der = PublicKey::from(self.0).to_public_key_der();

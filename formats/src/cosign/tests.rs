@@ -35,6 +35,7 @@ fn keys_are_read_as_openssl_and_cosign_write_them() {
     let old = String::from_utf8(COSIGN_KEY.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
     assert_eq!(SigningKey::from_pem(old.as_bytes(), Some(PASSWORD)).unwrap().verifying_key(), cosign);
     assert_ne!(public.fingerprint(), cosign.fingerprint());
+    assert_eq!(VerifyingKey::from_pem(public.to_pem().as_bytes()).unwrap(), public);
 }
 
 #[test]

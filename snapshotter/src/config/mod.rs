@@ -8,6 +8,7 @@ mod kernel;
 mod metrics;
 mod registries;
 mod store;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use kernel::KernelFeature;
 pub use metrics::{MetricsAddress, MetricsConfig};
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
+pub use trust::{TrustError, TrustMode, TrustRule, TrustedKey};
 
 /// Read when no other file is named; may be absent.
 pub const DEFAULT_FILE: &str = "/etc/jaunt/snapshotter.toml";
@@ -62,6 +64,14 @@ pub struct Settings {
     /// Features of the kernel that are not used, as if it had none.
     #[serde(default)]
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
+    /// Who is trusted with launch artifacts, where no rule says otherwise.
+    pub trust: Option<TrustMode>,
+    /// The keys of those who are, if it is keys that count.
+    #[serde(default)]
+    pub trust_keys: Vec<TrustedKey>,
+    /// What holds for repositories below a prefix instead.
+    #[serde(default)]
+    pub trust_rules: Vec<TrustRule>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
     /// Mirrors and certificates.
@@ -94,6 +104,12 @@ pub struct Config {
     pub read_deadline_seconds: u64,
     /// See [`Settings::avoid_kernel_features`].
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
+    /// See [`Settings::trust`].
+    pub trust: TrustMode,
+    /// See [`Settings::trust_keys`].
+    pub trust_keys: Vec<TrustedKey>,
+    /// See [`Settings::trust_rules`].
+    pub trust_rules: Vec<TrustRule>,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
     /// See [`Settings::registries`].
@@ -127,6 +143,9 @@ pub enum ConfigError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// It does not say who is trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
 }
 
 impl Settings {
@@ -157,6 +176,9 @@ impl Settings {
                 .into_iter()
                 .chain(flags.avoid_kernel_features)
                 .collect(),
+            trust: flags.trust.or(self.trust),
+            trust_keys: self.trust_keys.into_iter().chain(flags.trust_keys).collect(),
+            trust_rules: self.trust_rules.into_iter().chain(flags.trust_rules).collect(),
             log_format: flags.log_format.or(self.log_format),
             registries: flags.registries.or(self.registries),
             store: flags.store.or(self.store),
@@ -181,6 +203,9 @@ impl Settings {
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             avoid_kernel_features: self.avoid_kernel_features,
+            trust: self.trust.unwrap_or_default(),
+            trust_keys: self.trust_keys,
+            trust_rules: self.trust_rules,
             log_format: self.log_format.unwrap_or_default(),
             registries: self.registries.unwrap_or_default(),
             store: self.store.unwrap_or_default(),

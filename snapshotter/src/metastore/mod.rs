@@ -22,7 +22,7 @@ mod tests;
 mod writer;
 
 pub use error::Error;
-pub use record::{Backing, Kind, Snapshot};
+pub use record::{Backing, Kind, Learnt, Snapshot, Voucher};
 pub use state::{Creation, State};
 
 use crate::lazy::Usage;
@@ -160,9 +160,9 @@ impl MetaStore {
         self.change(move |state| state.update(&name, &labels, &paths)).await?
     }
 
-    /// Records that `index` serves `pin`, and that `pin`'s repository is a source of its blobs.
-    pub async fn learn(&self, pin: Pin, index: Digest) -> Result<(), Error> {
-        self.change(move |state| state.learn(pin, index)).await
+    /// Records which index serves `pin`, and that `pin`'s repository is a source of its blobs.
+    pub async fn learn(&self, pin: Pin, learnt: Learnt) -> Result<(), Error> {
+        self.change(move |state| state.learn(pin, learnt)).await
     }
 
     /// Forgets an index unless a snapshot uses it; whether it was forgotten.
@@ -171,7 +171,7 @@ impl MetaStore {
     }
 
     /// The index that was found for an image.
-    pub fn pinned(&self, pin: &Pin) -> Option<Digest> {
+    pub fn pinned(&self, pin: &Pin) -> Option<Learnt> {
         self.read().catalog.pins.get(pin).copied()
     }
 

@@ -75,6 +75,45 @@ pub struct Snapshot {
     pub usage: Usage,
 }
 
+/// Why a launch index is believed to describe an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Voucher {
+    /// It came from the image's repository, and whoever may push there was trusted.
+    Registry,
+    /// The artifact that names it was signed by the key with this fingerprint.
+    Key(Digest),
+    /// It was made on this node, of nothing but what the image's own manifest covers.
+    Image,
+}
+
+/// The launch index that was found for an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "LearntRecord")]
+pub struct Learnt {
+    /// Its digest.
+    pub index: Digest,
+    /// On whose word.
+    pub by: Voucher,
+}
+
+/// A bare digest is a record from before anybody was asked who vouches.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum LearntRecord {
+    Vouched { index: Digest, by: Voucher },
+    Bare(Digest),
+}
+
+impl From<LearntRecord> for Learnt {
+    fn from(record: LearntRecord) -> Self {
+        match record {
+            LearntRecord::Vouched { index, by } => Self { index, by },
+            LearntRecord::Bare(index) => Self { index, by: Voucher::Registry },
+        }
+    }
+}
+
 impl Snapshot {
     /// The chain that a lazy snapshot stands for.
     pub fn lazy_chain(&self) -> Option<LazyChain> {
@@ -84,5 +123,22 @@ impl Snapshot {
                 Some(LazyChain { snapshot_id: self.id, chain_id, index, prefix })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_learnt_reads_back_with_who_vouched_and_old_records_without() {
+        let index = Digest::of(b"index");
+        for by in [Voucher::Registry, Voucher::Key(Digest::of(b"key")), Voucher::Image] {
+            let learnt = Learnt { index, by };
+            let json = serde_json::to_vec(&learnt).unwrap();
+            assert_eq!(serde_json::from_slice::<Learnt>(&json).unwrap(), learnt);
+        }
+        let bare: Learnt = serde_json::from_str(&format!("\"{index}\"")).unwrap();
+        assert_eq!(bare, Learnt { index, by: Voucher::Registry });
     }
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use jaunt_distribution::Repository;
 use jaunt_formats::Digest;
 
-use super::record::{Backing, Kind, Snapshot};
+use super::record::{Backing, Kind, Learnt, Snapshot};
 use super::{Error, Labels, Pin};
 use crate::lazy::{LazyChain, Usage};
 
@@ -28,7 +28,7 @@ pub struct State {
 /// Which launch index serves which image, and where each index was learnt. Shared between clones of [`State`].
 #[derive(Clone, Default)]
 pub(super) struct Catalog {
-    pub pins: HashMap<Pin, Digest>,
+    pub pins: HashMap<Pin, Learnt>,
     pub sources: HashMap<Digest, BTreeSet<Repository>>,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Change {
     Put(Arc<Snapshot>),
     Delete(Arc<str>),
     NextId(u64),
-    PutPin(Pin, Digest),
+    PutPin(Pin, Learnt),
     DeletePin(Pin),
     PutSources(Digest, BTreeSet<Repository>),
     DeleteSources(Digest),
@@ -243,14 +243,15 @@ impl State {
         Ok(updated)
     }
 
-    pub(super) fn learn(&mut self, pin: Pin, index: Digest) {
+    pub(super) fn learn(&mut self, pin: Pin, learnt: Learnt) {
+        let index = learnt.index;
         let catalog = Arc::make_mut(&mut self.catalog);
         let sources = catalog.sources.entry(index).or_default();
         if sources.insert(pin.repository.clone()) {
             self.changes.push(Change::PutSources(index, sources.clone()));
         }
-        if catalog.pins.insert(pin.clone(), index) != Some(index) {
-            self.changes.push(Change::PutPin(pin, index));
+        if catalog.pins.insert(pin.clone(), learnt) != Some(learnt) {
+            self.changes.push(Change::PutPin(pin, learnt));
         }
     }
 
@@ -264,7 +265,7 @@ impl State {
             self.changes.push(Change::DeleteSources(index));
         }
         let pins: Vec<Pin> =
-            catalog.pins.iter().filter(|(_, of)| **of == index).map(|(pin, _)| pin.clone()).collect();
+            catalog.pins.iter().filter(|(_, of)| of.index == index).map(|(pin, _)| pin.clone()).collect();
         for pin in pins {
             catalog.pins.remove(&pin);
             self.changes.push(Change::DeletePin(pin));

@@ -138,8 +138,9 @@ async fn an_index_is_forgotten_with_its_last_snapshot() {
     let (index, manifest) = (Digest::of(b"index"), Digest::of(b"manifest"));
     let pins = ["r.example/a", "r.example/b"]
         .map(|repository| Pin { repository: repository.parse().unwrap(), manifest });
+    let learnt = Learnt { index, by: Voucher::Key(Digest::of(b"key")) };
     for pin in pins.clone() {
-        store.learn(pin, index).await.unwrap();
+        store.learn(pin, learnt).await.unwrap();
     }
     let chain_id = jaunt_formats::ChainId(Digest::of(b"chain"));
     let lazy = Creation {
@@ -151,7 +152,7 @@ async fn an_index_is_forgotten_with_its_last_snapshot() {
 
     let store = reopen(store, &dir).await;
     assert_eq!(store.sources(&index).len(), 2);
-    assert_eq!(store.pinned(&pins[1]), Some(index));
+    assert_eq!(store.pinned(&pins[1]), Some(learnt));
     assert_eq!(store.read().lazy_chains()[0].index, index);
     assert!(!store.forget_index(index).await.unwrap());
     store.remove("lazy".to_owned()).await.unwrap();

@@ -139,8 +139,8 @@ fn persist(db: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                 Change::NextId(next) => {
                     counters.insert(NEXT_ID, next)?;
                 }
-                Change::PutPin(pin, index) => {
-                    pins.insert(pin.to_string().as_str(), encode(index)?.as_slice())?;
+                Change::PutPin(pin, learnt) => {
+                    pins.insert(pin.to_string().as_str(), encode(learnt)?.as_slice())?;
                 }
                 Change::DeletePin(pin) => {
                     pins.remove(pin.to_string().as_str())?;
@@ -171,8 +171,8 @@ fn load(db: &Database) -> Result<State, Error> {
     })?;
     state.link_loaded();
     let catalog = Arc::make_mut(&mut state.catalog);
-    each(db, PINS, "pins", |key, index| {
-        catalog.pins.insert(key.parse::<Pin>()?, index);
+    each(db, PINS, "pins", |key, learnt| {
+        catalog.pins.insert(key.parse::<Pin>()?, learnt);
         Ok(())
     })?;
     each(db, SOURCES, "sources", |key, names: Vec<String>| {

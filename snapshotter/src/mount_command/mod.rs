@@ -152,7 +152,9 @@ async fn prepare(
     let indexes = IndexStore::open(path).map_err(|source| state.error("keep launch indexes", source))?;
     let records =
         MetaStore::open(&path.join("meta.redb")).map_err(|source| state.error("keep records", source))?;
+    let trust = config.trust().map_err(ConfigError::from)?;
     let resolver = Resolver::new(client.clone(), records.clone(), indexes.clone(), ResolveLimits::default());
+    let resolver = resolver.with_trust(trust);
     let resolved = resolver.layer(&layer).await.map_err(|fallback| not_lazy(&args.image, fallback))?;
     Ok(Served {
         name: args.image.to_string(),

@@ -6,6 +6,8 @@ use serde::Deserialize;
 /// What a launch artifact names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Artifact {
+    /// Its own digest: what a signature of it covers.
+    pub digest: Digest,
     /// The launch index.
     pub index: Blob,
     /// The converted layers, each once.
@@ -57,6 +59,7 @@ struct Descriptor {
 
 /// Reads a manifest that claims to be the launch artifact of `subject`.
 pub(super) fn parse(manifest: &[u8], subject: &Digest) -> Result<Artifact, ArtifactError> {
+    let digest = Digest::of(manifest);
     let manifest: Manifest = serde_json::from_slice(manifest)?;
     if manifest.artifact_type != media_type::LAUNCH_ARTIFACT {
         return Err(ArtifactError::Type(manifest.artifact_type));
@@ -87,7 +90,7 @@ pub(super) fn parse(manifest: &[u8], subject: &Digest) -> Result<Artifact, Artif
         .collect();
     converted.sort_unstable();
     converted.dedup();
-    Ok(Artifact { index, converted })
+    Ok(Artifact { digest, index, converted })
 }
 
 #[cfg(test)]
@@ -111,7 +114,9 @@ mod tests {
             ],
         });
         let parsed = parse(manifest.to_string().as_bytes(), &image).unwrap();
-        assert_eq!(parsed, Artifact { index: Blob { digest: index, len: 7 }, converted: vec![layer] });
+        let digest = Digest::of(manifest.to_string().as_bytes());
+        let index_blob = Blob { digest: index, len: 7 };
+        assert_eq!(parsed, Artifact { digest, index: index_blob, converted: vec![layer] });
         let error = |manifest: &serde_json::Value, subject| {
             parse(manifest.to_string().as_bytes(), subject).unwrap_err().to_string()
         };

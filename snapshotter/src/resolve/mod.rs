@@ -22,8 +22,10 @@ use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 use crate::fallback::{Fallback, FallbackCode, error_chain};
 use crate::index_store::IndexStore;
 use crate::labels::RemoteLayer;
-use crate::metastore::{MetaStore, Pin};
+use crate::metastore::{Learnt, MetaStore, Pin};
+use crate::trust::Trust;
 use known::KnownIndex;
+use search::Found;
 
 /// A layer whose launch index is on disk and checked.
 pub struct ResolvedLayer {
@@ -66,6 +68,7 @@ pub struct Resolver {
     store: MetaStore,
     indexes: IndexStore,
     limits: ResolveLimits,
+    trust: Trust,
     /// Which indexes were found to lie.
     verdicts: Option<Arc<Store>>,
     searches: Mutex<HashMap<Pin, Arc<Search>>>,
@@ -88,7 +91,14 @@ impl Resolver {
     /// A resolver that keeps what it finds in `store` and `indexes`.
     pub fn new(client: Client, store: MetaStore, indexes: IndexStore, limits: ResolveLimits) -> Self {
         let (searches, in_use) = (Mutex::default(), Arc::default());
-        Self { client, store, indexes, limits, verdicts: None, searches, in_use }
+        let (trust, verdicts) = (Trust::default(), None);
+        Self { client, store, indexes, limits, trust, verdicts, searches, in_use }
+    }
+
+    /// The same, believing artifacts only on the word of whom `trust` says.
+    #[must_use]
+    pub fn with_trust(self, trust: Trust) -> Self {
+        Self { trust, ..self }
     }
 
     /// The same, believing no index that was found to lie about the layers in `layers`.
@@ -124,26 +134,37 @@ impl Resolver {
     }
 
     async fn find(&self, pin: &Pin) -> Result<KnownIndex, Fallback> {
-        if let Some(index) = self.store.pinned(pin).filter(|index| self.indexes.contains(index)) {
+        if let Some(Learnt { index, by }) = self.on_record(pin) {
             match known::open(&self.indexes, index).await {
                 Ok(known) => return Ok(known),
                 Err(error) => {
-                    tracing::warn!(%index, error = error_chain(&error), "launch index is damaged: fetching it again");
+                    tracing::warn!(%index, ?by, error = error_chain(&error), "launch index is damaged: fetching it again");
                 }
             }
         }
-        let search = search::Search { client: &self.client, indexes: &self.indexes, pin };
+        let trusted = self.trust.of(&pin.repository);
+        let search = search::Search { client: &self.client, indexes: &self.indexes, pin, trusted };
         let timeout = self.limits.timeout;
-        let found = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
+        let Found { known, by } = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
             let detail =
                 format!("registry {} gave no launch index within {timeout:?}", pin.repository.host());
             Err(Fallback::new(FallbackCode::Timeout, detail))
         })?;
         self.store
-            .learn(pin.clone(), found.index)
+            .learn(pin.clone(), Learnt { index: known.index, by })
             .await
             .map_err(|error| Fallback::from_error(FallbackCode::LocalStorage, &error))?;
-        Ok(found)
+        Ok(known)
+    }
+
+    /// What was learnt of an image, if it is there still, and would be believed today.
+    fn on_record(&self, pin: &Pin) -> Option<Learnt> {
+        let learnt = self.store.pinned(pin).filter(|learnt| self.indexes.contains(&learnt.index))?;
+        if self.trust.still_believes(&pin.repository, learnt.by) {
+            return Some(learnt);
+        }
+        tracing::info!(image = %pin, index = %learnt.index, by = ?learnt.by, "what was learnt is not trusted any more");
+        None
     }
 
     async fn forget(&self, index: Digest) {

@@ -2,24 +2,29 @@
 //!
 //! Requests on the cold path: the artifact by its tag, then the index blob, and at the same time a HEAD
 //! for each converted layer, so that what a promise rests on is known to be there without a further
-//! round trip. Referrers are asked only where the tag is missing, and the image's own layers (`foreign`)
-//! only where there is no usable artifact.
+//! round trip. Where keys are trusted, and not whoever may push, the artifact's signature is looked up beside these.
+//! Referrers are asked only where the tag is missing or leads to what is not trusted, and the image's own layers
+//! (`foreign`) only where there is no usable artifact.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSource as _, signer};
 use jaunt_distribution::{Client, Error};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
 use jaunt_formats::{Digest, launch};
 
 use super::artifact::{self, Artifact};
 use super::known::{self, AdmitError, KnownIndex};
-use crate::fallback::{Fallback, FallbackCode};
+use crate::fallback::{Fallback, FallbackCode, error_chain};
 use crate::index_store::IndexStore;
-use crate::metastore::Pin;
+use crate::metastore::{Pin, Voucher};
+use crate::trust::Trusted;
 
 /// HEAD requests in flight at once.
 const PROBES: usize = 16;
 /// Referrers looked at, newest first: there is one unless the image was converted several times.
 const REFERRERS_MAX: usize = 4;
+/// The same where signatures are asked for: whoever may push can put so many newer ones before it, and no more.
+const SIGNED_REFERRERS_MAX: usize = 32;
 const CREATED: &str = "org.opencontainers.image.created";
 
 /// One search for one image.
@@ -27,41 +32,72 @@ pub(super) struct Search<'a> {
     pub client: &'a Client,
     pub indexes: &'a IndexStore,
     pub pin: &'a Pin,
+    /// Whom to believe about artifacts in the pin's repository.
+    pub trusted: &'a Trusted,
+}
+
+/// An index, and on whose word.
+pub(super) struct Found {
+    pub known: KnownIndex,
+    pub by: Voucher,
 }
 
 impl Search<'_> {
     /// Finds, fetches, checks and keeps the image's launch index; without one, makes it of the image's own
     /// layers if they can be read as they are.
-    pub async fn run(&self) -> Result<KnownIndex, Fallback> {
+    pub async fn run(&self) -> Result<Found, Fallback> {
         match self.converted().await {
-            Err(unusable) if is_of_the_artifact(unusable.code) => self.foreign(unusable).await,
+            Err(unusable) if is_of_the_artifact(unusable.code) => {
+                let known = self.foreign(unusable).await?;
+                Ok(Found { known, by: Voucher::Image })
+            }
             outcome => outcome,
         }
     }
 
-    /// The index of the image's launch artifact.
-    async fn converted(&self) -> Result<KnownIndex, Fallback> {
-        let artifact = self.artifact().await?;
-        let (known, ()) = futures_util::try_join!(self.index(&artifact), self.probe(&artifact))?;
-        Ok(known)
+    /// The index of the image's launch artifact: the one that has our tag, else the newest of the referrers, as far as
+    /// they are well formed and trusted.
+    async fn converted(&self) -> Result<Found, Fallback> {
+        let mut refused = match self.tagged().await? {
+            Some(Ok(artifact)) => {
+                // Both at once: whoever signs costs a start no further round trip but for his own document.
+                let (by, ready) = tokio::join!(self.voucher(&artifact), self.ready(&artifact));
+                match by {
+                    Ok(by) => return Ok(Found { known: ready?, by }),
+                    Err(refused) => Some(refused),
+                }
+            }
+            Some(Err(malformed)) => Some(malformed),
+            None => None,
+        };
+        for name in self.referrers().await? {
+            let usable = match self.referrer(&name).await {
+                Ok(artifact) => self.voucher(&artifact).await.map(|by| (artifact, by)),
+                Err(malformed) => Err(malformed),
+            };
+            match usable {
+                Ok((artifact, by)) => return Ok(Found { known: self.ready(&artifact).await?, by }),
+                Err(unusable) => _ = refused.get_or_insert(unusable),
+            }
+        }
+        Err(refused.unwrap_or_else(|| {
+            let Pin { repository, manifest } = self.pin;
+            let detail = format!("repository {repository} has no launch artifact for manifest {manifest}");
+            Fallback::new(FallbackCode::NoLaunchArtifact, detail)
+        }))
     }
 
-    async fn artifact(&self) -> Result<Artifact, Fallback> {
+    /// What has our tag, if anything has it.
+    async fn tagged(&self) -> Result<Option<Result<Artifact, Fallback>>, Fallback> {
         let Pin { repository, manifest } = self.pin;
         let tag = format!("sha256-{}.jaunt", manifest.hex());
         let tagged = self.client.manifest_if_exists(repository, &tag, &[OCI_MANIFEST]).await;
-        let unusable = match tagged.map_err(|error| registry_failure(&error))? {
-            None => None,
-            Some(found) => match artifact::parse(&found.bytes, manifest) {
-                Ok(artifact) => return Ok(artifact),
-                Err(error) => Some(Fallback::from_error(FallbackCode::BadArtifact, &error)),
-            },
-        };
-        self.referrer(unusable).await
+        let tagged = tagged.map_err(|error| registry_failure(&error))?;
+        Ok(tagged.map(|found| parse(&found.bytes, manifest)))
     }
 
-    /// The newest usable artifact among the manifest's referrers; without one, `otherwise` or none at all.
-    async fn referrer(&self, mut otherwise: Option<Fallback>) -> Result<Artifact, Fallback> {
+    /// Digests of the manifest's referrers that say they are launch artifacts, newest first.
+    async fn referrers(&self) -> Result<Vec<String>, Fallback> {
         let Pin { repository, manifest } = self.pin;
         let found = self.client.referrers(repository, manifest, Some(LAUNCH_ARTIFACT)).await;
         let mut found = found.map_err(|error| registry_failure(&error))?;
@@ -69,22 +105,41 @@ impl Search<'_> {
         found.sort_by_key(|descriptor| {
             std::cmp::Reverse(descriptor.annotations().as_ref().and_then(|all| all.get(CREATED)).cloned())
         });
-        for descriptor in found.iter().take(REFERRERS_MAX) {
-            let name = descriptor.digest().to_string();
-            let fetched = self.client.manifest(repository, &name, &[OCI_MANIFEST]).await;
-            let unusable = match fetched {
-                Ok(fetched) => match artifact::parse(&fetched.bytes, manifest) {
-                    Ok(artifact) => return Ok(artifact),
-                    Err(error) => Fallback::from_error(FallbackCode::BadArtifact, &error),
-                },
-                Err(error) => registry_failure(&error),
-            };
-            otherwise.get_or_insert(unusable);
-        }
-        Err(otherwise.unwrap_or_else(|| {
-            let detail = format!("repository {repository} has no launch artifact for manifest {manifest}");
-            Fallback::new(FallbackCode::NoLaunchArtifact, detail)
-        }))
+        let most = match self.trusted {
+            Trusted::Registry => REFERRERS_MAX,
+            Trusted::Keys(_) => SIGNED_REFERRERS_MAX,
+        };
+        Ok(found.iter().take(most).map(|descriptor| descriptor.digest().to_string()).collect())
+    }
+
+    async fn referrer(&self, name: &str) -> Result<Artifact, Fallback> {
+        let Pin { repository, manifest } = self.pin;
+        let fetched = self.client.manifest(repository, name, &[OCI_MANIFEST]).await;
+        parse(&fetched.map_err(|error| registry_failure(&error))?.bytes, manifest)
+    }
+
+    /// On whose word the artifact is believed.
+    async fn voucher(&self, artifact: &Artifact) -> Result<Voucher, Fallback> {
+        let Trusted::Keys(keys) = self.trusted else { return Ok(Voucher::Registry) };
+        let Pin { repository, .. } = self.pin;
+        let place = InRepository { client: self.client, repository };
+        let error = match signer(&place, artifact.digest, keys).await {
+            Ok(key) => return Ok(Voucher::Key(key.fingerprint())),
+            Err(SignatureError::Read(error)) if !InRepository::is_damage(&error) => {
+                return Err(registry_failure(&error));
+            }
+            Err(error) => error,
+        };
+        let (digest, why) = (artifact.digest, error_chain(&error));
+        tracing::warn!(image = %self.pin, artifact = %digest, why, "launch artifact is refused: no trusted signature");
+        let detail = format!("launch artifact {digest} in {repository} has no trusted signature: {why}");
+        Err(Fallback::new(FallbackCode::UntrustedArtifact, detail))
+    }
+
+    /// The artifact's index, on disk and checked, and its layers seen.
+    async fn ready(&self, artifact: &Artifact) -> Result<KnownIndex, Fallback> {
+        let (known, ()) = futures_util::try_join!(self.index(artifact), self.probe(artifact))?;
+        Ok(known)
     }
 
     async fn index(&self, artifact: &Artifact) -> Result<KnownIndex, Fallback> {
@@ -145,7 +200,13 @@ impl Search<'_> {
 /// Whether a reason speaks against the artifact, and not against the registry or this node.
 fn is_of_the_artifact(code: FallbackCode) -> bool {
     use FallbackCode as Code;
-    [Code::NoLaunchArtifact, Code::BadArtifact, Code::BadIndex, Code::ConvertedLayerMissing].contains(&code)
+    let all = [Code::NoLaunchArtifact, Code::BadArtifact, Code::UntrustedArtifact, Code::BadIndex];
+    all.contains(&code) || code == Code::ConvertedLayerMissing
+}
+
+fn parse(manifest: &[u8], subject: &Digest) -> Result<Artifact, Fallback> {
+    artifact::parse(manifest, subject)
+        .map_err(|error| Fallback::from_error(FallbackCode::BadArtifact, &error))
 }
 
 /// The table from what a registry does to the reason we give.

@@ -11,13 +11,13 @@ const DIFF_ID: &str = "sha256:0e7876e681072fb2f8152378db98563bbb334eb8a4345b3a7a
 const CHECKSUM: &str = "sha256:3d76ebb6b30c55354371b90d147a4b2a4e655eb753d5c18f891add10c786cf11";
 
 /// An image of the same layer twice, to be spoilt before it is put into a registry.
-struct Chunked {
+pub struct Chunked {
     config: Value,
     manifest: Value,
 }
 
 impl Chunked {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let layer = json!({
             "mediaType": media_type::OCI_LAYER_ZSTD, "digest": Digest::of(LAYER), "size": LAYER.len(),
             "annotations": {
@@ -35,7 +35,7 @@ impl Chunked {
     }
 
     /// Puts it into a registry; its layers from the bottom up, as containerd describes them.
-    async fn put(mut self, registry: &Registry) -> Vec<RemoteLayer> {
+    pub async fn put(mut self, registry: &Registry) -> Vec<RemoteLayer> {
         let config = registry.put_blob(self.config.to_string().as_bytes()).await;
         self.manifest["config"]["digest"] = json!(config);
         registry.put_blob(LAYER).await;

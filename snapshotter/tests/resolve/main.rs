@@ -3,6 +3,7 @@
 
 mod foreign;
 mod registry;
+mod trust;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use jaunt_snapshotter::index_store::IndexStore;
 use jaunt_snapshotter::labels::RemoteLayer;
 use jaunt_snapshotter::metastore::MetaStore;
 use jaunt_snapshotter::resolve::{Resolve as _, ResolveLimits, ResolvedLayer, Resolver};
+use jaunt_snapshotter::trust::Trust;
 use serde_json::json;
 
 use registry::{Image, Registry};
@@ -23,6 +25,7 @@ struct Node {
     dir: tempfile::TempDir,
     store: MetaStore,
     resolver: Arc<Resolver>,
+    trust: Trust,
 }
 
 const LIMITS: ResolveLimits =
@@ -30,21 +33,26 @@ const LIMITS: ResolveLimits =
 
 impl Node {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = MetaStore::open(&dir.path().join("meta.redb")).unwrap();
-        let resolver = Self::resolver(&dir, &store);
-        Self { dir, store, resolver }
+        Self::trusting(Trust::default())
     }
 
-    fn resolver(dir: &tempfile::TempDir, store: &MetaStore) -> Arc<Resolver> {
+    fn trusting(trust: Trust) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MetaStore::open(&dir.path().join("meta.redb")).unwrap();
+        let resolver = Self::resolver(&dir, &store, trust.clone());
+        Self { dir, store, resolver, trust }
+    }
+
+    fn resolver(dir: &tempfile::TempDir, store: &MetaStore, trust: Trust) -> Arc<Resolver> {
         let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
         let indexes = IndexStore::open(dir.path()).unwrap();
-        Arc::new(Resolver::new(Client::new(config).unwrap(), store.clone(), indexes, LIMITS))
+        let resolver = Resolver::new(Client::new(config).unwrap(), store.clone(), indexes, LIMITS);
+        Arc::new(resolver.with_trust(trust))
     }
 
     /// As after a restart of the daemon.
     fn forget_what_is_in_memory(&mut self) {
-        self.resolver = Self::resolver(&self.dir, &self.store);
+        self.resolver = Self::resolver(&self.dir, &self.store, self.trust.clone());
     }
 
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {

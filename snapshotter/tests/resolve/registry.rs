@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use wiremock::matchers::{any, method, path};
 use wiremock::{Mock, MockServer, Request, Respond, ResponseTemplate};
 
+const CREATED: &str = "org.opencontainers.image.created";
+
 /// An image with a launch index, and the artifact that names it.
 pub struct Image {
     pub manifest: Digest,
@@ -24,7 +26,19 @@ pub struct Image {
 impl Image {
     /// An image of so many empty layers.
     pub fn new(layers: usize) -> Self {
-        let layers: Vec<LaunchLayer> = (0..layers).map(launch_layer).collect();
+        Self::of((0..layers).map(launch_layer).collect())
+    }
+
+    /// An image of one layer, always the same, with an index and an artifact of that day.
+    pub fn made_on(day: &str) -> Self {
+        let mut layer = launch_layer(0);
+        layer.spans[0].digest = SpanDigest(*Digest::of(day.as_bytes()).as_bytes());
+        let mut image = Self::of(vec![layer]);
+        image.artifact["annotations"] = json!({CREATED: format!("{day}T00:00:00Z")});
+        image
+    }
+
+    fn of(layers: Vec<LaunchLayer>) -> Self {
         let mut tree = TreeBuilder::new();
         for _ in &layers {
             tree.push_layer(Vec::new()).unwrap();
@@ -113,7 +127,7 @@ impl Registry {
         let described = |digest: Digest, kind: &str, created: &str| {
             json!({
                 "mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": bytes.len(), "artifactType": kind,
-                "annotations": {"org.opencontainers.image.created": created},
+                "annotations": {CREATED: created},
             })
         };
         let gone = Digest::of(b"gone");
@@ -145,6 +159,27 @@ impl Registry {
         requests.iter().filter(|request| request.url.path().contains(part)).count()
     }
 
+    /// Artifacts as referrers only, each with the day it was made.
+    pub async fn put_referrers(&self, images: &[&Image]) {
+        let mut listed = Vec::new();
+        for image in images {
+            let digest = self.put_by_digest(&image.artifact).await;
+            self.put_blobs(image).await;
+            listed.push(json!({
+                "mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": image.artifact.to_string().len(),
+                "artifactType": media_type::LAUNCH_ARTIFACT, "annotations": image.artifact["annotations"],
+            }));
+        }
+        let list = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": listed});
+        let answer = ResponseTemplate::new(200).set_body_raw(list.to_string(), media_type::OCI_INDEX);
+        self.answer("GET", format!("referrers/{}", images[0].manifest), answer).await;
+    }
+
+    /// Requests for a manifest end in `status`.
+    pub async fn refuse_manifest(&self, name: &str, status: u16) {
+        self.answer("GET", format!("manifests/{name}"), ResponseTemplate::new(status)).await;
+    }
+
     pub async fn put_manifest(&self, name: &str, manifest: &Value) {
         let answer = ResponseTemplate::new(200).set_body_raw(manifest.to_string(), media_type::OCI_MANIFEST);
         self.answer("GET", format!("manifests/{name}"), answer).await;
@@ -171,9 +206,14 @@ impl Registry {
     /// A blob that can be had in ranges.
     pub async fn put_blob(&self, bytes: &[u8]) -> Digest {
         let digest = Digest::of(bytes);
+        self.put_blob_as(&digest, bytes).await;
+        digest
+    }
+
+    /// The same under a digest that may be another.
+    pub async fn put_blob_as(&self, digest: &Digest, bytes: &[u8]) {
         let path = path(format!("/v2/team/app/blobs/{digest}"));
         Mock::given(method("GET")).and(path).respond_with(Ranges(bytes.to_vec())).mount(&self.0).await;
-        digest
     }
 
     async fn answer(&self, verb: &str, what: String, answer: ResponseTemplate) {
