@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 12] = [
+const PROTOS: [&str; 15] = [
     "services/snapshots/v1/snapshots.proto",
     "services/transfer/v1/transfer.proto",
     "services/streaming/v1/streaming.proto",
@@ -10,11 +10,14 @@ const PROTOS: [&str; 12] = [
     "services/version/v1/version.proto",
     "services/images/v1/images.proto",
     "services/content/v1/content.proto",
+    "services/leases/v1/leases.proto",
+    "services/namespaces/v1/namespace.proto",
     "types/transfer/registry.proto",
     "types/transfer/imagestore.proto",
     "types/transfer/progress.proto",
     "runtime/v1/images.proto",
     "jaunt/status/v1/status.proto",
+    "jaunt/originals/v1/originals.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -20,7 +20,7 @@ use crate::prefetch::Prefetcher;
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
 
-pub use crate::fetch::Settings;
+pub use crate::fetch::{Bucket, Settings};
 
 /// All layers of a node. Cheap to clone.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use jaunt_formats::Reference;
 use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
 use crate::fallback::error_chain;
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
-use crate::{daemon, logging, pull, status, supervisor};
+use crate::{daemon, logging, originals, pull, status, supervisor};
 
 /// containerd snapshotter that starts containers before their image has arrived.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Command {
     },
     /// Have containerd pull an image lazily.
     Pull(PullArgs),
+    /// Bring the original layers of a lazily pulled image to containerd's content store, for saving and pushing it.
+    Materialise(MaterialiseArgs),
     /// Show what the daemon holds, and why what is not lazy is not.
     Status(StatusArgs),
     /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
@@ -88,6 +90,22 @@ struct PullArgs {
 }
 
 #[derive(Debug, Args)]
+struct MaterialiseArgs {
+    /// containerd's socket [default: as the daemon is configured]
+    #[arg(long, value_name = "PATH")]
+    address: Option<PathBuf>,
+    /// containerd's namespace: Docker's is moby, that of ctr and nerdctl default
+    #[arg(long, default_value = "k8s.io")]
+    namespace: String,
+    /// The daemon's socket [default: as configured]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The image
+    #[arg(value_name = "REF")]
+    image: Reference,
+}
+
+#[derive(Debug, Args)]
 struct StatusArgs {
     /// The daemon's socket [default: as configured]
     #[arg(long, value_name = "PATH")]
@@ -113,6 +131,8 @@ enum CommandError {
     #[error(transparent)]
     Pull(#[from] pull::PullError),
     #[error(transparent)]
+    Materialise(#[from] originals::MaterialiseError),
+    #[error(transparent)]
     Status(#[from] status::StatusError),
     #[error(transparent)]
     Mount(#[from] MountCommandError),
@@ -128,6 +148,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Worker { settings } => worker(&settings),
         Command::Pull(args) => run_pull(args),
+        Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
         Command::Mount(args) => run_mount(args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
@@ -179,6 +200,17 @@ fn run_pull(args: PullArgs) -> Result<(), CommandError> {
         hosts_dir: args.hosts_dir,
     };
     println!("{}", runtime()?.block_on(pull::run(&request))?);
+    Ok(())
+}
+
+fn run_materialise(args: MaterialiseArgs) -> Result<(), CommandError> {
+    let socket = match args.socket {
+        Some(socket) => socket,
+        None => Settings::read(None)?.socket(),
+    };
+    let MaterialiseArgs { address, namespace, image, .. } = args;
+    let request = originals::Request { socket, containerd: address, namespace, image: image.to_string() };
+    println!("{}", runtime()?.block_on(originals::run(&request))?);
     Ok(())
 }
 

@@ -3,12 +3,14 @@
 //! It is started by the supervisor, from which it gets the listener and the mounts, and it serves what
 //! was mounted before it takes its first request.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jaunt_distribution::{Client, ClientConfig, Repository};
-use jaunt_formats::Digest;
+use jaunt_formats::{Digest, Reference};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::observed::Observed;
@@ -16,12 +18,15 @@ use jaunt_layerfs::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::config::Config;
+use crate::config::{Config, OriginalsPolicy};
 use crate::index_store::IndexStore;
+use crate::labels;
 use crate::lazy::LazyChain;
-use crate::metastore::MetaStore;
+use crate::metastore::{Backing, MetaStore};
 use crate::mounts::{Catalog, Mounts};
+use crate::originals::{Known, Originals, OriginalsService};
 use crate::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use crate::proto::jaunt::originals::v1::originals_server::OriginalsServer;
 use crate::proto::jaunt::status::v1::status_server::StatusServer;
 use crate::resolve::{ResolveLimits, Resolver};
 use crate::service::SnapshotsService;
@@ -98,18 +103,23 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
 
     let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
     let store = Arc::new(store.with_cap(config.store.cap()));
-    let (snapshotter, observed) = assemble(config, supervisor, store.clone())?;
+    let (snapshotter, observed, originals) = assemble(config, supervisor, store.clone())?;
     snapshotter.restore().await.map_err(state(config))?;
     tokio::spawn(upkeep::upkeep(store.clone()));
+    if config.originals == OriginalsPolicy::Background {
+        tokio::spawn(originals.clone().in_background());
+    }
     if let Some(address) = config.metrics.address.0 {
         tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone()));
     }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
+    let policy = config.originals;
     let (drain, drained) = tokio::sync::oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()
         .add_service(SnapshotsServer::new(SnapshotsService(Arc::clone(&snapshotter))))
-        .add_service(StatusServer::new(StatusService { snapshotter, observed }))
+        .add_service(OriginalsServer::new(OriginalsService(originals.clone())))
+        .add_service(StatusServer::new(StatusService { snapshotter, observed, originals, policy }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = drained.await;
         });
@@ -125,11 +135,10 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     Ok(served?)
 }
 
-fn assemble(
-    config: &Config,
-    supervisor: Handle,
-    kept: Arc<Store>,
-) -> Result<(Arc<Snapshotter>, Arc<Observed>), DaemonError> {
+/// What containerd calls, what is told of it, and what brings it the rest.
+type Parts = (Arc<Snapshotter>, Arc<Observed>, Arc<Originals>);
+
+fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Parts, DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
@@ -144,6 +153,9 @@ fn assemble(
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
     completion.iter().for_each(|completion| observed.watch_completion(completion.counters()));
     let layers = (layers, observed.clone());
+    let limit = NonZeroU64::new(config.originals_limit_mb_per_second.saturating_mul(1_000_000));
+    let known = Box::new(store.clone());
+    let originals = Arc::new(Originals::new(client.clone(), known, config.containerd.clone(), limit));
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
     let limits = ResolveLimits {
@@ -154,7 +166,7 @@ fn assemble(
     let resolver = Arc::new(resolver.with_verdicts(kept));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
-    Ok((Arc::new(snapshotter), observed))
+    Ok((Arc::new(snapshotter), observed, originals))
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.
@@ -181,6 +193,27 @@ impl Catalog for MetaStore {
 
     fn chains(&self) -> Vec<LazyChain> {
         self.read().lazy_chains()
+    }
+}
+
+impl Known for MetaStore {
+    fn repositories(&self, layer: &Digest) -> Vec<Repository> {
+        let (state, layer) = (self.read(), layer.to_string());
+        let mut found = Vec::new();
+        for snapshot in state.all().filter(|s| s.labels.get(labels::LAYER_DIGEST) == Some(&layer)) {
+            let image = snapshot.labels.get(labels::IMAGE_REF).and_then(|image| image.parse().ok());
+            found.extend(image.as_ref().map(|image: &Reference| Repository::from(image)));
+            if let Backing::Lazy { index, .. } = snapshot.backing {
+                found.extend(Self::sources(self, &index));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        found.retain(|repository| seen.insert(repository.clone()));
+        found
+    }
+
+    fn lazy_chains(&self) -> BTreeSet<String> {
+        self.read().lazy_chains().iter().map(|chain| chain.chain_id.to_string()).collect()
     }
 }
 

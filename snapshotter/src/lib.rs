@@ -21,6 +21,7 @@ pub mod metastore;
 pub mod mount_command;
 mod mountinfo;
 pub mod mounts;
+pub mod originals;
 mod passthrough;
 pub mod proto;
 pub mod pull;

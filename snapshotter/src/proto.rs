@@ -51,6 +51,18 @@ pub mod containerd {
                 tonic::include_proto!("containerd.services.content.v1");
             }
         }
+        /// What keeps blobs from being collected while they arrive.
+        pub mod leases {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.leases.v1");
+            }
+        }
+        /// Whose images, blobs and leases they are.
+        pub mod namespaces {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.namespaces.v1");
+            }
+        }
         /// The version of a containerd.
         pub mod version {
             pub mod v1 {
@@ -79,6 +91,11 @@ pub mod jaunt {
     pub mod status {
         pub mod v1 {
             tonic::include_proto!("jaunt.status.v1");
+        }
+    }
+    pub mod originals {
+        pub mod v1 {
+            tonic::include_proto!("jaunt.originals.v1");
         }
     }
 }

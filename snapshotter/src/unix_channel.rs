@@ -32,3 +32,12 @@ pub async fn connect(socket: &Path) -> Result<Channel, Unreachable> {
         .await
         .map_err(|error| unreachable(std::io::Error::other(error)))
 }
+
+/// A call in one of containerd's namespaces.
+pub(crate) fn in_namespace<T>(message: T, namespace: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let Ok(namespace) = namespace.parse() {
+        request.metadata_mut().insert("containerd-namespace", namespace);
+    }
+    request
+}

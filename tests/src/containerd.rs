@@ -102,6 +102,11 @@ impl<'s> Containerd<'s> {
         self.dir.join("containerd.sock")
     }
 
+    /// Where it keeps blobs: committed in `blobs`, under way in `ingest`.
+    pub fn content_root(&self) -> PathBuf {
+        self.dir.join("root/io.containerd.content.v1.content")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.daemon.log()

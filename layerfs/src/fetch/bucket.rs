@@ -8,18 +8,19 @@ use tokio::time::Instant;
 
 /// Lets through what is asked for once all that went before has had its time: a request may be larger than a second's
 /// worth, and none are saved up.
-pub(crate) struct Bucket {
+pub struct Bucket {
     rate: Option<NonZeroU64>,
     free: Mutex<Instant>,
 }
 
 impl Bucket {
-    pub(super) fn new(rate: Option<NonZeroU64>) -> Self {
+    /// One that has let nothing through yet; no rate lets everything through.
+    pub fn new(rate: Option<NonZeroU64>) -> Self {
         Self { rate, free: Mutex::new(Instant::now()) }
     }
 
     /// Waits for its turn, and takes so many bytes. Cancel-safe: who goes away has taken none.
-    pub(crate) async fn take(&self, bytes: u64) {
+    pub async fn take(&self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         let cost = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
         while let Err(until) = self.try_take(cost) {

@@ -40,7 +40,7 @@ use crate::source::{SourceError, SourceSet};
 use crate::store::{LargeFiles, LayerFile, Store};
 use crate::trouble_log::TroubleLog;
 use crate::verify::TarBytes;
-use bucket::Bucket;
+pub use bucket::Bucket;
 use original::Original;
 use pool::{Lent, Pool};
 pub(crate) use urgency::Urgency;

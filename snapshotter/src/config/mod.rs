@@ -6,6 +6,7 @@
 mod completion;
 mod kernel;
 mod metrics;
+mod originals;
 mod registries;
 mod store;
 mod trust;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use completion::CompletionConfig;
 pub use kernel::KernelFeature;
 pub use metrics::{MetricsAddress, MetricsConfig};
+pub use originals::OriginalsPolicy;
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
 pub use trust::{TrustError, TrustMode, TrustRule, TrustedKey};
@@ -28,6 +30,8 @@ pub const DEFAULT_FILE: &str = "/etc/jaunt/snapshotter.toml";
 pub const DEFAULT_ROOT: &str = "/var/lib/jaunt";
 /// Where mounts and the socket are.
 pub const DEFAULT_RUN_DIR: &str = "/run/jaunt";
+/// The socket of the containerd whose snapshotter this is.
+pub const DEFAULT_CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The socket's name in the run directory.
 pub const SOCKET_NAME: &str = "snapshotter.sock";
 
@@ -72,6 +76,12 @@ pub struct Settings {
     /// What holds for repositories below a prefix instead.
     #[serde(default)]
     pub trust_rules: Vec<TrustRule>,
+    /// The socket of the containerd whose snapshotter this is.
+    pub containerd: Option<PathBuf>,
+    /// When the original blobs of lazily pulled images are brought to containerd.
+    pub originals: Option<OriginalsPolicy>,
+    /// MB (millions of bytes) a second that are fetched for it in the background at most; 0: as many as come.
+    pub originals_limit_mb_per_second: Option<u64>,
     /// How logs look.
     pub log_format: Option<LogFormat>,
     /// Mirrors and certificates.
@@ -110,6 +120,12 @@ pub struct Config {
     pub trust_keys: Vec<TrustedKey>,
     /// See [`Settings::trust_rules`].
     pub trust_rules: Vec<TrustRule>,
+    /// See [`Settings::containerd`].
+    pub containerd: PathBuf,
+    /// See [`Settings::originals`].
+    pub originals: OriginalsPolicy,
+    /// See [`Settings::originals_limit_mb_per_second`].
+    pub originals_limit_mb_per_second: u64,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
     /// See [`Settings::registries`].
@@ -179,6 +195,11 @@ impl Settings {
             trust: flags.trust.or(self.trust),
             trust_keys: self.trust_keys.into_iter().chain(flags.trust_keys).collect(),
             trust_rules: self.trust_rules.into_iter().chain(flags.trust_rules).collect(),
+            containerd: flags.containerd.or(self.containerd),
+            originals: flags.originals.or(self.originals),
+            originals_limit_mb_per_second: flags
+                .originals_limit_mb_per_second
+                .or(self.originals_limit_mb_per_second),
             log_format: flags.log_format.or(self.log_format),
             registries: flags.registries.or(self.registries),
             store: flags.store.or(self.store),
@@ -206,6 +227,9 @@ impl Settings {
             trust: self.trust.unwrap_or_default(),
             trust_keys: self.trust_keys,
             trust_rules: self.trust_rules,
+            containerd: self.containerd.unwrap_or_else(|| DEFAULT_CONTAINERD.into()),
+            originals: self.originals.unwrap_or_default(),
+            originals_limit_mb_per_second: self.originals_limit_mb_per_second.unwrap_or(20),
             log_format: self.log_format.unwrap_or_default(),
             registries: self.registries.unwrap_or_default(),
             store: self.store.unwrap_or_default(),

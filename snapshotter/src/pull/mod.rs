@@ -17,7 +17,7 @@ use jaunt_formats::Reference;
 
 use crate::fallback::error_chain;
 use crate::status;
-use crate::unix_channel::{self, Unreachable};
+use crate::unix_channel::{self, Unreachable, in_namespace};
 use containerd::Containerd;
 pub use containerd::Way;
 
@@ -145,13 +145,4 @@ pub async fn run(request: &Request) -> Result<String, PullError> {
 
 fn refused<'a>(address: &'a Path, what: &'static str) -> impl FnOnce(tonic::Status) -> PullError + 'a {
     move |status| PullError::Refused { address: address.to_owned(), what, status: Box::new(status) }
-}
-
-/// A call in containerd's namespace.
-fn in_namespace<T>(message: T, namespace: &str) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    if let Ok(namespace) = namespace.parse() {
-        request.metadata_mut().insert("containerd-namespace", namespace);
-    }
-    request
 }

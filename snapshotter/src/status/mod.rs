@@ -2,6 +2,7 @@
 
 mod client;
 mod figures;
+mod originals;
 mod server;
 mod show;
 

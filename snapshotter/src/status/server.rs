@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jaunt_layerfs::observed::{ImageFigures, Observed, StalledFile};
 use tonic::{Request, Response, Status as Refusal};
 
+use crate::config::OriginalsPolicy;
 use crate::fallback::FallbackRecord;
 use crate::labels;
 use crate::metastore::{Backing, Snapshot};
+use crate::originals::{ImageState, Originals};
 use crate::proto::jaunt::status::v1 as api;
 use crate::proto::jaunt::status::v1::status_server::Status;
 use crate::snapshotter::Snapshotter;
@@ -20,6 +22,10 @@ pub struct StatusService {
     pub snapshotter: Arc<Snapshotter>,
     /// Layers and mounts.
     pub observed: Arc<Observed>,
+    /// What containerd has of the images.
+    pub originals: Arc<Originals>,
+    /// When it gets the rest.
+    pub policy: OriginalsPolicy,
 }
 
 #[tonic::async_trait]
@@ -42,6 +48,7 @@ impl Status for StatusService {
             fallbacks: log.recent().iter().map(encode_fallback).collect(),
             fallback_counts: log.counts().iter().map(|(code, n)| (code.as_str().to_owned(), *n)).collect(),
             figures: Some(figures),
+            originals: Some(encode_originals(&self.originals, self.policy)),
         }))
     }
 }
@@ -72,6 +79,20 @@ fn encode_fallback(record: &FallbackRecord) -> api::Fallback {
         image: record.image.clone(),
         layer: record.layer.clone(),
         detail: record.fallback.detail.clone(),
+    }
+}
+
+fn encode_originals(originals: &Originals, policy: OriginalsPolicy) -> api::Originals {
+    let image = |((namespace, image), state): ((String, String), ImageState)| api::OriginalsOfImage {
+        namespace,
+        image,
+        missing_bytes: state.missing,
+        brought_bytes: state.brought,
+        trouble: state.trouble.unwrap_or_default(),
+    };
+    api::Originals {
+        policy: policy.as_str().to_owned(),
+        images: originals.states().into_iter().map(image).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::figures;
+use super::{figures, originals};
 use crate::proto::jaunt::status::v1::{Fallback, GetResponse, Snapshot};
 
 /// A table, what reading has cost, then what was not lazy and why.
@@ -26,6 +26,9 @@ pub fn text(status: &GetResponse, now: SystemTime) -> String {
     }
     if let Some(told) = &status.figures {
         out.push_str(&figures::text(told));
+    }
+    if let Some(told) = &status.originals {
+        out.push_str(&originals::text(told, count("lazy") > 0));
     }
     if !status.fallbacks.is_empty() {
         out.push_str("\nUnpacked instead of mounted lazily:\n");
@@ -54,6 +57,7 @@ pub fn json(status: &GetResponse) -> Value {
         "fallbacks": status.fallbacks.iter().map(fallback).collect::<Vec<_>>(),
         "fallback_counts": status.fallback_counts,
         "figures": status.figures.as_ref().map(figures::json),
+        "originals": status.originals.as_ref().map(originals::json),
     })
 }
 
@@ -133,6 +137,7 @@ mod tests {
             fallbacks: vec![fallback.clone(), fallback],
             fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
             figures: None,
+            originals: None,
         };
         let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
         assert!(text.starts_with("jaunt-snapshotter 1: 1 layers lazy, 1 unpacked\n"), "{text}");

@@ -234,6 +234,13 @@ impl image_records::Images for Containerd {
         let image = image::Image { name: request.into_inner().name, target, ..Default::default() };
         Ok(Response::new(image::GetImageResponse { image: Some(image) }))
     }
+
+    async fn list(
+        &self,
+        _: Request<image::ListImagesRequest>,
+    ) -> Result<Response<image::ListImagesResponse>, Status> {
+        Err(Status::unimplemented("a pull asks for its own image"))
+    }
 }
 
 /// An index of two platforms, one of them fetched; its layer is lazy, and so not there.
@@ -257,6 +264,35 @@ impl contents::Content for Containerd {
         let labels = labels.iter().map(label).collect();
         let info = Some(content::Info { labels, ..Default::default() });
         Ok(Response::new(content::InfoResponse { info }))
+    }
+
+    async fn update(
+        &self,
+        _: Request<content::UpdateRequest>,
+    ) -> Result<Response<content::UpdateResponse>, Status> {
+        Err(Status::unimplemented("a pull changes no content"))
+    }
+
+    type ReadStream = BoxStream<'static, Result<content::ReadContentResponse, Status>>;
+
+    async fn read(
+        &self,
+        _: Request<content::ReadContentRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        Err(Status::unimplemented("a pull reads no content"))
+    }
+
+    type WriteStream = BoxStream<'static, Result<content::WriteContentResponse, Status>>;
+
+    async fn write(
+        &self,
+        _: Request<Streaming<content::WriteContentRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        Err(Status::unimplemented("a pull writes no content"))
+    }
+
+    async fn abort(&self, _: Request<content::AbortRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented("a pull writes no content"))
     }
 }
 
