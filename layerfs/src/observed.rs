@@ -63,6 +63,8 @@ pub struct StoreFigures {
     pub layers: u64,
     /// Bytes that were taken away to make room.
     pub evicted_bytes: u64,
+    /// Bytes of complete layers that were compared with what had been written, though nobody read them.
+    pub scrubbed_bytes: u64,
     /// Units whose bytes on disk were not what had been written.
     pub damaged_units: u64,
     /// Bytes that could not be kept.
@@ -109,6 +111,7 @@ impl Observed {
             cap: store.cap().high,
             layers: usage.layers as u64,
             evicted_bytes: counters.evicted_bytes.load(Ordering::Relaxed),
+            scrubbed_bytes: counters.scrubbed_bytes.load(Ordering::Relaxed),
             damaged_units: counters.damaged_units.load(Ordering::Relaxed),
             unkept_bytes: counters.unkept_bytes.load(Ordering::Relaxed),
             quarantined: store.quarantined().len() as u64,
@@ -181,6 +184,7 @@ impl Collector for Watched {
             "Units found damaged on disk, and fetched again",
             store.damaged_units,
         )?;
+        counter("store_scrubbed_bytes", "Bytes compared with what was written", store.scrubbed_bytes)?;
         counter("store_unkept_bytes", "Bytes that the disk had no room for", store.unkept_bytes)?;
         self.completion(&mut encoder)?;
         self.images(&mut encoder)

@@ -3,7 +3,7 @@
 //! It is started by the supervisor, from which it gets the listener and the mounts, and it serves what
 //! was mounted before it takes its first request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use jaunt_formats::{Digest, Reference};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::observed::Observed;
-use jaunt_layerfs::store::Store;
+use jaunt_layerfs::store::{Scrub, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -103,9 +103,11 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
 
     let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
     let store = Arc::new(store.with_cap(config.store.cap()));
-    let (snapshotter, observed, originals) = assemble(config, supervisor, store.clone())?;
+    let Parts { snapshotter, observed, originals, mounts } = assemble(config, supervisor, store.clone())?;
     snapshotter.restore().await.map_err(state(config))?;
-    tokio::spawn(upkeep::upkeep(store.clone()));
+    tokio::spawn(upkeep::upkeep(store.clone(), mounts.clone()));
+    let scrub = config.store.scrub().map(|settings| Scrub::start(&store, settings));
+    let _scrub = scrub.transpose().map_err(system("start a thread"))?;
     if config.originals == OriginalsPolicy::Background {
         tokio::spawn(originals.clone().in_background());
     }
@@ -131,12 +133,17 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
             tokio::time::timeout(DRAIN, server).await.unwrap_or(Ok(()))
         }
     };
-    upkeep::once(&store).await;
+    upkeep::once(&store, &mounts).await;
     Ok(served?)
 }
 
-/// What containerd calls, what is told of it, and what brings it the rest.
-type Parts = (Arc<Snapshotter>, Arc<Observed>, Arc<Originals>);
+/// What containerd calls, what is told of it, what brings it the rest, and what it is on.
+struct Parts {
+    snapshotter: Arc<Snapshotter>,
+    observed: Arc<Observed>,
+    originals: Arc<Originals>,
+    mounts: Arc<Mounts>,
+}
 
 fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Parts, DaemonError> {
     let root = &config.root;
@@ -165,8 +172,8 @@ fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Par
     let resolver = Resolver::new(client, store.clone(), indexes, limits).with_trust(config.trust()?);
     let resolver = Arc::new(resolver.with_verdicts(kept));
     let snapshotter =
-        Snapshotter::new(root, &run_dir, store, Arc::new(mounts), resolver).map_err(state(config))?;
-    Ok((Arc::new(snapshotter), observed, originals))
+        Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
+    Ok(Parts { snapshotter: Arc::new(snapshotter), observed, originals, mounts })
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.
@@ -193,6 +200,10 @@ impl Catalog for MetaStore {
 
     fn chains(&self) -> Vec<LazyChain> {
         self.read().lazy_chains()
+    }
+
+    fn used(&self) -> HashSet<u64> {
+        self.read().used_chains()
     }
 }
 

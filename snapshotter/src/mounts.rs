@@ -8,6 +8,7 @@
 mod calls;
 mod complete;
 mod condemned;
+mod idle;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -45,6 +46,8 @@ pub trait Catalog: Send + Sync + 'static {
     fn sources(&self, index: &Digest) -> Vec<Repository>;
     /// Every committed lazy snapshot.
     fn chains(&self) -> Vec<LazyChain>;
+    /// Those of them that a container or a view is on.
+    fn used(&self) -> HashSet<u64>;
 }
 
 /// The mounts of this node.
@@ -64,6 +67,8 @@ pub struct Mounts {
     earlier: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
     /// One chain at a time is given another mount.
     changing: tokio::sync::Mutex<()>,
+    /// Held shared while somebody is given a mount.
+    giving: tokio::sync::RwLock<()>,
     /// Whether the kernel may be asked for complete mounts.
     uses_erofs: AtomicBool,
     /// Whether new FUSE mounts may have passthrough.
@@ -79,6 +84,8 @@ struct Served {
     fs: Arc<LayerFs>,
     server: Server,
     root: PathBuf,
+    /// Whether it holds its layers complete.
+    holds: bool,
 }
 
 /// Who answers.
@@ -113,6 +120,7 @@ impl Mounts {
             served: Mutex::default(),
             earlier: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
+            giving: tokio::sync::RwLock::default(),
             uses_erofs: AtomicBool::new(true),
             uses_passthrough: AtomicBool::new(true),
             unfit: Mutex::default(),
@@ -159,13 +167,16 @@ impl Mounts {
         };
         let (held, is_new) =
             self.mount(chain.snapshot_id, needs).map_err(|source| mount_error(chain, source.into()))?;
-        let (key, root) = (held.key, held.path.join(ROOT_NAME));
+        let (key, root, holds) = (held.key, held.path.join(ROOT_NAME), complete.is_some());
         let Some(Connection { device, negotiated }) = held.connection else {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, is_new);
         match fuse::serve(adapter, device, &negotiated, THREADS) {
-            Ok(session) => Ok(Served { fs, server: Server::Session(session), root }),
+            Ok(session) => {
+                let holds = holds && negotiated.has_passthrough();
+                Ok(Served { fs, server: Server::Session(session), root, holds })
+            }
             Err(error) => {
                 // Nobody would ever answer on that mount.
                 let _ = self.supervisor.unmount(&key);
@@ -233,12 +244,13 @@ impl Mounts {
             return;
         };
         let complete = fs.hold_checked(&self.store, &chain.index);
+        let holds = complete.is_some() && negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, false);
         match fuse::serve(adapter, device, &negotiated, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
                 let (server, root) = (Server::Session(session), held.path.join(ROOT_NAME));
-                let cell = Arc::new(OnceCell::new_with(Some(Served { fs, server, root })));
+                let cell = Arc::new(OnceCell::new_with(Some(Served { fs, server, root, holds })));
                 lock(&self.served).insert(chain.snapshot_id, cell);
             }
             Err(error) => {
@@ -318,9 +330,7 @@ impl Served {
     fn is_sound(&self) -> bool {
         match &self.server {
             Server::Session(session) => !session.is_finished(),
-            Server::Kernel(chain) => {
-                chain.is_complete() && self.root.parent().is_some_and(erofs::is_mounted_on)
-            }
+            Server::Kernel(chain) => chain.is_sound() && self.root.parent().is_some_and(erofs::is_mounted_on),
         }
     }
 

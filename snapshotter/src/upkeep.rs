@@ -6,23 +6,29 @@ use std::time::{Duration, SystemTime};
 use jaunt_layerfs::store::Store;
 use tokio::time::MissedTickBehavior;
 
+use crate::mounts::Mounts;
+
 /// How often: a node at its limit fills a few hundred MiB meanwhile.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Keeps the store in order, until the runtime ends.
-pub async fn upkeep(store: Arc<Store>) {
+pub async fn upkeep(store: Arc<Store>, mounts: Arc<Mounts>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        once(&store).await;
+        once(&store, &mounts).await;
     }
 }
 
 /// The same, once.
-pub async fn once(store: &Arc<Store>) {
-    let store = store.clone();
-    let done = tokio::task::spawn_blocking(move || store.maintain(SystemTime::now())).await;
+pub async fn once(store: &Arc<Store>, mounts: &Arc<Mounts>) {
+    let (store, mounts) = (store.clone(), mounts.clone());
+    let maintain = move || {
+        mounts.note_use();
+        store.maintain_with(SystemTime::now(), || mounts.let_go_of_unused())
+    };
+    let done = tokio::task::spawn_blocking(maintain).await;
     // A panic there has been reported by its own thread.
     if let Ok(Err(error)) = done {
         tracing::warn!(%error, cause = %error.source, "the store is not kept in order");

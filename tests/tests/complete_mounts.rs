@@ -4,11 +4,13 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Bed, await_ready, everything, noise};
+use common::{Bed, await_ready, everything, noise, runnable};
 use jaunt_formats::Digest;
+use jaunt_tests::image::{Image, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Container, Node, compare, mounts, needs_root};
 use rustix::process::Signal;
@@ -138,4 +140,88 @@ fn a_kernel_without_erofs_has_complete_images_served() {
     let mut container = lazy.containerd.run_with(&pushed.reference, &words).unwrap();
     assert!(container.finish(LIMIT).unwrap().contains(&Digest::of(&noise(1, 3 << 20)).hex().to_string()));
     assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
+}
+
+/// doc/SEMANTICS.md B5: what becomes of a complete mount when the disk changes a bit under it.
+#[test]
+fn a_bit_that_flips_under_a_complete_mount_is_found_and_no_further_container_reads_it() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(everything());
+    let config = format!("[store]\nscrub_mb_per_second = 100\nscrub_interval_hours = 0\n{AT_ONCE}");
+    let lazy = pulled_and_completed(&bed, &pushed.reference, &config);
+    let words = ["/bin/sh", "-ec", "echo ready; sha256sum /d/spans; exec sleep 600"];
+    let right = Digest::of(&noise(1, 3 << 20)).hex().to_string();
+    let reads = || {
+        let mut container = lazy.containerd.run_with(&pushed.reference, &words).unwrap();
+        await_ready(&mut container);
+        let line = container.next_line(LIMIT).unwrap().unwrap();
+        (container, line.starts_with(&right))
+    };
+    let (first, is_right) = reads();
+    assert!(is_right);
+    if complete_mounts(&lazy).is_empty() {
+        return eprintln!("skipped: this kernel mounts no EROFS from files (Linux 6.12 does)");
+    }
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    let layers = jaunt.root().join("layers");
+    let large =
+        run(std::process::Command::new("find").arg(layers).args(["-path", "*/large/*", "-size", "3072k"]));
+    let large = PathBuf::from(large.unwrap().trim());
+    let bytes = fs::read(&large).unwrap();
+    assert!(bytes == noise(1, 3 << 20));
+    // In place: it is what the kernel has mounted.
+    let file = fs::File::options().write(true).open(&large).unwrap();
+    file.write_all_at(&[bytes[1_000_000] ^ 1], 1_000_000).unwrap();
+    wait_until("the scrub", LIMIT, || jaunt.log().contains("bytes on disk are damaged")).unwrap();
+    wait_until("the end of the mount", LIMIT, || complete_mounts(&lazy).is_empty()).unwrap();
+    let (second, is_right) = reads();
+    assert!(is_right, "{}", jaunt.log());
+    assert_eq!(jaunt.log().matches("bytes on disk are damaged").count(), 1);
+    drop((first, second));
+}
+
+#[test]
+fn a_complete_image_that_no_container_uses_makes_room_for_another_and_one_in_use_does_not() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, used) = bed.converted(everything());
+    let program = layer(runnable());
+    let content = |seed| layer([file("content", noise(seed, 6 << 20))]);
+    let reads = ["/bin/sh", "-c", "sha256sum /content; echo ready; exec sleep 600"];
+    let image = |seed| Image::new().layer(program.clone()).layer(content(seed)).command(&reads);
+    let pushed = [1, 2].map(|seed| {
+        let image = image(seed).build().unwrap();
+        let pushed = image.push(&bed.registry, &format!("fixture-{seed}"), "v1").unwrap();
+        bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+        pushed.reference
+    });
+    let config = format!("[store]\ncap_mib = 18\nlow_percent = 80\n{AT_ONCE}");
+    let lazy = pulled_and_completed(&bed, &used.reference, &config);
+    let mut staying = lazy.containerd.run(&used.reference).unwrap();
+    await_ready(&mut staying);
+    if complete_mounts(&lazy).is_empty() {
+        return eprintln!("skipped: this kernel mounts no EROFS from files (Linux 6.12 does)");
+    }
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    let completed = || jaunt.log().matches("an image is complete:").count();
+    let start = |reference: &str| {
+        let mut container = lazy.containerd.run(reference).unwrap();
+        await_ready(&mut container);
+        container
+    };
+    for (number, reference) in pushed.iter().enumerate() {
+        lazy.pull(reference).unwrap();
+        drop(start(reference));
+        wait_until("completion", LIMIT, || completed() == number + 2).unwrap();
+        drop(start(reference));
+    }
+    // There is room for two of the three.
+    wait_until("room", LIMIT, || jaunt.log().contains("let go of a complete mount")).unwrap();
+    wait_until("the rest", LIMIT, || complete_mounts(&lazy).len() == 2).unwrap();
+    assert_eq!(jaunt.log().matches("let go of a complete mount").count(), 1, "{}", jaunt.log());
+    let said = |container: &Container| container.said();
+    let digest = Digest::of(&noise(1, 6 << 20)).hex().to_string();
+    assert!(said(&start(&pushed[0])).contains(&digest), "what made room comes back");
+    drop(staying);
 }

@@ -24,9 +24,9 @@ pub struct CompleteChain {
 }
 
 impl CompleteChain {
-    /// Whether it still is: a part may have been found damaged.
-    pub fn is_complete(&self) -> bool {
-        self.layers.iter().all(|layer| layer.file().is_complete())
+    /// Whether it has been complete all the time: a part may have been found damaged.
+    pub fn is_sound(&self) -> bool {
+        self.layers.iter().all(CompleteLayer::is_sound)
     }
 
     /// A file of a layer in whole blocks, to be mounted: see [`CompleteLayer::blocks`].

@@ -29,6 +29,8 @@ const BLOCK: u64 = 512;
 /// A complete layer. None of it is taken away to make room while this lives.
 pub struct CompleteLayer {
     file: Arc<LayerFile>,
+    /// How often it had been found damaged before.
+    damages: u64,
     _held: Held,
 }
 
@@ -50,7 +52,8 @@ impl LayerFile {
         // Who takes units away looks for holders behind this gate.
         let _gate = disk.gate.read().unwrap_or_else(PoisonError::into_inner);
         let held = Held::new(&self.holders);
-        self.is_complete().then(|| CompleteLayer { file: self.clone(), _held: held })
+        let damages = disk.damages.load(Ordering::Acquire);
+        self.is_complete().then(|| CompleteLayer { file: self.clone(), damages, _held: held })
     }
 
     /// Notes that the layer is complete. The caller has read all of it, and found it to be what it must be.
@@ -77,6 +80,8 @@ impl LayerFile {
         disk::replace(&disk.directory.join(COMPLETE), b"")?;
         disk::sync_dir(&disk.directory)?;
         disk.complete.store(true, Ordering::Release);
+        // Who marks it has read all of it.
+        self.scrubbed.store(self.shared.now().0, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -126,6 +131,13 @@ impl CompleteLayer {
             Some(range) => disk.files.extend_large(range, len),
             None => disk.files.extend_packed(len).map(Some),
         }
+    }
+
+    /// Whether it has been complete ever since it is held so. One that was damaged and is whole again is not what it was to
+    /// the kernel, which may have kept what it read meanwhile.
+    pub fn is_sound(&self) -> bool {
+        let damages = self.file.disk().map(|disk| disk.damages.load(Ordering::Acquire));
+        self.file.is_complete() && damages == Some(self.damages)
     }
 
     /// The layer.

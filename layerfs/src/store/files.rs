@@ -14,9 +14,10 @@ use lru::LruCache;
 use rustix::buffer::spare_capacity;
 use rustix::fs::FallocateFlags;
 
-use super::disk;
+use super::direct::ReadFrom;
 use super::large::LargeFiles;
 use super::sync::{Mutex, RwLock};
+use super::{direct, disk};
 
 /// The packed file's name, and that of the directory of large ones.
 const PACKED: &str = "data";
@@ -47,12 +48,16 @@ impl Files {
     }
 
     /// The bytes of a range of the tar.
-    pub(super) fn read(&self, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self, range: &Range<u64>, from: ReadFrom) -> io::Result<Vec<u8>> {
+        let read = |place, piece: &Range<u64>| match from {
+            ReadFrom::Cache => self.read_piece(place, piece),
+            ReadFrom::Disk => self.read_from_disk(place, piece),
+        };
         let mut pieces = self.pieces(range);
         let Some((place, piece)) = pieces.next() else { return Ok(Vec::new()) };
-        let mut bytes = self.read_piece(place, &piece)?;
+        let mut bytes = read(place, &piece)?;
         for (place, piece) in pieces {
-            bytes.append(&mut self.read_piece(place, &piece)?);
+            bytes.append(&mut read(place, &piece)?);
         }
         Ok(bytes)
     }
@@ -165,6 +170,16 @@ impl Files {
             Place::Large(number) => {
                 let file = self.large(number, false)?;
                 read_exact(&file, len, piece.start - self.large.ranges()[number].start)
+            }
+        }
+    }
+
+    fn read_from_disk(&self, place: Place, piece: &Range<u64>) -> io::Result<Vec<u8>> {
+        let len = usize_of(piece)?;
+        match place {
+            Place::Packed => direct::read(&self.directory.join(PACKED), piece.start, len),
+            Place::Large(number) => {
+                direct::read(&self.path(number), piece.start - self.large.ranges()[number].start, len)
             }
         }
     }

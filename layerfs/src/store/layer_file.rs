@@ -7,13 +7,14 @@
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
 use super::complete::Holders;
 use super::cut::Cut;
+use super::direct::ReadFrom;
 use super::large::LargeFiles;
 use super::on_disk::{Damaged, OnDisk};
 use super::quarantine::InQuarantine;
@@ -35,6 +36,8 @@ pub struct LayerFile {
     pub(super) condemned: OnceLock<Arc<str>>,
     /// What that is noted under.
     pub(super) verdict: String,
+    /// When all of it was last compared with what was written, in seconds since 1970.
+    pub(super) scrubbed: AtomicU32,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -50,7 +53,9 @@ impl LayerFile {
         let (disk, opening, holders) = (OnceLock::new(), Mutex::default(), Holders::default());
         let verdict = key.verdict();
         let condemned = shared.verdicts.find(&verdict).map(OnceLock::from).unwrap_or_default();
-        let file = Self { directory, cut, large, disk, opening, holders, condemned, verdict, shared };
+        let scrubbed = AtomicU32::default();
+        let file =
+            Self { directory, cut, large, disk, opening, holders, condemned, verdict, scrubbed, shared };
         if let Err(error) = file.on_disk() {
             tracing::warn!(%error, cause = %error.source, "a layer cannot be kept for now; it is served from memory");
         }
@@ -71,7 +76,7 @@ impl LayerFile {
         }
         let disk = self.disk()?;
         let units = self.cut.units_of(range)?;
-        match disk.read(&self.cut, units.clone()) {
+        match disk.read(&self.cut, units.clone(), ReadFrom::Cache) {
             Ok(Some((start, bytes))) => {
                 disk.regions.touch(&units, self.shared.now());
                 let at = |offset: u64| usize::try_from(offset - start).unwrap_or(usize::MAX);
@@ -79,7 +84,7 @@ impl LayerFile {
             }
             Ok(None) => None,
             Err(Damaged) => {
-                self.put_out_of_use(disk, units);
+                self.put_out_of_use(disk, units, ReadFrom::Cache);
                 None
             }
         }
@@ -111,6 +116,13 @@ impl LayerFile {
         });
         self.shared.note_kept(range.end - range.start, &kept);
         kept
+    }
+
+    /// Notes that all of it is used, by reads that do not come here.
+    pub fn note_use(&self) {
+        if let Some(disk) = self.disk() {
+            disk.regions.touch(&(0..self.cut.units()), self.shared.now());
+        }
     }
 
     /// Bytes present.
@@ -156,10 +168,13 @@ impl LayerFile {
     }
 
     /// Takes away those of the units that are not what was written, so that they are fetched again.
-    fn put_out_of_use(&self, disk: &OnDisk, units: Range<usize>) {
+    pub(super) fn put_out_of_use(&self, disk: &OnDisk, units: Range<usize>, from: ReadFrom) {
         let layer = self.directory.display();
-        match disk.take_damaged(&self.cut, units) {
+        match disk.take_damaged(&self.cut, units, from) {
             Ok(damaged) => {
+                if !damaged.is_empty() {
+                    self.shared.spoilt.send_modify(|count| *count += 1);
+                }
                 for range in damaged {
                     let (start, len) = (range.start, range.end - range.start);
                     self.shared.counters.damaged_units.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Keeping the store below its cap, and making room when the disk is full.
 //!
 //! Least recently used first: regions of layers that somebody reads, and whole layers that nobody has open. What is used
-//! right now is spared, and so is a layer that is held complete.
+//! right now is spared, and so is a layer that is held complete. Who holds layers that nobody uses is asked to let them go first.
 
 use std::cmp::Reverse;
 use std::io;
@@ -59,6 +59,14 @@ impl Store {
     /// # Errors
     /// The store's directory cannot be looked through.
     pub fn maintain(&self, now: SystemTime) -> Result<(), StoreError> {
+        self.maintain_with(now, || ())
+    }
+
+    /// The same; where room is to be made, `let_go` is called before, for what is held complete and need not be.
+    ///
+    /// # Errors
+    /// As for [`maintain`](Self::maintain).
+    pub fn maintain_with(&self, now: SystemTime, let_go: impl FnOnce()) -> Result<(), StoreError> {
         let now = Moment::of(now);
         self.shared.set_now(now);
         for (_, layer) in self.opened() {
@@ -73,6 +81,7 @@ impl Store {
         let kept = self.measure()?;
         let goal = self.goal(full);
         if goal > 0 {
+            let_go();
             self.make_room(kept, goal, now);
             self.measure()?;
         }
@@ -188,7 +197,7 @@ impl Store {
         Ok(())
     }
 
-    fn opened(&self) -> Vec<(LayerKey, Arc<LayerFile>)> {
+    pub(super) fn opened(&self) -> Vec<(LayerKey, Arc<LayerFile>)> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let strong = |(key, layer): (&LayerKey, &Weak<LayerFile>)| Some((*key, layer.upgrade()?));
         open.iter().filter_map(strong).collect()

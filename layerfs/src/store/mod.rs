@@ -22,6 +22,7 @@
 mod bitmap;
 mod complete;
 mod cut;
+mod direct;
 mod disk;
 mod eviction;
 mod files;
@@ -33,6 +34,8 @@ mod quarantine;
 mod record;
 mod regions;
 mod scratch;
+mod scrub;
+mod scrubber;
 mod shared;
 mod usage;
 mod verdicts;
@@ -56,6 +59,7 @@ pub(crate) use large::tests::large as large_files;
 pub use layer_file::LayerFile;
 pub use maintenance::{Cap, StoreUsage};
 pub(crate) use quarantine::is_refused;
+pub use scrubber::{Scrub, ScrubSettings};
 pub use shared::StoreCounters;
 
 use self::cut::{Cut, CutName, LAYOUT};
@@ -187,9 +191,10 @@ impl Store {
         }
     }
 
-    /// Tells whenever a layer has gone into quarantine. Nothing of it is read from the store by then.
-    pub fn condemned(&self) -> watch::Receiver<u64> {
-        self.shared.condemned.subscribe()
+    /// Tells whenever a layer has gone into quarantine, or a part of one was found damaged. Nothing of it is read from the store
+    /// by then.
+    pub fn spoilt(&self) -> watch::Receiver<u64> {
+        self.shared.spoilt.subscribe()
     }
 
     /// What happened in it.

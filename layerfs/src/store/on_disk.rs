@@ -15,12 +15,13 @@ use bytes::Bytes;
 use super::StoreError;
 use super::complete::{self, HANDED_OUT, MOUNTED};
 use super::cut::Cut;
+use super::direct::ReadFrom;
 use super::files::Files;
 use super::large::LargeFiles;
 use super::record::{Record, Sum};
 use super::regions::Regions;
 use super::shared::Moment;
-use super::sync::{AtomicBool, Mutex, Ordering, RwLock};
+use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering, RwLock};
 use crate::verify::TarBytes;
 
 pub(super) struct OnDisk {
@@ -38,6 +39,8 @@ pub(super) struct OnDisk {
     pub(super) handed_out: AtomicBool,
     /// The kernel may have them mounted: the packed one as well must never be punched, only replaced.
     pub(super) mounted: AtomicBool,
+    /// How often a part of it was found damaged: whoever has it mounted may have read that part.
+    pub(super) damages: AtomicU64,
     /// The log has been told that reads from these files fail.
     told: AtomicBool,
 }
@@ -69,6 +72,7 @@ impl OnDisk {
             marked: AtomicBool::new(complete),
             handed_out: AtomicBool::new(directory.join(HANDED_OUT).exists()),
             mounted: AtomicBool::new(directory.join(MOUNTED).exists()),
+            damages: AtomicU64::new(0),
             told: AtomicBool::new(false),
         };
         if complete && !on_disk.record.all(0..cut.units()) {
@@ -90,24 +94,35 @@ impl OnDisk {
     }
 
     /// Where a run of units starts, and their bytes; `None` if they are not all there.
-    pub(super) fn read(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
+    pub(super) fn read(
+        &self,
+        cut: &Cut,
+        units: Range<usize>,
+        from: ReadFrom,
+    ) -> Result<Option<(u64, Bytes)>, Damaged> {
         let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        self.read_held(cut, units)
+        self.read_held(cut, units, from)
     }
 
     /// Takes away those of the units that are not what was written, and says which those are.
-    pub(super) fn take_damaged(&self, cut: &Cut, units: Range<usize>) -> io::Result<Vec<Range<u64>>> {
+    pub(super) fn take_damaged(
+        &self,
+        cut: &Cut,
+        units: Range<usize>,
+        from: ReadFrom,
+    ) -> io::Result<Vec<Range<u64>>> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut damaged = Vec::new();
         let mut forgotten = Ok(());
         for (unit, range) in units.clone().zip(cut.ranges_of(units)) {
-            if let Err(Damaged) = self.read_held(cut, unit..unit + 1) {
+            if let Err(Damaged) = self.read_held(cut, unit..unit + 1, from) {
                 forgotten = forgotten.and(self.record.disclaim(unit..unit + 1));
                 damaged.push(range);
             }
         }
         if !damaged.is_empty() {
+            self.damages.fetch_add(1, Ordering::AcqRel);
             forgotten = forgotten.and(self.unmark());
         }
         forgotten.map(|()| damaged)
@@ -135,13 +150,18 @@ impl OnDisk {
     }
 
     /// For who holds the gate.
-    fn read_held(&self, cut: &Cut, units: Range<usize>) -> Result<Option<(u64, Bytes)>, Damaged> {
+    fn read_held(
+        &self,
+        cut: &Cut,
+        units: Range<usize>,
+        from: ReadFrom,
+    ) -> Result<Option<(u64, Bytes)>, Damaged> {
         if !self.record.all(units.clone()) {
             return Ok(None);
         }
         let ranges: Vec<Range<u64>> = cut.ranges_of(units.clone()).collect();
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
-        let read = self.files.read(&(first.start..last.end));
+        let read = self.files.read(&(first.start..last.end), from);
         let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
         let (bytes, sums) = read.map_err(|error| {
             // A failing disk fails every read: once is enough.

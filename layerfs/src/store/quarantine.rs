@@ -43,7 +43,7 @@ impl LayerFile {
         let noted = self.shared.verdicts.note(&self.verdict, why);
         let dropped = self.disk().map_or(Ok(()), |disk| self.drop_all(disk, why));
         self.condemned.get_or_init(|| why.into());
-        self.shared.condemned.send_modify(|count| *count += 1);
+        self.shared.spoilt.send_modify(|count| *count += 1);
         noted.and(dropped).map_err(fail)
     }
 

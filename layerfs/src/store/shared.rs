@@ -17,6 +17,8 @@ pub struct StoreCounters {
     pub damaged_units: AtomicU64,
     /// Bytes that arrived and could not be kept.
     pub unkept_bytes: AtomicU64,
+    /// Bytes of complete layers that were compared with what had been written, though nobody read them.
+    pub scrubbed_bytes: AtomicU64,
     /// Bytes that were taken away to make room.
     pub evicted_bytes: AtomicU64,
 }
@@ -35,8 +37,8 @@ impl Moment {
 pub(super) struct Shared {
     pub counters: StoreCounters,
     pub verdicts: Verdicts,
-    /// How many layers went into quarantine since the process started.
-    pub condemned: watch::Sender<u64>,
+    /// How often something of a layer was found not to be what it must be.
+    pub spoilt: watch::Sender<u64>,
     now: AtomicU32,
     changed: AtomicBool,
     full: AtomicBool,
@@ -60,8 +62,8 @@ impl Shared {
     pub(super) fn new(verdicts: Verdicts) -> Self {
         let (counters, now) = (StoreCounters::default(), AtomicU32::default());
         let (changed, full) = (AtomicBool::default(), AtomicBool::default());
-        let condemned = watch::Sender::default();
-        Self { counters, verdicts, condemned, now, changed, full, troubles: TroubleLog::default() }
+        let spoilt = watch::Sender::default();
+        Self { counters, verdicts, spoilt, now, changed, full, troubles: TroubleLog::default() }
     }
 
     /// Notes that something fails; what is to be told of it, if anything.

@@ -3,7 +3,7 @@
 //! Every method checks before it changes, so that a refused request leaves no trace; what it changed
 //! it notes in `changes`, which the writer persists.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -115,6 +115,15 @@ impl State {
     /// Every lazy chain on record.
     pub fn lazy_chains(&self) -> Vec<LazyChain> {
         self.all().filter_map(|snapshot| snapshot.lazy_chain()).collect()
+    }
+
+    /// The lazy chains that a container or a view is on, by id.
+    pub fn used_chains(&self) -> HashSet<u64> {
+        let on = |snapshot: &Arc<Snapshot>| {
+            let ancestors = self.ancestors(snapshot).unwrap_or_default();
+            ancestors.iter().find_map(|ancestor| ancestor.lazy_chain()).map(|chain| chain.snapshot_id)
+        };
+        self.all().filter(|snapshot| snapshot.kind != Kind::Committed).filter_map(on).collect()
     }
 
     /// Whether a snapshot with that id exists: a scan, for clean-up only.

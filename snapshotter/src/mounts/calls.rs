@@ -17,6 +17,7 @@ impl LazyMounts for Arc<Mounts> {
         if let Some(why) = self.store.quarantined_index(&chain.index) {
             return Err(LazyError::Quarantined { index: chain.index, why });
         }
+        let giving = self.giving.read().await;
         if self.is_to_be_reconsidered(chain) {
             let _one = self.changing.lock().await;
             let (this, chain) = (self.clone(), *chain);
@@ -32,6 +33,8 @@ impl LazyMounts for Arc<Mounts> {
             blocking(chain.snapshot_id, move || this.serve(&chain)).await?
         });
         let root = served.await?.root.clone();
+        // That waits for readers, and the container is on record.
+        drop(giving);
         self.forget_condemned(chain, &cell).await?;
         Ok(root)
     }
@@ -82,7 +85,7 @@ impl LazyMounts for Arc<Mounts> {
             keys(chain).into_iter().flatten().map(|key| (key, *chain)).collect::<Vec<_>>()
         };
         let chains: HashMap<MountKey, LazyChain> = chains.iter().flat_map(keyed).collect();
-        self.forget_when_condemned();
+        self.watch_spoilt();
         let this = self.clone();
         blocking(0, move || {
             let held =

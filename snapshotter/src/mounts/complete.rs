@@ -37,7 +37,7 @@ impl Mounts {
         match self.mount_complete(chain, fs, &held) {
             Ok(root) => {
                 tracing::info!(snapshot = id, chain = %chain.chain_id, "complete: the kernel reads it by itself");
-                Some(Served { fs: fs.clone(), server: Server::Kernel(held), root })
+                Some(Served { fs: fs.clone(), server: Server::Kernel(held), root, holds: true })
             }
             Err(error) => {
                 let why = error_chain(&*error);
@@ -83,7 +83,14 @@ impl Mounts {
             return None;
         };
         tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "holds a complete mount again");
-        Some(Served { fs, server: Server::Kernel(complete), root: held.path.join(ROOT_NAME) })
+        let (server, root) = (Server::Kernel(complete), held.path.join(ROOT_NAME));
+        Some(Served { fs, server, root, holds: true })
+    }
+
+    /// Whether what containers would get now is a complete mount over files that were found damaged.
+    pub(super) fn has_damaged_mount(&self, chain: &LazyChain) -> bool {
+        let Some(cell) = lock(&self.served).get(&chain.snapshot_id).cloned() else { return false };
+        cell.get().is_some_and(|served| !served.is_ours() && !served.is_sound())
     }
 
     /// Whether what a chain has now may not be what it should have.

@@ -1,7 +1,9 @@
-//! What the kernel has in its page cache of layers that went into quarantine since: it is made to forget it.
+//! What the kernel has in its page cache of layers that were found not to be what they must be.
 //!
-//! At once for containers that run, and before a further container gets the mount. Who has such bytes mapped sees the
-//! right ones from then on as well; what a program has made of them meanwhile is its own.
+//! Of a layer that went into quarantine it is made to forget it: at once for containers that run, and before a further
+//! container gets the mount. Who has such bytes mapped sees the right ones from then on as well; what a program has made of
+//! them meanwhile is its own. A complete mount over damaged files cannot be made to forget: it goes out of use at once,
+//! for whoever comes.
 
 use std::sync::Arc;
 
@@ -11,22 +13,35 @@ use super::{Mounts, Served, Server, blocking, lock, other};
 use crate::lazy::{LazyChain, LazyError};
 
 impl Mounts {
-    /// Has the kernel forget what it has read of a layer as soon as that goes into quarantine, for as long as there are
+    /// Sees to mounts as soon as something of their layers is found not to be what it must be, for as long as there are
     /// mounts. To be called on a runtime.
-    pub(super) fn forget_when_condemned(self: &Arc<Self>) {
-        let (this, mut condemned) = (Arc::downgrade(self), self.store.condemned());
+    pub(super) fn watch_spoilt(self: &Arc<Self>) {
+        let (this, mut spoilt) = (Arc::downgrade(self), self.store.spoilt());
         tokio::spawn(async move {
-            while condemned.changed().await.is_ok() {
+            while spoilt.changed().await.is_ok() {
                 let Some(this) = this.upgrade() else { return };
                 for (id, cell) in this.all_served() {
                     // One that waits for a reader must not keep the others; what fails has been told.
                     drop(tokio::task::spawn_blocking(move || forget(id, &cell)));
                 }
+                this.end_damaged().await;
             }
         });
     }
 
-    /// The same for one chain, before a container gets it.
+    async fn end_damaged(self: &Arc<Self>) {
+        for chain in self.catalog.chains() {
+            if self.has_damaged_mount(&chain) {
+                let _one = self.changing.lock().await;
+                let this = self.clone();
+                if let Err(error) = blocking(chain.snapshot_id, move || this.reconsider(&chain)).await {
+                    tracing::error!(snapshot = chain.snapshot_id, %error, "a damaged mount is still in use");
+                }
+            }
+        }
+    }
+
+    /// Has the kernel forget what it has read of layers of a chain that are in quarantine, before a container gets it.
     ///
     /// # Errors
     /// The kernel refuses: it may still give what it has read.
@@ -45,7 +60,7 @@ impl Mounts {
             .map_err(|source| other(id, "have the kernel forget what is in quarantine", source.into()))
     }
 
-    fn all_served(&self) -> Vec<(u64, Arc<OnceCell<Served>>)> {
+    pub(super) fn all_served(&self) -> Vec<(u64, Arc<OnceCell<Served>>)> {
         let of = |cells: &std::collections::HashMap<u64, Arc<OnceCell<Served>>>| {
             cells.iter().map(|(id, cell)| (*id, cell.clone())).collect::<Vec<_>>()
         };

@@ -1,5 +1,8 @@
 //! Bits that flip anywhere below the state directory.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use super::*;
 use crate::chance::Chance;
 
@@ -69,4 +72,53 @@ fn a_bit_that_flips_anywhere_is_never_served_and_the_bytes_come_back() {
         found += store.counters().damaged_units.load(std::sync::atomic::Ordering::Relaxed);
     }
     assert!(found > SEEDS, "{found} flips found: nothing was put to the test");
+}
+
+#[test]
+fn a_bit_that_flips_where_only_the_kernel_reads_is_found_by_the_scrub() {
+    let large = 100_000..150_000u64;
+    let fixture = Fixture::new(&[(0, 70_000), (0, 90_000)], std::slice::from_ref(&large));
+    let store = Store::open(fixture.directory.path()).unwrap();
+    let file = store.layer(&fixture.layer, &fixture.large);
+    let scrub = || {
+        let mut due = store.due(Duration::ZERO);
+        due.iter_mut().map(|due| std::iter::from_fn(|| due.go_on()).sum::<u64>()).sum::<u64>()
+    };
+    assert_eq!(scrub(), 0, "it is not complete");
+    for flipped in [3, 69_999, 120_000] {
+        (0..2).for_each(|span| fixture.keep(&file, span));
+        file.mark_complete().unwrap();
+        let held = file.hold_complete().unwrap();
+        assert_eq!((scrub(), held.is_sound()), (160_000, true));
+        assert!(fixture.flip(flipped));
+        scrub();
+        assert!(!file.is_complete() && !held.is_sound(), "{flipped}");
+        let unit = fixture.units().into_iter().find(|unit| unit.contains(&flipped)).unwrap();
+        assert!(!file.has(&unit) && file.present_bytes() == 160_000 - (unit.end - unit.start));
+        (0..2).for_each(|span| fixture.keep(&file, span));
+        file.mark_complete().unwrap();
+        assert!(!held.is_sound(), "who has it mounted may have read the wrong bytes");
+    }
+    let counters = store.counters();
+    assert_eq!(counters.damaged_units.load(Ordering::Relaxed), 3);
+    assert!(store.due(Duration::from_secs(3600)).is_empty(), "it was looked at just now");
+    drop(file);
+    assert!(store.due(Duration::ZERO).is_empty(), "nobody has it open");
+}
+
+#[test]
+fn a_scrub_goes_on_by_itself_and_ends_with_its_owner() {
+    let fixture = Fixture::new(&[(0, 70_000)], &[]);
+    let store = Arc::new(Store::open(fixture.directory.path()).unwrap());
+    let file = store.layer(&fixture.layer, &fixture.large);
+    fixture.keep(&file, 0);
+    file.mark_complete().unwrap();
+    assert!(fixture.flip(5));
+    let rate = std::num::NonZeroU64::new(10_000_000).unwrap();
+    let scrub = Scrub::start(&store, ScrubSettings { rate, interval: Duration::ZERO }).unwrap();
+    while file.is_complete() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(scrub);
+    assert!(!file.has(&(0..10)));
 }

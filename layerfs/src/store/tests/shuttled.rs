@@ -24,8 +24,9 @@ mod sync {
     pub(crate) use shuttle::sync::{Mutex, RwLock};
 }
 
-use super::super::{StoreError, complete, cut, disk, large, regions, shared};
+use super::super::{StoreError, complete, cut, direct, disk, large, regions, shared};
 use super::Fixture;
+use direct::ReadFrom;
 use on_disk::{Damaged, OnDisk};
 
 const ITERATIONS: usize = 700;
@@ -70,7 +71,7 @@ impl Layer {
 
     /// Whether it is there; what is given must be right.
     fn read(&self, range: Range<u64>) -> bool {
-        match self.disk.read(&self.cut, self.units(range)) {
+        match self.disk.read(&self.cut, self.units(range), ReadFrom::Cache) {
             Ok(None) => false,
             Ok(Some((start, bytes))) => {
                 let given = start..start + bytes.len() as u64;
@@ -124,9 +125,9 @@ fn what_is_damaged_is_taken_away_once_and_what_replaces_it_stays() {
         assert!(layer.fixture.flip(3));
         let fix = |layer: &Layer| {
             let range = 0..100;
-            if let Err(Damaged) = layer.disk.read(&layer.cut, layer.units(range.clone())) {
+            if let Err(Damaged) = layer.disk.read(&layer.cut, layer.units(range.clone()), ReadFrom::Cache) {
                 let units = layer.units(range);
-                assert!(layer.disk.take_damaged(&layer.cut, units).is_ok());
+                assert!(layer.disk.take_damaged(&layer.cut, units, ReadFrom::Cache).is_ok());
                 layer.write(0);
             }
         };
