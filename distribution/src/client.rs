@@ -14,6 +14,7 @@ use crate::ending::Endings;
 use crate::error::Error;
 use crate::hosts::Router;
 use crate::http::{Answer, Http};
+use crate::limits;
 use crate::request::{Call, Transport};
 use crate::target::Target;
 use crate::turn::Turn;
@@ -28,6 +29,8 @@ pub struct Client {
     /// The time each call may take.
     limit: Option<Duration>,
     mirrors: bool,
+    /// The longest pause that a registry may ask for.
+    longest_pause: Duration,
 }
 
 struct Shared {
@@ -47,7 +50,7 @@ impl Client {
         let attempts = config.attempts.max(1);
         let (whereabouts, endings) = (Whereabouts::new(), Endings::default());
         let shared = Shared { transport, router, whereabouts, attempts, endings };
-        Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true })
+        Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true, longest_pause: limits::RETRY_AFTER })
     }
 
     /// The same client for calls that must be done within `limit`, tokens, retries, redirects and body
@@ -65,6 +68,13 @@ impl Client {
     #[must_use]
     pub fn without_mirrors(&self) -> Self {
         Self { mirrors: false, ..self.clone() }
+    }
+
+    /// The same client for calls that end at once with [`Error::Status`] where a registry wants to be left alone for
+    /// longer than `longest`: for those who can turn to another one meanwhile.
+    #[must_use]
+    pub fn pausing_at_most(&self, longest: Duration) -> Self {
+        Self { longest_pause: longest, ..self.clone() }
     }
 
     /// Waits until every upload that was dropped unfinished has been cancelled: for those about to end.
@@ -103,7 +113,9 @@ impl Client {
 
     /// A call to the host whose turn it is.
     pub(crate) fn call(&self, turn: &Turn, method: Method, url: Url, target: Target, access: Access) -> Call {
-        Call::new(self.transport(), turn, method, url, target, access).tried(self.attempts(turn))
+        Call::new(self.transport(), turn, method, url, target, access)
+            .tried(self.attempts(turn))
+            .pausing_at_most(self.longest_pause)
     }
 
     /// Sends a call; any status but success is an error.

@@ -211,6 +211,8 @@ pub enum Error {
         status: StatusCode,
         /// The registry's own words.
         message: String,
+        /// How long it wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
     },
 }
 

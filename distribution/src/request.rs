@@ -2,7 +2,7 @@
 //!
 //! A refusal (401, or 403 on a grant from before the call) is met with a new grant and one more try.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::HeaderValue;
@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode, Url};
 use crate::auth::{Access, Authenticator, Grant, Peer};
 use crate::credentials::Credentials;
 use crate::error::Error;
-use crate::http::{Answer, Http, Request, drain, read_whole};
+use crate::http::{Answer, Http, Request, drain, read_whole, retry_after};
 use crate::limits;
 use crate::repository::Repository;
 use crate::target::Target;
@@ -69,7 +69,7 @@ impl Call {
     /// Adds a body, and the time that the slowest link needs for it.
     pub(crate) fn body(mut self, body: Bytes) -> Self {
         let seconds = u64::try_from(body.len()).unwrap_or(u64::MAX) / limits::SLOWEST_UPLOAD;
-        self.request.patience += std::time::Duration::from_secs(seconds);
+        self.request.patience += Duration::from_secs(seconds);
         self.request.body = body;
         self
     }
@@ -77,13 +77,19 @@ impl Call {
     /// Allows the registry the time it needs to digest and store `len` bytes it has received.
     pub(crate) fn commits(mut self, len: u64) -> Self {
         self.request.patience *= 3;
-        self.request.patience += std::time::Duration::from_secs(len / limits::SLOWEST_COMMIT);
+        self.request.patience += Duration::from_secs(len / limits::SLOWEST_COMMIT);
         self
     }
 
     /// Limits how often it is tried: once, where there is another way to get the same.
     pub(crate) fn tried(mut self, attempts: u32) -> Self {
         self.request.attempts = attempts;
+        self
+    }
+
+    /// Limits the pauses that the registry may ask for.
+    pub(crate) fn pausing_at_most(mut self, longest: Duration) -> Self {
+        self.request.longest_pause = longest;
         self
     }
 
@@ -165,6 +171,7 @@ impl Transport {
             return Ok(answer);
         }
         let is_registrys = answer.elsewhere.is_none();
+        let retry_after = retry_after(answer.response.headers());
         let message = match read_whole(answer.response, limits::ERROR_BODY_BYTES, self.http.patience).await {
             Ok(body) => registry_words(&body),
             Err(_) => String::new(),
@@ -182,7 +189,7 @@ impl Transport {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Error::Unauthorized { target, status, message }
             }
-            _ => Error::Status { target, status, message },
+            _ => Error::Status { target, status, message, retry_after },
         })
     }
 }

@@ -25,13 +25,6 @@ fn silent_from(fixture: &Fixture, silence: Instant) -> Arc<dyn Source> {
     })
 }
 
-/// Whether all memory is there to be had.
-async fn memory_is_whole(layer: &Layer) -> bool {
-    let pool = &layer.fetcher().node.pool;
-    let (background, demand) = (pool.hold(Class::Background, ALL), pool.hold(Class::Demand, ALL));
-    tokio::time::timeout(MS, async { tokio::join!(background, demand) }).await.is_ok()
-}
-
 #[tokio::test(start_paused = true)]
 async fn runs_that_leave_a_silent_host_for_a_crowded_one_all_end() {
     // Stretches of a request each, too far apart to be one.
@@ -62,7 +55,7 @@ async fn runs_that_leave_a_silent_host_for_a_crowded_one_all_end() {
     let ended = join_all(reads).await;
     assert!(ended.iter().all(Result::is_ok), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-    assert!(memory_is_whole(&layer).await);
+    assert!(layer.fetcher().node.pool.is_whole().await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 #[cfg(test)]
+mod busy_tests;
+#[cfg(test)]
 mod chance;
 pub mod class;
 pub mod completion;
@@ -18,6 +20,8 @@ pub mod completion;
 mod contention_tests;
 mod decode;
 pub mod erofs;
+#[cfg(test)]
+mod fault_crowd_tests;
 #[cfg(test)]
 mod fault_tests;
 mod fetch;

@@ -16,7 +16,7 @@ use crate::layer::Layer;
 use crate::layers::{Layers, Settings};
 pub(crate) use crate::source::error;
 use crate::source::{ByteStream, MemorySource, Source};
-use crate::store::{LargeFiles, Store};
+use crate::store::{Cap, LargeFiles, Store};
 
 /// Bytes of tar a span.
 pub(crate) const SPAN: usize = 64 << 10;
@@ -79,6 +79,13 @@ impl Fixture {
     pub(crate) fn anew(self) -> Self {
         let (store, directory) = new_store();
         Self { store, _directory: directory, ..self }
+    }
+
+    /// The same layer, with a store that has a cap, and nothing of it.
+    pub(crate) fn capped(self, cap: Cap) -> Self {
+        let (store, directory) = new_store();
+        let store = Arc::try_unwrap(store).unwrap_or_else(|_| unreachable!("it is new")).with_cap(cap);
+        Self { store: Arc::new(store), _directory: directory, ..self }
     }
 
     /// The same layer, converted from a gzip blob: that blob.

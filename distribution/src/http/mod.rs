@@ -25,7 +25,7 @@ pub(crate) use body::{Body, drain, read_whole};
 use connections::Connections;
 use expiry::expiry;
 pub(crate) use failure::{BodyError, Failure};
-pub(crate) use retry::{Backoff, passes};
+pub(crate) use retry::{Backoff, passes, retry_after};
 
 /// Sends requests.
 #[derive(Clone)]
@@ -54,6 +54,8 @@ pub(crate) struct Request {
     pub(crate) patience: Duration,
     /// How often it is tried.
     pub(crate) attempts: u32,
+    /// The longest pause that a server may ask for.
+    pub(crate) longest_pause: Duration,
     /// No pause before another try may reach beyond this.
     pub(crate) deadline: Option<Instant>,
 }
@@ -93,6 +95,7 @@ impl Request {
             repeatable: true,
             patience: http.patience,
             attempts: http.attempts,
+            longest_pause: limits::RETRY_AFTER,
             deadline: None,
         }
     }
@@ -155,7 +158,7 @@ impl Http {
 
     async fn send_until_answered(&self, hop: &Hop<'_>) -> Result<Response, Failure> {
         let request = hop.request;
-        let mut backoff = Backoff::new(request.attempts);
+        let mut backoff = Backoff::new(request.attempts).with_longest(request.longest_pause);
         loop {
             let outcome = self.send_once(hop).await;
             let pause = match &outcome {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
-use reqwest::header::{HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
 use crate::limits;
@@ -20,12 +20,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Backoff {
     left: u32,
     pause: Duration,
+    /// The longest pause that a server may ask for.
+    longest: Duration,
 }
 
 impl Backoff {
     /// For a request tried `attempts` times in all.
     pub(crate) fn new(attempts: u32) -> Self {
-        Self { left: attempts.saturating_sub(1), pause: FIRST_PAUSE }
+        Self { left: attempts.saturating_sub(1), pause: FIRST_PAUSE, longest: limits::RETRY_AFTER }
+    }
+
+    /// The same where a server may ask for a pause of `longest` at most.
+    pub(crate) fn with_longest(self, longest: Duration) -> Self {
+        Self { longest: longest.min(self.longest), ..self }
     }
 
     /// How long to wait before the next try, or `None` when there is none.
@@ -42,8 +49,8 @@ impl Backoff {
             return None;
         }
         let pause = self.after_failure()?;
-        match response.headers().get(RETRY_AFTER).and_then(retry_after) {
-            Some(asked) if asked > limits::RETRY_AFTER => None,
+        match retry_after(response.headers()) {
+            Some(asked) if asked > self.longest => None,
             Some(asked) => Some(asked),
             None => Some(pause),
         }
@@ -55,9 +62,9 @@ pub(crate) fn passes(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// Seconds, or an HTTP date.
-fn retry_after(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?.trim();
+/// How long a server wants to be left alone, in seconds or by an HTTP date, where it says so.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -74,6 +81,8 @@ fn jittered(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -89,7 +98,8 @@ mod tests {
 
     #[test]
     fn reads_seconds_and_dates() {
-        let read = |text: &'static str| retry_after(&HeaderValue::from_static(text));
+        let header = |text| (RETRY_AFTER, HeaderValue::from_static(text));
+        let read = |text: &'static str| retry_after(&HeaderMap::from_iter([header(text)]));
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         assert!(read("Wed, 21 Oct 2195 07:28:00 GMT").unwrap() > limits::RETRY_AFTER);

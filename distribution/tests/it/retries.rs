@@ -110,3 +110,16 @@ async fn a_blob_is_pushed_again_in_a_new_session() {
     Mock::given(method("PUT")).respond_with(ResponseTemplate::new(201)).expect(1).mount(&server).await;
     client().push_blob(&repository(&server), &Digest::of(b"x"), Bytes::from_static(b"x")).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_can_ask_another_is_told_at_once_how_long_a_registry_wants_to_be_left_alone() {
+    for status in [429, 503] {
+        let server = recovering(ResponseTemplate::new(status).insert_header("retry-after", "12")).await;
+        let (client, repository) = (client().pausing_at_most(Duration::from_secs(1)), repository(&server));
+        let error = client.blob_range(&repository, &Digest::of(b"x"), 0..1).await.unwrap_err();
+        let Error::Status { retry_after, .. } = &error else { panic!("{error}") };
+        assert_eq!(*retry_after, Some(Duration::from_secs(12)), "{status}");
+        assert_eq!(server.received_requests().await.unwrap().len(), 1);
+        assert_eq!(client.blob_range(&repository, &Digest::of(b"x"), 0..1).await.unwrap(), "x");
+    }
+}

@@ -112,6 +112,13 @@ impl Lane {
         self.lock().window.bytes()
     }
 
+    /// Whether nothing is under way.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.under_way == [0; Class::ALL.len()] && state.requests == [0; Class::ALL.len()]
+    }
+
     fn start_what_may(self: &Arc<Self>) {
         loop {
             // Sent without the lock: a waiter that is gone leaves a passage to be dropped, which takes the lock.

@@ -112,6 +112,23 @@ impl Pool {
         self.set_aside.clone().try_acquire_owned().ok().map(SetAside)
     }
 
+    /// Whether everything that it gives has been given back.
+    #[cfg(test)]
+    pub(crate) async fn is_whole(&self) -> bool {
+        const ALL: u64 = 1 << 40;
+        let (background, demand) = (self.hold(Class::Background, ALL), self.hold(Class::Demand, ALL));
+        let in_time = std::time::Duration::from_millis(1);
+        let memory = tokio::time::timeout(in_time, async { tokio::join!(background, demand) }).await;
+        let lanes: Vec<_> = self.lanes.lock().unwrap().values().cloned().collect();
+        let processors = std::thread::available_parallelism().map_or(2, |processors| processors.get());
+        memory.is_ok()
+            && lanes.iter().all(|lane| lane.is_idle())
+            && self.lent.available_permits() == LENT as usize
+            && self.decoders.available_permits() == processors
+            && self.set_aside.available_permits() == SET_ASIDE as usize
+            && [0, 1].iter().all(|&of| self.whole_layers[of].available_permits() == WHOLE_LAYERS[of] as usize)
+    }
+
     /// Waits for a processor. Cancel-safe; `None` never comes while the pool is there.
     pub(crate) async fn decoder(&self) -> Option<Decoder> {
         self.decoders.clone().acquire_owned().await.ok().map(Decoder)

@@ -13,9 +13,8 @@ use crate::class::Class;
 use crate::read_error::{ReadError, ReadErrors};
 use crate::single_flight::Follower;
 
-/// Rounds of joining: the second heals a fetch that ended without an outcome; more would only spin while the daemon
-/// stops.
-const ROUNDS: usize = 3;
+/// Rounds with a fetch that ended without an outcome: the next heals it; more would only spin while the daemon stops.
+const LOST: usize = 3;
 /// How long nothing may come of what nobody has asked for yet.
 const GUESS: Duration = Duration::from_secs(5);
 
@@ -33,20 +32,26 @@ impl Fetcher {
     ) -> Result<Vec<Option<Landed>>, ReadErrors> {
         let begun = Instant::now();
         let mut landed: Vec<Option<Landed>> = vec![None; spans.len()];
-        for _ in 0..ROUNDS {
+        let mut lost = 0;
+        // What the store took away while this waited for the rest is missing in the next round; what has landed is not.
+        while lost < LOST {
             let missing = |at: &usize| landed[at - spans.start].is_none() && !self.is_local(*at);
             let missing: Vec<usize> = spans.clone().filter(missing).collect();
             if missing.is_empty() {
                 return Ok(landed);
             }
+            let mut all_told = true;
             for follower in self.join(&missing, class) {
                 let at = follower.key() - spans.start;
-                if let Some(outcome) = self.outcome(follower, begun, deadline).await? {
-                    let outcome = outcome?;
-                    // Who does not read drops the bytes at once.
-                    landed[at] = Some(if class == Class::Demand { outcome } else { Landed::Kept });
-                }
+                let Some(outcome) = self.outcome(follower, begun, deadline).await? else {
+                    all_told = false;
+                    continue;
+                };
+                // Who does not read drops the bytes at once.
+                let outcome = outcome?;
+                landed[at] = Some(if class == Class::Demand { outcome } else { Landed::Kept });
             }
+            lost += usize::from(!all_told);
         }
         Err(ReadErrors::from(ReadError::Abandoned { diff_id: self.layer.diff_id.0 }))
     }

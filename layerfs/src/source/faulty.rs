@@ -42,10 +42,11 @@ pub(crate) enum Fault {
     Lie,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault::None,
     Fault::Delay,
     Fault::Deny(Trouble::Broken),
+    Fault::Deny(Trouble::Busy { rest: Duration::from_secs(4) }),
     Fault::Deny(Trouble::Silent),
     Fault::Deny(Trouble::Refused),
     Fault::Deny(Trouble::Wrong),

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Error, Repository};
@@ -10,6 +11,8 @@ use jaunt_formats::Digest;
 
 use super::{ByteStream, Source, SourceError, Trouble};
 
+/// The longest pause that is waited for within a request: after a longer one it may be another host's turn.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Spoilt blobs that are remembered.
 const SPOILT: usize = 1024;
 
@@ -25,7 +28,7 @@ pub struct RegistrySource {
 impl RegistrySource {
     /// A source of what `repository` holds.
     pub fn new(client: Client, repository: Repository) -> Self {
-        let name = repository.to_string();
+        let (name, client) = (repository.to_string(), client.pausing_at_most(LONGEST_PAUSE));
         Self { client, repository, name, spoilt: Mutex::default() }
     }
 
@@ -73,6 +76,9 @@ impl Source for RegistrySource {
 fn trouble(error: &Error) -> Trouble {
     match error {
         Error::NotFound { .. } => Trouble::Gone,
+        Error::Status { retry_after: Some(rest), .. } if error.is_transient() => {
+            Trouble::Busy { rest: *rest }
+        }
         Error::TimedOut { .. } | Error::TooSlow { .. } | Error::Deadline { .. } => Trouble::Silent,
         error if error.is_transient() => Trouble::Broken,
         Error::Unauthorized { .. } | Error::Auth { .. } => Trouble::Refused,
