@@ -8,10 +8,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jaunt_formats::Reference;
 
+use crate::check::{self, CheckArgs, CheckCommandError};
 use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
 use crate::fallback::error_chain;
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
 use crate::{daemon, logging, originals, pull, status, supervisor};
+
+/// What `check` exits with when it has found a fault.
+const FOUND: u8 = 3;
 
 /// containerd snapshotter that starts containers before their image has arrived.
 #[derive(Debug, Parser)]
@@ -37,6 +41,8 @@ enum Command {
     Materialise(MaterialiseArgs),
     /// Show what the daemon holds, and why what is not lazy is not.
     Status(StatusArgs),
+    /// Check the state directory, and repair what can be.
+    Check(CheckArgs),
     /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
     Mount(MountArgs),
     /// Unmount what `mount` has mounted.
@@ -135,6 +141,8 @@ enum CommandError {
     #[error(transparent)]
     Status(#[from] status::StatusError),
     #[error(transparent)]
+    Check(#[from] CheckCommandError),
+    #[error(transparent)]
     Mount(#[from] MountCommandError),
     #[error(transparent)]
     Umount(#[from] PointError),
@@ -142,7 +150,8 @@ enum CommandError {
     Runtime(#[source] std::io::Error),
 }
 
-/// Runs the command: 0 when it did what was asked, 1 when it failed; clap exits with 2 on misuse.
+/// Runs the command: 0 when it did what was asked, 1 when it failed, 3 when `check` found a fault; clap exits with 2 on
+/// misuse.
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve(args),
@@ -150,16 +159,16 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pull(args) => run_pull(args),
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
+        Command::Check(args) => return run_check(args).unwrap_or_else(|error| failed(&error)),
         Command::Mount(args) => run_mount(args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("jaunt-snapshotter: {}", error_chain(&error));
-            ExitCode::FAILURE
-        }
-    }
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: &CommandError) -> ExitCode {
+    eprintln!("jaunt-snapshotter: {}", error_chain(error));
+    ExitCode::FAILURE
 }
 
 fn serve(args: ServeArgs) -> Result<(), CommandError> {
@@ -225,6 +234,11 @@ fn run_status(args: &StatusArgs) -> Result<(), CommandError> {
         false => print!("{}", status::text(&answer, std::time::SystemTime::now())),
     }
     Ok(())
+}
+
+fn run_check(args: CheckArgs) -> Result<ExitCode, CommandError> {
+    let report = runtime()?.block_on(check::command(args))?;
+    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
 fn run_mount(args: MountArgs) -> Result<(), CommandError> {

@@ -88,6 +88,14 @@ pub(super) fn open(path: &Path) -> io::Result<Option<KeptImage>> {
     }
 }
 
+/// Whether the image that is kept at `path` is what was written.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn is_sound(path: &Path) -> io::Result<bool> {
+    Ok(devices_of(&std::fs::read(path)?).is_ok())
+}
+
 fn devices_of(bytes: &[u8]) -> Result<Vec<DeviceFile>, ImageError> {
     let cut = ImageError::Malformed("it is cut short");
     let (image, trailer) = Trailer::read_from_suffix(bytes).map_err(|_| cut)?;

@@ -26,7 +26,7 @@ use jaunt_formats::launch::LaunchError;
 
 pub use devices::DeviceFile;
 pub use image::Image;
-pub use kept::VERSION as IMAGE_VERSION;
+pub use kept::{VERSION as IMAGE_VERSION, is_sound};
 pub use mount::{AttachError, Detached, FS_TYPE, is_mounted_on};
 
 use crate::fs::{CompleteChain, LayerFs};

@@ -47,6 +47,16 @@ impl Files {
         Ok(Self { directory: directory.to_owned(), packed, large, open })
     }
 
+    /// The same, to look only; `None` where there are none.
+    pub(super) fn look(directory: &Path, large: LargeFiles) -> io::Result<Option<Self>> {
+        let packed = match File::open(directory.join(PACKED)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => RwLock::new(Arc::new(opened?)),
+        };
+        let open = Mutex::new(LruCache::new(OPEN_FILES));
+        Ok(Some(Self { directory: directory.to_owned(), packed, large, open }))
+    }
+
     /// The bytes of a range of the tar.
     pub(super) fn read(&self, range: &Range<u64>, from: ReadFrom) -> io::Result<Vec<u8>> {
         let read = |place, piece: &Range<u64>| match from {

@@ -181,7 +181,7 @@ impl Store {
     }
 
     /// Removes a layer that nobody has open: out of the way at once, then file by file.
-    fn remove_closed(&self, kept: &Kept) -> io::Result<()> {
+    pub(super) fn remove_closed(&self, kept: &Kept) -> io::Result<()> {
         let mut gone = kept.path.clone();
         gone.set_file_name(format!("gone-{}", kept.cut.display()));
         {

@@ -20,6 +20,7 @@
 //! disk to sync.
 
 mod bitmap;
+pub mod check;
 mod complete;
 mod cut;
 mod direct;

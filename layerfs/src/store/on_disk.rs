@@ -185,6 +185,6 @@ impl OnDisk {
     }
 }
 
-fn record_path(directory: &Path) -> PathBuf {
+pub(super) fn record_path(directory: &Path) -> PathBuf {
     directory.join("units")
 }

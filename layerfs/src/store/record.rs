@@ -62,6 +62,19 @@ impl Record {
         Self::create(options.open(path)?, units)
     }
 
+    /// Reads what is claimed, to look only; `None` if there is no record, or none of this layout.
+    pub(super) fn look(path: &Path, units: usize) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        if read_header(&file)? != header(units) || file.metadata()?.len() != file_len(units) {
+            return Ok(None);
+        }
+        let there = read_claims(&file, units)?;
+        Ok(Some(Self { there, file }))
+    }
+
     fn create(file: File, units: usize) -> io::Result<Self> {
         file.set_len(file_len(units))?;
         file.write_all_at(&header(units), 0)?;

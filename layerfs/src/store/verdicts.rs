@@ -83,6 +83,11 @@ impl Verdicts {
     }
 }
 
+/// Whether the store keeps its verdicts under that name.
+pub(super) fn is_directory(name: &std::ffi::OsStr) -> bool {
+    name == DIRECTORY
+}
+
 /// What is not readable is a verdict all the same.
 fn reason(path: &Path) -> String {
     let mut bytes = Vec::new();

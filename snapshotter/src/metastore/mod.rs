@@ -15,6 +15,7 @@ use jaunt_formats::Digest;
 use tokio::sync::oneshot;
 
 mod error;
+mod inspect;
 mod record;
 mod state;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 mod writer;
 
 pub use error::Error;
+pub use inspect::{Rows, Table, drop_rows, inspect, read_rows};
 pub use record::{Backing, Kind, Learnt, Snapshot, Voucher};
 pub use state::{Creation, State};
 

@@ -19,11 +19,11 @@ use super::state::{Change, State};
 use super::{Error, Pin};
 use crate::fallback::error_chain;
 
-const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots.v1");
-const PINS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pins.v1");
-const SOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("sources.v1");
-const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters.v1");
-const NEXT_ID: &str = "next_id";
+pub(super) const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots.v1");
+pub(super) const PINS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pins.v1");
+pub(super) const SOURCES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("sources.v1");
+pub(super) const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters.v1");
+pub(super) const NEXT_ID: &str = "next_id";
 
 /// Requests that share a commit, at most: bounds how long the first of them waits.
 const BATCH_MAX: usize = 256;
@@ -192,7 +192,7 @@ fn next_id(db: &Database) -> Result<u64, redb::Error> {
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
-fn digest_of_hex(hex: &str) -> Result<jaunt_formats::Digest, Boxed> {
+pub(super) fn digest_of_hex(hex: &str) -> Result<jaunt_formats::Digest, Boxed> {
     Ok(format!("sha256:{hex}").parse()?)
 }
 

@@ -55,19 +55,21 @@ impl Status for StatusService {
 
 fn encode_snapshot(snapshot: &Snapshot, mount: Option<String>) -> api::Snapshot {
     let label = |name| snapshot.labels.get(name).cloned().unwrap_or_default();
-    let (backing, index) = match snapshot.backing {
-        Backing::Eager => ("eager", String::new()),
-        Backing::Lazy { index, .. } => ("lazy", index.to_string()),
+    let (backing, index, prefix) = match snapshot.backing {
+        Backing::Eager => ("eager", String::new(), 0),
+        Backing::Lazy { index, prefix, .. } => ("lazy", index.to_string(), prefix.into()),
     };
+    let chain_id = snapshot.lazy_chain().map(|chain| chain.chain_id.to_string());
     api::Snapshot {
         id: snapshot.id,
         name: snapshot.name.clone(),
         parent: snapshot.parent.clone().unwrap_or_default(),
         kind: snapshot.kind.as_str().to_owned(),
         backing: backing.to_owned(),
-        chain_id: label(labels::TARGET),
+        chain_id: chain_id.unwrap_or_else(|| label(labels::TARGET)),
         image: label(labels::IMAGE_REF),
         index,
+        prefix,
         mount: mount.unwrap_or_default(),
     }
 }

@@ -40,6 +40,14 @@ impl DirectoryLock {
     }
 }
 
+impl DirectoryLock {
+    /// Whether somebody holds it now. Changes nothing.
+    pub(crate) fn is_held(directory: &Path) -> bool {
+        let file = File::open(directory.join("lock"));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+}
+
 impl AsFd for DirectoryLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -113,6 +121,7 @@ mod tests {
         let root = dir.path().join("a/root");
         let first = DirectoryLock::acquire(&root).unwrap();
         let message = DirectoryLock::acquire(&root).unwrap_err().to_string();
+        assert!(DirectoryLock::is_held(&root) && !DirectoryLock::is_held(dir.path()));
         assert!(message.contains(root.to_str().unwrap()), "{message}");
         assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
         let shared = first.as_fd().try_clone_to_owned().unwrap();

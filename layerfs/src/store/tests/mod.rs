@@ -1,6 +1,7 @@
 //! The store against a naive model, power cuts, full disks, and time.
 
 mod bitmap;
+mod check;
 mod crowd;
 mod damage;
 mod eviction;
