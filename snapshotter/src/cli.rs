@@ -11,6 +11,7 @@ use jaunt_formats::Reference;
 use crate::check::{self, CheckArgs, CheckCommandError};
 use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
 use crate::fallback::error_chain;
+use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
 use crate::{daemon, logging, originals, pull, status, supervisor};
 
@@ -43,6 +44,10 @@ enum Command {
     Status(StatusArgs),
     /// Check the state directory, and repair what can be.
     Check(CheckArgs),
+    /// Make containerd use this snapshotter: program, unit and configuration.
+    Install(InstallArgs),
+    /// Undo what `install` did, or drain the node.
+    Uninstall(UninstallArgs),
     /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
     Mount(MountArgs),
     /// Unmount what `mount` has mounted.
@@ -143,6 +148,8 @@ enum CommandError {
     #[error(transparent)]
     Check(#[from] CheckCommandError),
     #[error(transparent)]
+    Install(#[from] InstallCommandError),
+    #[error(transparent)]
     Mount(#[from] MountCommandError),
     #[error(transparent)]
     Umount(#[from] PointError),
@@ -160,6 +167,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
         Command::Check(args) => return run_check(args).unwrap_or_else(|error| failed(&error)),
+        Command::Install(args) => args.run().map_err(CommandError::from),
+        Command::Uninstall(args) => run_uninstall(args),
         Command::Mount(args) => run_mount(args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
     };
@@ -234,6 +243,10 @@ fn run_status(args: &StatusArgs) -> Result<(), CommandError> {
         false => print!("{}", status::text(&answer, std::time::SystemTime::now())),
     }
     Ok(())
+}
+
+fn run_uninstall(args: UninstallArgs) -> Result<(), CommandError> {
+    Ok(runtime()?.block_on(args.run())?)
 }
 
 fn run_check(args: CheckArgs) -> Result<ExitCode, CommandError> {

@@ -15,6 +15,7 @@ pub mod fallback;
 mod figures;
 pub mod filters;
 pub mod index_store;
+pub mod install;
 pub mod labels;
 pub mod lazy;
 pub mod logging;

@@ -1,0 +1,302 @@
+//! `install` and `uninstall`: the program, its unit and its configuration on a machine, and the entries by which
+//! containerd, and Docker if that is asked for, use it.
+//!
+//! Nothing is written before all of it is known and containerd has read its new configuration. What was there is kept, and
+//! comes back byte for byte where nobody has changed the file since.
+
+pub mod command;
+mod containerd;
+mod docker;
+mod files;
+mod host;
+mod undo;
+mod version;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use containerd::EditError;
+pub use version::Version;
+
+use containerd::Wanted;
+use files::{Kind, Planned, Record};
+use host::Host;
+
+const UNIT: &str = "/etc/systemd/system/jaunt-snapshotter.service";
+const UNIT_TEXT: &str = include_str!("../../dist/systemd/jaunt-snapshotter.service");
+const CONFIG_TEXT: &str = include_str!("../../dist/snapshotter.toml");
+const DOCKER: &str = "/etc/docker/daemon.json";
+/// What the unit's text has for the program.
+const PROGRAM: &str = "/usr/local/bin/jaunt-snapshotter";
+
+/// What is to be installed, and where.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Root directory of the machine.
+    pub host_root: PathBuf,
+    /// containerd's configuration, on the machine.
+    pub containerd_config: PathBuf,
+    /// containerd's program, if it is not where programs are.
+    pub containerd: Option<PathBuf>,
+    /// containerd's version, if it cannot be asked.
+    pub version: Option<Version>,
+    /// The snapshotter's socket.
+    pub socket: PathBuf,
+    /// Its state directory.
+    pub root: PathBuf,
+    /// Where the program goes.
+    pub program: PathBuf,
+    /// Whether CRI is to pull with it.
+    pub cri: bool,
+    /// Whether Docker is to.
+    pub docker: bool,
+    /// Whether program, unit and configuration are installed.
+    pub unit: bool,
+    /// Whether services are started.
+    pub start: bool,
+}
+
+/// Why a machine was not changed, or not as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// No containerd.
+    #[error("no containerd in {root}: name it with --containerd, or its version with --containerd-version", root = .0.display())]
+    NoContainerd(PathBuf),
+    /// It does not say which.
+    #[error("cannot tell the version of containerd from {0:?}: name it with --containerd-version")]
+    NoVersion(String),
+    /// A file cannot be read or written.
+    #[error("{path}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// containerd's configuration cannot be changed.
+    #[error("containerd's configuration {path}", path = .path.display())]
+    Edit {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: EditError,
+    },
+    /// Docker's cannot.
+    #[error("Docker's configuration {path}", path = .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// What was installed cannot be told.
+    #[error("the record of what was installed, {path}", path = .path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A program cannot be run.
+    #[error("cannot run {command}")]
+    Run {
+        /// The command.
+        command: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error("{command} failed: {said}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+    /// Another file has the last word.
+    #[error("containerd would not use it: {what} is set elsewhere, see imports in {path}; nothing was changed", path = .path.display())]
+    Overruled {
+        /// containerd's configuration.
+        path: PathBuf,
+        /// What is not as written.
+        what: String,
+    },
+    /// Nothing to undo.
+    #[error("nothing is installed: there is no {path}", path = .0.display())]
+    NotInstalled(PathBuf),
+    /// A file is not as it was written.
+    #[error("{path} was changed since it was installed: nothing was removed (--force removes it)", path = .0.display())]
+    Changed(PathBuf),
+    /// What was kept is gone.
+    #[error("{path}, which has what was there before, is gone", path = .0.display())]
+    Lost(PathBuf),
+    /// Containers still use it.
+    #[error(
+        "{0} snapshots are still in use or kept by containerd: drain the node first (uninstall --drain), or --force"
+    )]
+    InUse(usize),
+}
+
+/// What would be written: path and content, what is there already left out.
+pub fn plan(request: &Request) -> Result<(Vec<Planned>, Vec<String>), InstallError> {
+    let host = Host::new(&request.host_root);
+    let mut notes = Vec::new();
+    let mut planned = vec![containerd_file(request, &host, &mut notes)?];
+    if request.docker {
+        let path = PathBuf::from(DOCKER);
+        let content = docker::add(&text(&host, &path)?)
+            .map_err(|source| InstallError::Json { path: path.clone(), source })?;
+        planned.push(Planned { kind: Kind::Docker, path, content: content.into(), mode: 0o644 });
+        notes.push(
+            "Docker's containerd image store does not show what its own store has: pull again".to_owned(),
+        );
+    }
+    if request.unit {
+        planned.extend(own_files(request, &host)?);
+    }
+    let mut changed = Vec::new();
+    for file in planned {
+        if files::read(&host.at(&file.path))?.as_ref() != Some(&file.content) {
+            changed.push(file);
+        }
+    }
+    Ok((changed, notes))
+}
+
+/// Installs. What was done, a line each.
+pub fn install(request: &Request) -> Result<Vec<String>, InstallError> {
+    let host = Host::new(&request.host_root);
+    let (planned, notes) = plan(request)?;
+    let mut record = Record::read(&host)?;
+    let mut done = Vec::new();
+    for file in &planned {
+        let Some(written) = files::install(&host, file, &record)? else { continue };
+        let kept = written.before.as_ref().map(|kept| format!(" (as it was: {})", kept.display()));
+        done.push(format!("wrote {}{}", file.path.display(), kept.unwrap_or_default()));
+        record.files.retain(|earlier| earlier.path != written.path);
+        record.files.push(written);
+        record.write(&host)?;
+    }
+    if done.is_empty() {
+        done.push("all is installed already".to_owned());
+    }
+    if request.start {
+        done.extend(start(&host, !planned.is_empty())?);
+    }
+    done.extend(notes);
+    Ok(done)
+}
+
+/// Takes everything out again.
+pub fn uninstall(host_root: &Path, stop: bool, force: bool) -> Result<Vec<String>, InstallError> {
+    let host = Host::new(host_root);
+    if stop {
+        systemctl(&host, &["disable", "--now", "jaunt-snapshotter.service"])?;
+    }
+    let mut done = undo::undo(&host, force)?;
+    if stop {
+        systemctl(&host, &["daemon-reload"])?;
+        systemctl(&host, &["restart", "containerd.service"])?;
+        done.push("stopped the daemon, restarted containerd".to_owned());
+    }
+    Ok(done)
+}
+
+/// Has images pulled as before, and leaves the snapshotter to what runs on it.
+pub fn drain(host_root: &Path, restart: bool) -> Result<Vec<String>, InstallError> {
+    let host = Host::new(host_root);
+    let mut done = undo::drain(&host)?;
+    if restart && !done.is_empty() {
+        systemctl(&host, &["restart", "containerd.service"])?;
+        done.push("restarted containerd".to_owned());
+    }
+    Ok(done)
+}
+
+fn containerd_file(request: &Request, host: &Host, notes: &mut Vec<String>) -> Result<Planned, InstallError> {
+    let path = &request.containerd_config;
+    let edit = |source| InstallError::Edit { path: path.clone(), source };
+    let program = request.containerd.clone().or_else(|| host.find("containerd"));
+    let containerd = match (request.version, &program) {
+        (Some(version), _) => version,
+        (None, Some(program)) => {
+            let said = host.run(program, &["--version"])?;
+            Version::of_output(&said).ok_or(InstallError::NoVersion(said))?
+        }
+        (None, None) => return Err(InstallError::NoContainerd(request.host_root.clone())),
+    };
+    let (socket, root) = (request.socket.display().to_string(), request.root.display().to_string());
+    let wanted = Wanted { containerd, socket: &socket, root: &root, cri: request.cri };
+    let before = text(host, path)?;
+    let after = containerd::add(&before, &wanted).map_err(edit)?;
+    if containerd::has_no_cri(&before) && request.cri {
+        notes.push("CRI is among disabled_plugins: for Kubernetes, take it out".to_owned());
+    }
+    match program {
+        Some(program) => verify(host, &program, path, &after, &wanted)?,
+        None => notes.push("no containerd to check its configuration with".to_owned()),
+    }
+    Ok(Planned { kind: Kind::Containerd, path: path.clone(), content: after.into(), mode: 0o644 })
+}
+
+/// Has containerd read its new configuration, from beside the old one: what it imports counts as well.
+fn verify(
+    host: &Host,
+    program: &Path,
+    path: &Path,
+    text: &str,
+    wanted: &Wanted<'_>,
+) -> Result<(), InstallError> {
+    let new = path.with_extension("jaunt-new");
+    let place = host.at(&new);
+    files::replace(&place, text.as_bytes(), 0o600)?;
+    let config = new.display().to_string();
+    let dumped = host.run(program, &["--config", &config, "config", "dump"]);
+    files::remove(&place)?;
+    let edit = |source| InstallError::Edit { path: path.to_owned(), source };
+    let missing = containerd::missing(&dumped?, wanted).map_err(edit)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(InstallError::Overruled { path: path.to_owned(), what: missing.join(" and ") })
+}
+
+fn own_files(request: &Request, host: &Host) -> Result<Vec<Planned>, InstallError> {
+    let me = PathBuf::from("/proc/self/exe");
+    let program = files::read(&me)?.unwrap_or_default();
+    let unit = UNIT_TEXT.replace(PROGRAM, &request.program.display().to_string());
+    let config = PathBuf::from(crate::config::DEFAULT_FILE);
+    let mut own = vec![
+        Planned { kind: Kind::Program, path: request.program.clone(), content: program, mode: 0o755 },
+        Planned { kind: Kind::Unit, path: UNIT.into(), content: unit.into(), mode: 0o644 },
+    ];
+    // One that is there is somebody's.
+    if !host.at(&config).exists() {
+        own.push(Planned { kind: Kind::Config, path: config, content: CONFIG_TEXT.into(), mode: 0o644 });
+    }
+    Ok(own)
+}
+
+fn start(host: &Host, changed: bool) -> Result<Vec<String>, InstallError> {
+    systemctl(host, &["daemon-reload"])?;
+    systemctl(host, &["enable", "--now", "jaunt-snapshotter.service"])?;
+    if changed {
+        systemctl(host, &["restart", "containerd.service"])?;
+    }
+    Ok(vec!["started the daemon; containerd has its configuration".to_owned()])
+}
+
+fn systemctl(host: &Host, words: &[&str]) -> Result<(), InstallError> {
+    let program = host.find("systemctl").unwrap_or_else(|| "/usr/bin/systemctl".into());
+    host.run(&program, words).map(drop)
+}
+
+fn text(host: &Host, path: &Path) -> Result<String, InstallError> {
+    let bytes = files::read(&host.at(path))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
