@@ -46,7 +46,9 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, Error> {
         let router = Router::new(config.hosts.clone(), config.plain_http.clone(), config.connect_timeout);
         let http = Http::new(&config, router.clone()).map_err(|source| Error::Setup { source })?;
-        let transport = Transport::new(http, Credentials::new(config.auth_files));
+        let credentials = Credentials::new(config.auth_files);
+        let credentials = credentials.after(config.given_logins, config.pull_secrets);
+        let transport = Transport::new(http, credentials);
         let attempts = config.attempts.max(1);
         let (whereabouts, endings) = (Whereabouts::new(), Endings::default());
         let shared = Shared { transport, router, whereabouts, attempts, endings };

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::credentials::GivenLogins;
 use crate::hosts::HostSettings;
 
 /// Settings of a client. `Default` suits a node and a command line alike.
@@ -20,6 +21,11 @@ pub struct ClientConfig {
     /// `config.json`), read anew whenever a registry asks for credentials. The first that has some for a
     /// repository or its registry wins; a missing file is no error, and no file is anonymous access.
     pub auth_files: Vec<PathBuf>,
+    /// Files with Kubernetes' image pull secrets (`.dockerconfigjson`), or directories with one or with a directory for
+    /// each; asked before `auth_files`, the newest first.
+    pub pull_secrets: Vec<PathBuf>,
+    /// Logins that are handed over while the client works; asked before all files.
+    pub given_logins: GivenLogins,
     /// Longest wait for a TCP and TLS connection.
     pub connect_timeout: Duration,
     /// Longest silence: from a request to its answer, and between two pieces of a body; also the longest
@@ -40,6 +46,8 @@ impl Default for ClientConfig {
             plain_http: BTreeSet::new(),
             hosts: HostSettings::default(),
             auth_files: standard_auth_files(|name| std::env::var_os(name)),
+            pull_secrets: Vec::new(),
+            given_logins: GivenLogins::default(),
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(20),
             user_agent: concat!("jaunt/", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -41,7 +41,7 @@ pub use auth::AuthError;
 pub use blob::BlobStream;
 pub use client::Client;
 pub use config::ClientConfig;
-pub use credentials::{Credential, Credentials, CredentialsError, Secret};
+pub use credentials::{Credential, Credentials, CredentialsError, GivenLogin, GivenLogins, Secret};
 pub use error::Error;
 pub use hosts::{
     ApiRoot, Capabilities, ClientCertificate, Host, HostSettings, HostsError, HostsTomlError, RegistryHosts,

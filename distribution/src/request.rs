@@ -1,6 +1,7 @@
 //! One call to a registry: authorized when it asks for that, and judged by its status.
 //!
-//! A refusal (401, or 403 on a grant from before the call) is met with a new grant and one more try.
+//! A refusal (401, or 403 on a grant from before the call) is met with a new grant and one more try; where there are several
+//! logins, with one try for each.
 
 use std::time::{Duration, Instant};
 
@@ -111,17 +112,32 @@ impl Transport {
     pub(crate) async fn send(&self, mut call: Call) -> Result<Answer, Error> {
         let started = Instant::now();
         self.dial(&mut call).await?;
-        let grant = self.authorize(&call).await?;
-        let answer = self.send_with(&mut call, grant.as_ref()).await?;
-        if !is_refusal(&answer, grant.as_ref(), started) {
-            return Ok(answer);
+        let mut grant = self.authorize(&call).await?;
+        let (mut tried, mut renewed_once) = (Vec::<Grant>::new(), false);
+        loop {
+            let answer = self.send_with(&mut call, grant.as_ref()).await?;
+            let may_help = match (renewed_once, &grant) {
+                (false, grant) if is_refusal(&answer, grant.as_ref(), started) => true,
+                // The same login would do no better: only another one is worth a further try.
+                (_, Some(grant)) => is_denial(&answer) && self.has_other_login(&call, grant, &tried).await,
+                (_, None) => false,
+            };
+            if !may_help {
+                return Ok(answer);
+            }
+            let renewed = self.renew(&call, &answer, grant.as_ref()).await?;
+            if renewed.is_none() {
+                return Ok(answer);
+            }
+            drain(answer.response).await;
+            tried.extend(grant.take());
+            (grant, renewed_once) = (renewed, true);
         }
-        let renewed = self.renew(&call, &answer, grant.as_ref()).await?;
-        if renewed.is_none() {
-            return Ok(answer);
-        }
-        drain(answer.response).await;
-        self.send_with(&mut call, renewed.as_ref()).await
+    }
+
+    async fn has_other_login(&self, call: &Call, refused: &Grant, tried: &[Grant]) -> bool {
+        let Some(access) = &call.access else { return false };
+        tried.len() < crate::auth::LOGINS && self.auth.has_other_login(access, refused, tried).await
     }
 
     /// Sends a call whose body exists only once, with the grant at hand.
@@ -214,6 +230,11 @@ fn is_refusal(answer: &Answer, grant: Option<&Grant>, started: Instant) -> bool 
             StatusCode::FORBIDDEN => may_be_stale(),
             _ => false,
         }
+}
+
+/// Whether the registry itself will not have the login.
+fn is_denial(answer: &Answer) -> bool {
+    answer.elsewhere.is_none() && matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 #[derive(serde::Deserialize)]

@@ -25,6 +25,15 @@ const TOKEN: &str = "x-jaunt-token";
 const START_LIMIT: Duration = Duration::from_secs(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// Who may come into a guarded registry.
+pub const USER: &str = "user";
+/// By this password.
+pub const PASSWORD: &str = "hunter2";
+/// Both, as they are sent.
+pub const AUTH: &str = "dXNlcjpodW50ZXIy";
+/// bcrypt of the password.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+
 /// Every manifest type a test may want to see as it is.
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
@@ -36,25 +45,42 @@ pub struct Registry {
     daemon: Daemon,
     address: SocketAddr,
     data: PathBuf,
+    /// What is sent as `Authorization`.
+    login: Option<String>,
 }
 
 impl Registry {
     /// Starts one on a loopback address of its own. There are 16 million; one that somebody has, as another suite on
     /// the same machine, is left for another.
     pub fn local(scratch: &Scratch) -> Result<Self> {
-        let random_address = || {
-            let [a, b, c, ..] = random().to_be_bytes();
-            Ipv4Addr::new(127, a | 1, b, c.clamp(1, 254))
-        };
-        Self::at_first_free(scratch, std::iter::repeat_with(random_address).take(ADDRESSES))
+        Self::at_first_free(scratch, loopback_addresses(), &[])
     }
 
-    fn at_first_free(scratch: &Scratch, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Result<Self> {
+    /// The same, asking for [`USER`] and [`PASSWORD`], by which this harness itself comes in.
+    pub fn guarded(scratch: &Scratch) -> Result<Self> {
+        let users = scratch.path().join("htpasswd");
+        fs::write(&users, HTPASSWD).at(&users)?;
+        let users = users.display().to_string();
+        let guard = [
+            ("REGISTRY_AUTH", "htpasswd"),
+            ("REGISTRY_AUTH_HTPASSWD_REALM", "test"),
+            ("REGISTRY_AUTH_HTPASSWD_PATH", &users),
+        ];
+        let registry = Self::at_first_free(scratch, loopback_addresses(), &guard)?;
+        Ok(Self { login: Some(format!("Basic {AUTH}")), ..registry })
+    }
+
+    fn at_first_free(
+        scratch: &Scratch,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let mut last = None;
         for address in addresses {
             let token = random();
             let config = configure(scratch, address, token, "")?;
             let mut command = scratch.command("docker-registry");
+            command.envs(settings.iter().copied());
             match Self::start(scratch, command.arg("serve").arg(config), address, token) {
                 Err(Error::Failed { status, command, stderr }) => {
                     last = Some(Error::Failed { status, command, stderr });
@@ -90,7 +116,7 @@ impl Registry {
             http::request_within(ANSWER_LIMIT, address, "GET", "/v2/", &[], b"")
                 .is_ok_and(|answer| answer.header(TOKEN) == Some(&token))
         })?;
-        Ok(Self { daemon, address, data: data_dir(scratch, ip) })
+        Ok(Self { daemon, address, data: data_dir(scratch, ip), login: None })
     }
 
     /// `host:port`, as it stands in references.
@@ -111,7 +137,9 @@ impl Registry {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Response> {
-        http::request(self.address, method, &format!("/v2/{path}"), headers, body)
+        let login = self.login.iter().map(|login| ("Authorization", login.as_str()));
+        let headers: Vec<_> = headers.iter().copied().chain(login).collect();
+        http::request(self.address, method, &format!("/v2/{path}"), &headers, body)
     }
 
     /// A manifest by tag or digest, with its own digest.
@@ -224,6 +252,14 @@ fn data_dir(scratch: &Scratch, ip: Ipv4Addr) -> PathBuf {
     scratch.path().join("registry").join(ip.to_string())
 }
 
+fn loopback_addresses() -> impl Iterator<Item = Ipv4Addr> {
+    let random_address = || {
+        let [a, b, c, ..] = random().to_be_bytes();
+        Ipv4Addr::new(127, a | 1, b, c.clamp(1, 254))
+    };
+    std::iter::repeat_with(random_address).take(ADDRESSES)
+}
+
 /// The standard library's hasher keys are the randomness.
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
@@ -268,7 +304,7 @@ mod tests {
         let silent = Ipv4Addr::from(u32::from(taken) ^ 0x0100);
         let listener = TcpListener::bind((silent, PORT)).unwrap();
         let free = Ipv4Addr::from(u32::from(taken) ^ 0x0200);
-        let second = Registry::at_first_free(&scratch, [taken, silent, free]).unwrap();
+        let second = Registry::at_first_free(&scratch, [taken, silent, free], &[]).unwrap();
         assert_eq!(second.address().ip(), free);
         second.push_blob("a", b"x").unwrap();
         assert!(first.blob("a", &Digest::of(b"x")).is_err());

@@ -106,6 +106,17 @@ impl AuthError {
         }
     }
 
+    /// Whether another login may be good where this one is not.
+    pub(crate) fn is_of_the_login(&self) -> bool {
+        match self {
+            Self::NoPassword { .. } => true,
+            Self::Refused { status, .. } => {
+                [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(status)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn from_failure(host: &str, failure: Failure) -> Self {
         match failure {
             Failure::Connect { host, reason, source, .. } => Self::Unreachable { host, reason, source },

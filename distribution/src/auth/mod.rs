@@ -33,6 +33,8 @@ use token::TokenService;
 
 /// Of a token's life, the last part in which it is no longer used, so that it outlives its request.
 const MARGIN: u32 = 10;
+/// Logins tried for one grant.
+pub(crate) const LOGINS: usize = 4;
 
 /// Who asks for authorization: the host that a call goes to.
 #[derive(Clone, Copy)]
@@ -47,6 +49,8 @@ pub(crate) struct Grant {
     pub(crate) header: HeaderValue,
     pub(crate) obtained: Instant,
     expires: Option<Instant>,
+    /// The login behind it; none was anonymous.
+    login: Option<Credential>,
 }
 
 /// How a registry authenticates.
@@ -85,6 +89,15 @@ impl Authenticator {
         self.credentials.find(host, repository).await.is_ok_and(|found| found.is_some())
     }
 
+    /// Whether there is a login besides that of a grant, and of those that were tried before it.
+    pub(crate) async fn has_other_login(&self, access: &Access, refused: &Grant, tried: &[Grant]) -> bool {
+        let Some(login) = &refused.login else { return false };
+        let other = self.login(access, Some(login)).await.ok().flatten();
+        other.is_some_and(|other| {
+            other != *login && tried.iter().all(|grant| grant.login.as_ref() != Some(&other))
+        })
+    }
+
     pub(crate) fn new(http: Http, credentials: Credentials) -> Self {
         let capacity = NonZeroUsize::new(limits::GRANTS).unwrap_or(NonZeroUsize::MIN);
         let (slots, schemes) = (LruCache::new(capacity), LruCache::new(capacity));
@@ -107,10 +120,10 @@ impl Authenticator {
             return Ok(Some(grant.clone()));
         }
         if let Some(scheme) = state.scheme.clone() {
-            return self.renew_slot(&slot, &mut state, access, peer, scheme).await;
+            return self.renew_slot(&slot, &mut state, access, peer, scheme, None).await;
         }
         let Some(scheme) = self.scheme_of(access.origin()) else { return Ok(None) };
-        match self.renew_slot(&slot, &mut state, access, peer, scheme).await {
+        match self.renew_slot(&slot, &mut state, access, peer, scheme, None).await {
             // A guess from another repository must not fail what anonymous access might allow.
             Err(error) => {
                 tracing::debug!(registry = access.registry(), %error, "no authorization in advance");
@@ -143,11 +156,13 @@ impl Authenticator {
         let Some(scheme) = Scheme::of(refusal, secure)?.or_else(|| state.scheme.clone()) else {
             return Ok(None);
         };
-        let renewed = self.renew_slot(&slot, &mut state, access, peer, scheme).await?;
+        let login = refused.and_then(|refused| refused.login.as_ref());
+        let renewed = self.renew_slot(&slot, &mut state, access, peer, scheme, login).await?;
         Ok(renewed.filter(is_other))
     }
 
-    /// Renews a slot whose lock is held, and records the outcome for those who wait.
+    /// Renews a slot whose lock is held, and records the outcome for those who wait. `refused` is a login that the registry
+    /// would not have.
     async fn renew_slot(
         &self,
         slot: &Slot,
@@ -155,8 +170,9 @@ impl Authenticator {
         access: &Access,
         peer: Peer<'_>,
         scheme: Scheme,
+        refused: Option<&Credential>,
     ) -> Result<Option<Grant>, Arc<AuthError>> {
-        let outcome = self.obtain(access, peer, &scheme).await;
+        let outcome = self.obtain(access, peer, &scheme, refused).await;
         lock(&self.schemes).put(access.origin().to_owned(), scheme.clone());
         state.scheme = Some(scheme);
         match outcome {
@@ -167,31 +183,65 @@ impl Authenticator {
         state.outcome()
     }
 
+    /// A grant by the first login that is good for one. A token service that will not have one is asked with the next.
     async fn obtain(
         &self,
         access: &Access,
         peer: Peer<'_>,
         scheme: &Scheme,
+        refused: Option<&Credential>,
     ) -> Result<Option<Grant>, AuthError> {
-        let registry = access.registry();
-        let credential = self.credentials.find(registry, access.repository()).await?;
-        match (scheme, credential) {
-            (Scheme::Basic, None) => Ok(None),
-            (Scheme::Basic, Some(Credential::Password { username, password })) => {
-                Ok(Some(Grant::new(token::basic(&username, &password)?, None)))
-            }
-            (Scheme::Basic, Some(Credential::IdentityToken(_) | Credential::RegistryToken(_))) => {
-                Err(AuthError::NoPassword { registry: registry.to_owned() })
-            }
-            (Scheme::Bearer(_), Some(Credential::RegistryToken(token))) => {
-                Ok(Some(Grant::new(token::bearer(&token)?, None)))
-            }
-            (Scheme::Bearer(service), credential) => {
-                let scopes = access.scopes_with(service.scope.as_deref());
-                let token = service.fetch(&self.http, peer, credential.as_ref(), &scopes).await?;
-                Ok(Some(Grant::new(token::bearer(&token.secret)?, Some(token.life))))
+        let mut login = self.login(access, refused).await?;
+        let mut tried: Vec<Credential> = Vec::new();
+        loop {
+            let error = match self.obtain_with(access, peer, scheme, login.clone()).await {
+                Err(error) if tried.len() < LOGINS && error.is_of_the_login() => error,
+                outcome => return outcome,
+            };
+            let Some(useless) = login else { return Err(error) };
+            tried.push(useless.clone());
+            login = self.login(access, Some(&useless)).await?;
+            if login.as_ref().is_none_or(|login| tried.contains(login)) {
+                return Err(error);
             }
         }
+    }
+
+    async fn login(
+        &self,
+        access: &Access,
+        refused: Option<&Credential>,
+    ) -> Result<Option<Credential>, AuthError> {
+        let (registry, repository) = (access.registry(), access.repository());
+        Ok(match refused {
+            None => self.credentials.find(registry, repository).await?,
+            Some(refused) => self.credentials.next(registry, repository, refused).await?,
+        })
+    }
+
+    async fn obtain_with(
+        &self,
+        access: &Access,
+        peer: Peer<'_>,
+        scheme: &Scheme,
+        login: Option<Credential>,
+    ) -> Result<Option<Grant>, AuthError> {
+        let (header, life) = match (scheme, &login) {
+            (Scheme::Basic, None) => return Ok(None),
+            (Scheme::Basic, Some(Credential::Password { username, password })) => {
+                (token::basic(username, password)?, None)
+            }
+            (Scheme::Basic, Some(Credential::IdentityToken(_) | Credential::RegistryToken(_))) => {
+                return Err(AuthError::NoPassword { registry: access.registry().to_owned() });
+            }
+            (Scheme::Bearer(_), Some(Credential::RegistryToken(token))) => (token::bearer(token)?, None),
+            (Scheme::Bearer(service), login) => {
+                let scopes = access.scopes_with(service.scope.as_deref());
+                let token = service.fetch(&self.http, peer, login.as_ref(), &scopes).await?;
+                (token::bearer(&token.secret)?, Some(token.life))
+            }
+        };
+        Ok(Some(Grant { login, ..Grant::new(header, life) }))
     }
 
     fn slot(&self, access: &Access) -> Arc<Slot> {
@@ -226,7 +276,7 @@ impl State {
 impl Grant {
     fn new(header: HeaderValue, life: Option<Duration>) -> Self {
         let now = Instant::now();
-        Self { header, obtained: now, expires: life.map(|life| now + (life - life / MARGIN)) }
+        Self { header, obtained: now, expires: life.map(|life| now + (life - life / MARGIN)), login: None }
     }
 
     fn is_usable(&self) -> bool {

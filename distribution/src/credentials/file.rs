@@ -107,7 +107,7 @@ impl Entry {
     }
 }
 
-fn decode(auth: &str) -> Result<Credential, &'static str> {
+pub(super) fn decode(auth: &str) -> Result<Credential, &'static str> {
     let pair = BASE64.decode(auth).map_err(|_| "its \"auth\" is not base64")?;
     let pair = String::from_utf8(pair).map_err(|_| "its \"auth\" is not text")?;
     let (username, password) = pair.split_once(':').ok_or("its \"auth\" holds no user:password")?;
@@ -117,9 +117,11 @@ fn decode(auth: &str) -> Result<Credential, &'static str> {
 }
 
 /// The names a host goes by, the one in references first.
-fn hosts(host: &str) -> Vec<&str> {
+pub(super) fn hosts(host: &str) -> Vec<&str> {
     match host {
-        "docker.io" | "index.docker.io" => vec!["docker.io", "index.docker.io", "registry-1.docker.io"],
+        "docker.io" | "index.docker.io" | "registry-1.docker.io" => {
+            vec!["docker.io", "index.docker.io", "registry-1.docker.io"]
+        }
         other => vec![other],
     }
 }

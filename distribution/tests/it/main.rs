@@ -4,6 +4,7 @@
 mod auth;
 mod certificates;
 mod errors;
+mod given_logins;
 mod logins;
 mod manifests;
 mod mirrors;
