@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and what becomes of it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use jaunt_formats::Reference;
 
 use crate::check::{self, CheckArgs, CheckCommandError};
 use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
+use crate::credentials::SupervisedMemory;
 use crate::fallback::error_chain;
 use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
@@ -35,6 +36,9 @@ enum Command {
     Worker {
         /// Complete settings, in JSON.
         settings: String,
+        /// Memory of the supervisor's, for the worker that follows.
+        #[arg(long)]
+        memory: Option<PathBuf>,
     },
     /// Have containerd pull an image lazily.
     Pull(PullArgs),
@@ -92,6 +96,9 @@ struct PullArgs {
     /// The API of containerd's to pull through [default: the transfer service where it can pull lazily, else CRI]
     #[arg(long, value_enum)]
     through: Option<pull::Way>,
+    /// Socket for CRI's image calls [default: containerd's]; that of the daemon's [credentials] tells it the login, too
+    #[arg(long, value_name = "PATH")]
+    cri_address: Option<PathBuf>,
     /// Where containerd finds each registry's hosts.toml, for its transfer service; CRI has its own setting
     #[arg(long, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
     hosts_dir: PathBuf,
@@ -153,6 +160,8 @@ enum CommandError {
     Mount(#[from] MountCommandError),
     #[error(transparent)]
     Umount(#[from] PointError),
+    #[error("cannot take memory for logins")]
+    Memory(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -162,7 +171,7 @@ enum CommandError {
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve(args),
-        Command::Worker { settings } => worker(&settings),
+        Command::Worker { settings, memory } => worker(&settings, memory.as_deref()),
         Command::Pull(args) => run_pull(args),
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
@@ -191,15 +200,18 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
     let settings = args.registries.over(Settings::read(args.config.as_deref())?);
     let config = settings.with_flags(flags).complete().with_keys_read().map_err(ConfigError::from)?;
     logging::init(config.log_format);
-    let worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
+    let mut worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
+    // Held to the end: it is gone with this process.
+    let memory = SupervisedMemory::new().map_err(CommandError::Memory)?;
+    worker_args.extend(["--memory".into(), memory.path().into()]);
     let Config { root, run_dir, socket, .. } = config;
     Ok(supervisor::run(supervisor::Options::new(root, run_dir, socket, worker_args))?)
 }
 
-fn worker(settings: &str) -> Result<(), CommandError> {
+fn worker(settings: &str, memory: Option<&Path>) -> Result<(), CommandError> {
     let config: Config = serde_json::from_str(settings)?;
     logging::init(config.log_format);
-    Ok(daemon::run(&config)?)
+    Ok(daemon::run(&config, memory)?)
 }
 
 fn run_pull(args: PullArgs) -> Result<(), CommandError> {
@@ -214,6 +226,7 @@ fn run_pull(args: PullArgs) -> Result<(), CommandError> {
         snapshotter: args.snapshotter,
         image: args.image,
         socket,
+        cri_address: args.cri_address,
         through: args.through,
         hosts_dir: args.hosts_dir,
     };

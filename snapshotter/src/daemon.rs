@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jaunt_distribution::{Client, ClientConfig, Repository};
+use jaunt_distribution::{Client, ClientConfig, GivenLogins, Repository};
 use jaunt_formats::{Digest, Reference};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
@@ -19,6 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::config::{Config, OriginalsPolicy};
+use crate::credentials::{self, KeptLogins};
+use crate::fallback::error_chain;
 use crate::index_store::IndexStore;
 use crate::labels;
 use crate::lazy::LazyChain;
@@ -78,8 +80,8 @@ pub enum DaemonError {
     Server(#[from] tonic::transport::Error),
 }
 
-/// Runs until the supervisor says stop.
-pub fn run(config: &Config) -> Result<(), DaemonError> {
+/// Runs until the supervisor says stop. `memory` is what the worker before may have left logins in.
+pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
     jaunt_layerfs::fuse::spare_buffers();
     let supervisor = Handle::from_env()?;
     // The supervisor kills a worker whose connection has ended: so it ends with the process, not before, and an
@@ -89,13 +91,13 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let served = runtime.block_on(serve(config, supervisor));
+    let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(memory)));
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
+async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Result<(), DaemonError> {
     let mut stop = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
     let listener = supervisor.listener().map_err(system("take the socket"))?;
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
@@ -103,7 +105,8 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
 
     let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
     let store = Arc::new(store.with_cap(config.store.cap()));
-    let Parts { snapshotter, observed, originals, mounts } = assemble(config, supervisor, store.clone())?;
+    let Parts { snapshotter, observed, originals, mounts } =
+        assemble(config, supervisor, store.clone(), logins.logins().clone())?;
     snapshotter.restore().await.map_err(state(config))?;
     tokio::spawn(upkeep::upkeep(store.clone(), mounts.clone()));
     let scrub = config.store.scrub().map(|settings| Scrub::start(&store, settings));
@@ -111,6 +114,7 @@ async fn serve(config: &Config, supervisor: Handle) -> Result<(), DaemonError> {
     if config.originals == OriginalsPolicy::Background {
         tokio::spawn(originals.clone().in_background());
     }
+    tokio::spawn(image_calls(config.clone(), Arc::new(logins)));
     if let Some(address) = config.metrics.address.0 {
         tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone()));
     }
@@ -145,13 +149,28 @@ struct Parts {
     mounts: Arc<Mounts>,
 }
 
-fn assemble(config: &Config, supervisor: Handle, kept: Arc<Store>) -> Result<Parts, DaemonError> {
+/// Takes the kubelet's image calls, where that is configured.
+async fn image_calls(config: Config, logins: Arc<KeptLogins>) {
+    if config.credentials.cri_socket.as_os_str().is_empty() {
+        return;
+    }
+    if let Err(error) = credentials::serve(&config.credentials.cri_socket, &config.containerd, logins).await {
+        tracing::error!(error = error_chain(&error), "the kubelet's image calls are not taken");
+    }
+}
+
+fn assemble(
+    config: &Config,
+    supervisor: Handle,
+    kept: Arc<Store>,
+    given_logins: GivenLogins,
+) -> Result<Parts, DaemonError> {
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
     let store = MetaStore::open(&root.join("meta.redb")).map_err(state(config))?;
     let indexes = IndexStore::open(root).map_err(state(config))?;
-    let client = Client::new(config.client(patience()))?;
+    let client = Client::new(ClientConfig { given_logins, ..config.client(patience()) })?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
     let layers = Layers::new(kept.clone(), reading(config));
     let index_dir = indexes.directory().to_owned();

@@ -9,6 +9,7 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod disk_usage;
 pub mod fallback;

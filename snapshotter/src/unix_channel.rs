@@ -23,12 +23,8 @@ pub async fn connect(socket: &Path) -> Result<Channel, Unreachable> {
     // The transport wraps a failed connect in layers of its own; this gives the plain cause.
     drop(UnixStream::connect(socket).await.map_err(unreachable)?);
     let path = socket.to_owned();
-    // HTTP/2 wants an authority, which a socket has not.
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
+    endpoint()
+        .connect_with_connector(tower::service_fn(move |_: Uri| dial(path.clone())))
         .await
         .map_err(|error| unreachable(std::io::Error::other(error)))
 }
@@ -40,4 +36,19 @@ pub(crate) fn in_namespace<T>(message: T, namespace: &str) -> tonic::Request<T> 
         request.metadata_mut().insert("containerd-namespace", namespace);
     }
     request
+}
+
+/// The same, connecting when there is something to say, and anew when the server has gone and come back.
+pub fn lazy(socket: &Path) -> Channel {
+    let path = socket.to_owned();
+    endpoint().connect_with_connector_lazy(tower::service_fn(move |_: Uri| dial(path.clone())))
+}
+
+/// HTTP/2 wants an authority, which a socket has not.
+fn endpoint() -> Endpoint {
+    Endpoint::from_static("http://localhost")
+}
+
+async fn dial(socket: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {
+    UnixStream::connect(socket).await.map(TokioIo::new)
 }

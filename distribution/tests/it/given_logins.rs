@@ -44,6 +44,8 @@ async fn taking(password: &str, refusal: u16) -> MockServer {
     server
 }
 
+/// L3: A refused login is looked up anew, and every other one there is for the repository is tried, before a read fails
+/// for it.
 #[tokio::test]
 async fn every_login_there_is_gets_its_try_and_the_newest_the_first() {
     for refusal in [401, 403] {

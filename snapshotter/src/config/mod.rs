@@ -4,6 +4,7 @@
 //! silently left at its default.
 
 mod completion;
+mod credentials;
 mod kernel;
 mod metrics;
 mod originals;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use completion::CompletionConfig;
+pub use credentials::CredentialsConfig;
 pub use kernel::KernelFeature;
 pub use metrics::{MetricsAddress, MetricsConfig};
 pub use originals::OriginalsPolicy;
@@ -86,6 +88,8 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
     /// Mirrors and certificates.
     pub registries: Option<RegistriesConfig>,
+    /// Logins besides those in Docker's configuration.
+    pub credentials: Option<CredentialsConfig>,
     /// How much of layers is kept.
     pub store: Option<StoreConfig>,
     /// What is fetched of images that nobody reads.
@@ -130,6 +134,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// See [`Settings::registries`].
     pub registries: RegistriesConfig,
+    /// See [`Settings::credentials`].
+    pub credentials: CredentialsConfig,
     /// See [`Settings::store`].
     pub store: StoreConfig,
     /// See [`Settings::completion`].
@@ -202,6 +208,7 @@ impl Settings {
                 .or(self.originals_limit_mb_per_second),
             log_format: flags.log_format.or(self.log_format),
             registries: flags.registries.or(self.registries),
+            credentials: flags.credentials.or(self.credentials),
             store: flags.store.or(self.store),
             completion: flags.completion.or(self.completion),
             metrics: flags.metrics.or(self.metrics),
@@ -232,6 +239,7 @@ impl Settings {
             originals_limit_mb_per_second: self.originals_limit_mb_per_second.unwrap_or(20),
             log_format: self.log_format.unwrap_or_default(),
             registries: self.registries.unwrap_or_default(),
+            credentials: self.credentials.unwrap_or_default(),
             store: self.store.unwrap_or_default(),
             completion: self.completion.unwrap_or_default(),
             metrics: self.metrics.unwrap_or_default(),

@@ -96,7 +96,8 @@ impl super::Config {
     pub fn client(&self, patience: ClientConfig) -> ClientConfig {
         let auth_files = self.docker_config.clone().map_or(patience.auth_files, |file| vec![file]);
         let (plain_http, hosts) = (self.plain_http.clone(), self.registries.host_settings());
-        ClientConfig { plain_http, hosts, auth_files, ..patience }
+        let pull_secrets = self.credentials.pull_secrets.clone();
+        ClientConfig { plain_http, hosts, auth_files, pull_secrets, ..patience }
     }
 }
 

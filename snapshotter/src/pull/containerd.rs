@@ -142,6 +142,7 @@ mod tests {
             snapshotter: "jaunt".to_owned(),
             image: "a".parse().unwrap(),
             socket: "/j.sock".into(),
+            cri_address: None,
             through,
             hosts_dir: "/h".into(),
         }

@@ -34,6 +34,8 @@ pub struct Request {
     pub image: Reference,
     /// The daemon's socket, where containerd does not know it.
     pub socket: PathBuf,
+    /// The socket for CRI's image calls, where it is another than containerd's.
+    pub cri_address: Option<PathBuf>,
     /// The way to pull; none leaves the choice to what this containerd can do.
     pub through: Option<Way>,
     /// Directory of the registries' `hosts.toml`, as containerd sees it. The transfer service asks its
@@ -47,6 +49,9 @@ pub enum PullError {
     /// containerd does not run there.
     #[error("containerd is {0}")]
     Unreachable(#[source] Unreachable),
+    /// Nobody takes image calls there.
+    #[error("CRI's image service is {0}")]
+    CriUnreachable(#[source] Unreachable),
     /// containerd refuses a call.
     #[error("containerd at {address}: {what}: {}", status.message(), address = .address.display())]
     Refused {

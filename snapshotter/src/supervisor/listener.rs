@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::lock::{LockError, create_directory};
 
 /// Listens on `path`, in the place of a socket that nobody listens on any more.
-pub(super) fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         create_directory(parent)?;
     }

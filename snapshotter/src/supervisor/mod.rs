@@ -44,6 +44,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use handle::{Connection, Handle, HandleError, HeldMount, SUPERVISOR_FD};
 pub use listener::ListenError;
+pub(crate) use listener::bind as bind_socket;
 pub(crate) use lock::DirectoryLock;
 pub use lock::LockError;
 pub use protocol::{InvalidKey, MountKey, MountNeeds, Unmounted};

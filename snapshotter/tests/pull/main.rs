@@ -17,6 +17,7 @@ fn request(containerd: &Containerd, namespace: &str) -> Request {
         snapshotter: "jaunt".to_owned(),
         image: "r.example/a:1".parse().unwrap(),
         socket: "/nowhere/snapshotter.sock".into(),
+        cri_address: None,
         through: None,
         hosts_dir: "/hosts".into(),
     }

@@ -1,0 +1,154 @@
+//! Private images: logins that come with a pull, from Kubernetes' secrets, or not at all.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Bed, await_ready, backings, noise, runnable, status};
+use jaunt_formats::Digest;
+use jaunt_tests::image::{Image, Pushed, dir, file, layer};
+use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::registry::{AUTH, PASSWORD};
+use jaunt_tests::{Binaries, Node, Registry, Scratch, needs_root};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn image() -> Image {
+    let data =
+        [dir("data", 0o755), file("data/one", noise(1, 2 << 20)), file("data/other", noise(2, 2 << 20))];
+    Image::new().layer(layer(runnable())).layer(layer(data))
+}
+
+/// A private registry with a converted image, and a directory with the login.
+struct Private {
+    bed: Bed,
+    pushed: Pushed,
+}
+
+impl Private {
+    fn new() -> Self {
+        let scratch = Scratch::new().unwrap();
+        let registry = Registry::guarded(&scratch).unwrap();
+        let bed = Bed { binaries: Binaries::find().unwrap(), registry, scratch };
+        let (_, pushed) = bed.pushed(image());
+        let private = Self { bed, pushed };
+        private.write_login(&private.login_dir().join("config.json"));
+        let mut convert =
+            private.bed.binaries.proxy(&private.bed.scratch, &["convert", &private.pushed.reference]);
+        run(convert.env("DOCKER_CONFIG", private.login_dir())).unwrap();
+        private
+    }
+
+    fn login_dir(&self) -> std::path::PathBuf {
+        self.bed.scratch.dir("login").unwrap()
+    }
+
+    fn write_login(&self, path: &Path) {
+        let host = self.bed.registry.host();
+        fs::write(path, format!(r#"{{"auths": {{"{host}": {{"auth": "{AUTH}"}}}}}}"#)).unwrap();
+    }
+
+    /// A node whose daemon has no login but what `credentials` leads it to, and fetches nothing by itself.
+    fn node(&self, credentials: &str) -> Node<'_> {
+        let config = format!(
+            "docker_config = \"/no/such/file\"\ncontainerd = {:?}\n[completion]\nenabled = false\n[credentials]\n{credentials}\n",
+            self.bed.scratch.path().join("containerd/containerd.sock"),
+        );
+        Node::configured(&self.bed.scratch, &self.bed.binaries, &[self.bed.registry.host()], &config).unwrap()
+    }
+
+    fn cri_socket(&self) -> std::path::PathBuf {
+        self.bed.scratch.path().join("cri.sock")
+    }
+
+    /// The node's settings with a socket for the kubelet.
+    fn with_cri_socket(&self) -> String {
+        format!("cri_socket = {:?}", self.cri_socket())
+    }
+
+    /// What the kubelet does for a pod with an image pull secret: PullImage with a login.
+    fn pull(&self, node: &Node<'_>, cri_address: &Path) -> Command {
+        let mut command = node.pull_command(&self.pushed.reference);
+        command.args(["--through", "cri", "--cri-address"]).arg(cri_address);
+        command.env("DOCKER_CONFIG", self.login_dir());
+        command
+    }
+}
+
+/// Every file below a directory that holds one of the secrets.
+fn tell_secrets(dir: &Path) -> Vec<String> {
+    let mut grep = Command::new("grep");
+    grep.args(["-rlaE", "--devices=skip", &format!("{PASSWORD}|{AUTH}")]).arg(dir);
+    String::from_utf8(grep.output().unwrap().stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// L1: A login that came with a pull through the CRI socket is good for that image's repository alone, and for every read
+/// of it after the pull, also by the next worker.
+/// L2: No login is written to a disk, a log or `status`.
+#[test]
+fn a_login_that_came_with_the_pull_is_good_for_what_is_read_later_and_after_the_worker_was_killed() {
+    needs_root!();
+    let private = Private::new();
+    let bed = &private.bed;
+    let node = private.node(&private.with_cri_socket());
+    let jaunt = node.jaunt.as_ref().unwrap();
+    wait_until("the kubelet's socket", LIMIT, || private.cri_socket().exists()).unwrap();
+    run(&mut private.pull(&node, &private.cri_socket())).unwrap();
+    assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
+
+    let script = "echo ready; sha256sum /data/one; exec sleep 600";
+    let mut container =
+        node.containerd.run_with(&private.pushed.reference, &["/bin/sh", "-ec", script]).unwrap();
+    await_ready(&mut container);
+    let line = container.next_line(LIMIT).unwrap().unwrap();
+    assert!(line.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{line}");
+
+    // The next worker has never seen the pull, and reads what nobody has read.
+    let worker = jaunt.worker().unwrap();
+    signal_pid(worker, Signal::KILL);
+    wait_until("another worker", LIMIT, || jaunt.worker().is_some_and(|pid| pid != worker)).unwrap();
+    let read = ["/bin/sha256sum", "/data/other"];
+    let mut second = node.containerd.run_with(&private.pushed.reference, &read).unwrap();
+    let said = second.finish(LIMIT).unwrap();
+    assert!(said.starts_with(&Digest::of(&noise(2, 2 << 20)).hex()), "{said}");
+
+    let told = status(bed, &node).to_string();
+    let command_line = fs::read(format!("/proc/{}/cmdline", jaunt.pid())).unwrap();
+    let everything = format!("{told}{}{}", jaunt.log(), String::from_utf8_lossy(&command_line));
+    assert!(!everything.contains(PASSWORD) && !everything.contains(AUTH), "{everything}");
+    for dir in [jaunt.root(), jaunt.run_dir(), bed.scratch.logs()] {
+        assert_eq!(tell_secrets(&dir), [""; 0]);
+    }
+    // That something was looked for is seen where the secret is.
+    assert_eq!(tell_secrets(&private.login_dir()).len(), 1);
+    drop(container);
+}
+
+#[test]
+fn without_a_login_a_private_image_is_unpacked_and_with_a_pull_secret_it_is_lazy() {
+    needs_root!();
+    let private = Private::new();
+    let bed = &private.bed;
+    let secrets = bed.scratch.dir("secrets/team").unwrap();
+    let pull_secrets = format!("pull_secrets = [{:?}]", secrets.parent().unwrap());
+    let node = private.node(&pull_secrets);
+    // containerd gets the login, and tells nobody.
+    run(&mut private.pull(&node, &node.containerd.socket())).unwrap();
+    assert_eq!(backings(bed, &node), ["eager", "eager"]);
+    let told = status(bed, &node);
+    assert_eq!(told["fallbacks"][0]["code"], "registry-refused", "{told:#}");
+    node.wipe().unwrap();
+
+    let node = private.node(&pull_secrets);
+    private.write_login(&secrets.join(".dockerconfigjson"));
+    run(&mut private.pull(&node, &node.containerd.socket())).unwrap();
+    assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
+    let read = ["/bin/sha256sum", "/data/one"];
+    let said = node.containerd.run_with(&private.pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    assert!(said.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{said}");
+}
