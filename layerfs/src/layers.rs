@@ -97,6 +97,11 @@ impl Layers {
         &self.0.store
     }
 
+    /// What all fetches share.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.0.node
+    }
+
     /// What reading has cost so far.
     pub fn metrics(&self) -> &Metrics {
         &self.0.node.metrics

@@ -10,6 +10,7 @@
 //! Invariant: layerfs knows nothing of containerd, snapshots or processes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod boot;
 #[cfg(test)]
 mod busy_tests;
 #[cfg(test)]

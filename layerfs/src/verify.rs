@@ -2,8 +2,10 @@
 //!
 //! Whatever a layer's [`DigestScope`] is, it is dealt with here and nowhere else. [`TarBytes`] cannot be made
 //! outside this module: what is kept, and what a reader is given, has been verified, span by span or, of a layer that
-//! was streamed whole ([`whole`]), by its diffID.
+//! was streamed whole ([`whole`]), by its diffID. [`FrameBytes`] of a boot pack are verified by the pack's table; no layer's
+//! store takes them.
 
+mod frame;
 pub(crate) mod whole;
 
 use std::ops::Range;
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use jaunt_formats::compression::ZstdError;
 use jaunt_formats::{Digest, DigestScope, Span, TarOffset};
 
+pub use self::frame::{FrameBytes, FrameError, verify_frame};
 use crate::decode::{decode, decode_prefix};
 
 /// Verified bytes of a layer's tar, and where they belong.

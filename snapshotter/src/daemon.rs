@@ -18,6 +18,7 @@ use jaunt_layerfs::store::{Scrub, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::boot::BootPacks;
 use crate::config::{Config, OriginalsPolicy};
 use crate::credentials::{self, KeptLogins};
 use crate::fallback::error_chain;
@@ -178,18 +179,20 @@ fn assemble(
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
     completion.iter().for_each(|completion| observed.watch_completion(completion.counters()));
+    let packs = BootPacks::open(root, layers.clone(), config.boot).map_err(state(config))?;
     let layers = (layers, observed.clone());
     let limit = NonZeroU64::new(config.originals_limit_mb_per_second.saturating_mul(1_000_000));
     let known = Box::new(store.clone());
     let originals = Arc::new(Originals::new(client.clone(), known, config.containerd.clone(), limit));
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
+    mounts.use_packs(packs.clone());
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()
     };
     let resolver = Resolver::new(client, store.clone(), indexes, limits).with_trust(config.trust()?);
-    let resolver = Arc::new(resolver.with_verdicts(kept));
+    let resolver = Arc::new(resolver.with_verdicts(kept).with_packs(packs));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
     Ok(Parts { snapshotter: Arc::new(snapshotter), observed, originals, mounts })

@@ -6,6 +6,7 @@
 //! through [`lazy::LazyMounts`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod boot;
 pub mod check;
 pub mod cli;
 pub mod config;

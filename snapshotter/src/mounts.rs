@@ -13,7 +13,7 @@ mod idle;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
@@ -29,6 +29,7 @@ use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
+use crate::boot::BootPacks;
 use crate::config::KernelFeature;
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
@@ -56,6 +57,7 @@ pub struct Mounts {
     store: Arc<Store>,
     layers: Layers,
     completion: Option<Completion>,
+    packs: OnceLock<Arc<BootPacks>>,
     observed: Arc<Observed>,
     index_dir: PathBuf,
     image_dir: PathBuf,
@@ -112,6 +114,7 @@ impl Mounts {
             store: layers.store().clone(),
             layers,
             completion,
+            packs: OnceLock::new(),
             observed,
             image_dir: index_dir.with_file_name("erofs"),
             index_dir,
@@ -133,6 +136,11 @@ impl Mounts {
     pub fn avoid(&self, features: &BTreeSet<KernelFeature>) {
         self.uses_erofs.fetch_and(!features.contains(&KernelFeature::Erofs), Ordering::Relaxed);
         self.uses_passthrough.fetch_and(!features.contains(&KernelFeature::Passthrough), Ordering::Relaxed);
+    }
+
+    /// Has chains read from boot packs as well from now on.
+    pub fn use_packs(&self, packs: Arc<BootPacks>) {
+        let _ = self.packs.set(packs);
     }
 
     fn cell(&self, snapshot_id: u64) -> Arc<OnceCell<Served>> {
@@ -192,8 +200,9 @@ impl Mounts {
             None => format!("chain {}", chain.chain_id),
         };
         let index = self.open_index(chain.index)?;
+        let boot = self.packs.get().and_then(|packs| packs.of(&chain.index, &index));
         let fs = LayerFs::new(index, chain.prefix, name, &self.layers, &sources);
-        let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?);
+        let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?.with_boot(boot));
         if let Some(completion) = &self.completion {
             completion.add(&fs, chain.index);
         }
@@ -298,6 +307,9 @@ impl Mounts {
         }
         let in_use: HashSet<Digest> = chains.iter().map(|chain| chain.index).collect();
         lock(&self.diff_ids).retain(|index, _| in_use.contains(index));
+        if let Some(packs) = self.packs.get() {
+            packs.retain(|index| in_use.contains(index));
+        }
         if let Err(error) = self.store.retain(|diff_id| wanted.contains(&diff_id)) {
             tracing::warn!(%error, cause = %error.source, "unused layers could not be deleted");
         }

@@ -4,6 +4,7 @@
 //! ([`Ino`], [`RootPlace`]).
 
 mod ahead;
+mod booted;
 mod complete;
 mod condemned;
 mod error;
@@ -26,6 +27,7 @@ pub use complete::CompleteChain;
 pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
+use crate::boot::Boot;
 use crate::index_file::MappedIndex;
 use crate::layer::Layer;
 use crate::layers::Layers;
@@ -66,6 +68,7 @@ pub struct LayerFs {
     stalls: Stalls<Ino>,
     troubles: TroubleLog<Ino>,
     streams: Streams,
+    boot: Option<Arc<Boot>>,
 }
 
 impl LayerFs {
@@ -102,6 +105,7 @@ impl LayerFs {
             stalls,
             troubles,
             streams,
+            boot: None,
         })
     }
 
@@ -253,12 +257,12 @@ impl LayerFs {
     /// # Errors
     /// It is no regular file, or the disk failed.
     pub fn read_local(&self, inode: Ino, offset: u64, len: u32) -> Result<Option<Vec<u8>>, FsError> {
-        let (layer, stretches, _) = self.plan(inode, offset, len)?;
+        let (number, stretches, _) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {
                 Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
-                Stretch::Tar(range) => match layer.read_local(&range) {
+                Stretch::Tar(range) => match self.local_bytes(number, &range)? {
                     Some(part) if bytes.is_empty() => bytes = part.into(),
                     Some(part) => bytes.extend_from_slice(&part),
                     None => return Ok(None),
@@ -283,13 +287,12 @@ impl LayerFs {
     }
 
     async fn read_missing(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let (layer, stretches, size) = self.plan(inode, offset, len)?;
+        let (number, stretches, size) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {
                 Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
-                Stretch::Tar(range) if size >= LARGE => bytes.append(&mut layer.read_alone(range).await?),
-                Stretch::Tar(range) => bytes.append(&mut layer.read(range).await?),
+                Stretch::Tar(range) => bytes.append(&mut self.bytes(number, range, size >= LARGE).await?),
             }
         }
         Ok(bytes)
@@ -308,21 +311,22 @@ impl LayerFs {
         self.streams.set_most(layer.worth_ahead());
         let ranges = stretches(&content.extents, ahead.start..ahead.end.min(content.size));
         let fetches = ranges.into_iter().filter_map(|stretch| match stretch {
-            Stretch::Tar(range) => layer.ahead(&range),
-            Stretch::Zeros(_) => None,
+            Stretch::Tar(range) if !self.is_packed(content.layer, &range) => layer.ahead(&range),
+            Stretch::Tar(_) | Stretch::Zeros(_) => None,
         });
         let fetches: Vec<_> = fetches.collect();
         (!fetches.is_empty()).then(|| self.streams.fetching(inode.0, ahead.end, join_all(fetches).map(drop)))
     }
 
-    fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(&Layer, Vec<Stretch>, u64), FsError> {
+    /// The number of the layer that has a range of a file, where in its tar it is, and the file's size.
+    fn plan(&self, inode: Ino, offset: u64, len: u32) -> Result<(u16, Vec<Stretch>, u64), FsError> {
         let inode = self.inode(inode)?;
         if self.index.attributes(inode)?.kind != InodeType::Regular {
             return Err(FsError::WrongType);
         }
         let content = self.index.content(inode)?;
         let end = offset.saturating_add(len.into()).min(content.size);
-        Ok((self.layer(content.layer)?, stretches(&content.extents, offset..end), content.size))
+        Ok((content.layer, stretches(&content.extents, offset..end), content.size))
     }
 
     fn layer(&self, number: u16) -> Result<&Layer, LaunchError> {

@@ -39,6 +39,14 @@ pub struct Metrics {
     pub decoded_bytes: Counter,
     /// Spans that arrived with wrong bytes.
     pub wrong_spans: Counter,
+    /// Compressed bytes of boot packs that arrived.
+    pub boot_fetched_bytes: Counter,
+    /// Bytes that their verified frames decoded to.
+    pub boot_content_bytes: Counter,
+    /// Packs that could not be had, or were not what they should be.
+    pub boot_failures: Counter,
+    /// Reads that found in a pack what the layers did not have.
+    pub boot_reads: Counter,
     /// How long requests took that gave all they were asked for, from their turn to the last byte.
     pub fetch_seconds: Histogram,
     /// How long a span took to be verified and decoded.
@@ -70,6 +78,10 @@ impl Default for Metrics {
             fetched_bytes: Counter::default(),
             decoded_bytes: Counter::default(),
             wrong_spans: Counter::default(),
+            boot_fetched_bytes: Counter::default(),
+            boot_content_bytes: Counter::default(),
+            boot_failures: Counter::default(),
+            boot_reads: Counter::default(),
             fetch_seconds: histogram(FETCH_BUCKETS),
             decode_seconds: histogram(DECODE_BUCKETS),
             stall_seconds: histogram(FETCH_BUCKETS),
@@ -92,6 +104,14 @@ impl Metrics {
         counter("fetched_bytes", "Compressed bytes that arrived", &self.fetched_bytes);
         counter("decoded_bytes", "Bytes that verified spans decoded to", &self.decoded_bytes);
         counter("wrong_spans", "Spans that arrived with wrong bytes", &self.wrong_spans);
+        counter(
+            "boot_fetched_bytes",
+            "Compressed bytes of boot packs that arrived",
+            &self.boot_fetched_bytes,
+        );
+        counter("boot_content_bytes", "Bytes that boot packs decoded to", &self.boot_content_bytes);
+        counter("boot_failures", "Boot packs that were not, or not wholly, used", &self.boot_failures);
+        counter("boot_reads", "Reads that found in a boot pack what layers did not have", &self.boot_reads);
         let mut seconds = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };

@@ -3,6 +3,7 @@
 //! An unknown key is an error that names the key and the file: a misspelt setting must not be a setting
 //! silently left at its default.
 
+mod boot;
 mod completion;
 mod credentials;
 mod kernel;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use boot::BootConfig;
 pub use completion::CompletionConfig;
 pub use credentials::CredentialsConfig;
 pub use kernel::KernelFeature;
@@ -94,6 +96,8 @@ pub struct Settings {
     pub store: Option<StoreConfig>,
     /// What is fetched of images that nobody reads.
     pub completion: Option<CompletionConfig>,
+    /// What is fetched of images because earlier starts touched it.
+    pub boot: Option<BootConfig>,
     /// Where figures are told.
     pub metrics: Option<MetricsConfig>,
 }
@@ -140,6 +144,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// See [`Settings::completion`].
     pub completion: CompletionConfig,
+    /// See [`Settings::boot`].
+    pub boot: BootConfig,
     /// See [`Settings::metrics`].
     pub metrics: MetricsConfig,
 }
@@ -211,6 +217,7 @@ impl Settings {
             credentials: flags.credentials.or(self.credentials),
             store: flags.store.or(self.store),
             completion: flags.completion.or(self.completion),
+            boot: flags.boot.or(self.boot),
             metrics: flags.metrics.or(self.metrics),
         }
     }
@@ -242,6 +249,7 @@ impl Settings {
             credentials: self.credentials.unwrap_or_default(),
             store: self.store.unwrap_or_default(),
             completion: self.completion.unwrap_or_default(),
+            boot: self.boot.unwrap_or_default(),
             metrics: self.metrics.unwrap_or_default(),
         }
     }

@@ -1,6 +1,9 @@
 //! The launch artifact's manifest, as far as a node reads it.
 
+use std::collections::BTreeMap;
+
 use jaunt_formats::{Digest, media_type};
+use jaunt_layerfs::boot::NamedPack;
 use serde::Deserialize;
 
 /// What a launch artifact names.
@@ -12,6 +15,8 @@ pub(super) struct Artifact {
     pub index: Blob,
     /// The converted layers, each once.
     pub converted: Vec<Digest>,
+    /// The boot pack, if there is one that can be read.
+    pub boot: Option<NamedPack>,
 }
 
 /// A blob by digest and length.
@@ -55,6 +60,8 @@ struct Descriptor {
     media_type: String,
     digest: Digest,
     size: u64,
+    #[serde(default)]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 /// Reads a manifest that claims to be the launch artifact of `subject`.
@@ -90,11 +97,22 @@ pub(super) fn parse(manifest: &[u8], subject: &Digest) -> Result<Artifact, Artif
         .collect();
     converted.sort_unstable();
     converted.dedup();
-    Ok(Artifact { digest, index, converted })
+    let boot = manifest.layers.iter().find_map(named_pack);
+    Ok(Artifact { digest, index, converted, boot })
+}
+
+/// A pack whose descriptor does not vouch for its table is passed over: an image starts without one.
+fn named_pack(layer: &Descriptor) -> Option<NamedPack> {
+    if layer.media_type != media_type::LAUNCH_BOOT_PACK {
+        return None;
+    }
+    let table = layer.annotations.as_ref()?.get(media_type::BOOT_TABLE)?.parse().ok()?;
+    Some(NamedPack { digest: layer.digest, len: layer.size, table })
 }
 
 #[cfg(test)]
 mod tests {
+    use jaunt_formats::boot::TablePlace;
     use serde_json::json;
 
     use super::*;
@@ -116,7 +134,15 @@ mod tests {
         let parsed = parse(manifest.to_string().as_bytes(), &image).unwrap();
         let digest = Digest::of(manifest.to_string().as_bytes());
         let index_blob = Blob { digest: index, len: 7 };
-        assert_eq!(parsed, Artifact { digest, index: index_blob, converted: vec![layer] });
+        assert_eq!(parsed, Artifact { digest, index: index_blob, converted: vec![layer], boot: None });
+        let table = TablePlace::of(&[0; 64]);
+        let mut packed = manifest.clone();
+        packed["layers"][1] = json!({"mediaType": media_type::LAUNCH_BOOT_PACK, "digest": layer, "size": 9,
+            "annotations": {media_type::BOOT_TABLE: table.to_string()}});
+        let parsed = parse(packed.to_string().as_bytes(), &image).unwrap();
+        assert_eq!(parsed.boot, Some(NamedPack { digest: layer, len: 9, table }));
+        packed["layers"][1]["annotations"] = json!({});
+        assert_eq!(parse(packed.to_string().as_bytes(), &image).unwrap().boot, None);
         let error = |manifest: &serde_json::Value, subject| {
             parse(manifest.to_string().as_bytes(), subject).unwrap_err().to_string()
         };

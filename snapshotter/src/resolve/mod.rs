@@ -19,6 +19,7 @@ use jaunt_formats::Digest;
 use jaunt_layerfs::store::Store;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 
+use crate::boot::BootPacks;
 use crate::fallback::{Fallback, FallbackCode, error_chain};
 use crate::index_store::IndexStore;
 use crate::labels::RemoteLayer;
@@ -71,6 +72,7 @@ pub struct Resolver {
     trust: Trust,
     /// Which indexes were found to lie.
     verdicts: Option<Arc<Store>>,
+    packs: Option<Arc<BootPacks>>,
     searches: Mutex<HashMap<Pin, Arc<Search>>>,
     /// Read-held from before an index is looked up until a snapshot with it is on record, across
     /// awaits by design; collecting needs it for writing, and passes when it cannot have it at once.
@@ -92,7 +94,7 @@ impl Resolver {
     pub fn new(client: Client, store: MetaStore, indexes: IndexStore, limits: ResolveLimits) -> Self {
         let (searches, in_use) = (Mutex::default(), Arc::default());
         let (trust, verdicts) = (Trust::default(), None);
-        Self { client, store, indexes, limits, trust, verdicts, searches, in_use }
+        Self { client, store, indexes, limits, trust, verdicts, packs: None, searches, in_use }
     }
 
     /// The same, believing artifacts only on the word of whom `trust` says.
@@ -105,6 +107,12 @@ impl Resolver {
     #[must_use]
     pub fn with_verdicts(self, layers: Arc<Store>) -> Self {
         Self { verdicts: Some(layers), ..self }
+    }
+
+    /// The same, having boot packs fetched by `packs`.
+    #[must_use]
+    pub fn with_packs(self, packs: Arc<BootPacks>) -> Self {
+        Self { packs: Some(packs), ..self }
     }
 
     /// The image's index, on disk at this moment.
@@ -143,7 +151,8 @@ impl Resolver {
             }
         }
         let trusted = self.trust.of(&pin.repository);
-        let search = search::Search { client: &self.client, indexes: &self.indexes, pin, trusted };
+        let packs = self.packs.as_ref();
+        let search = search::Search { client: &self.client, indexes: &self.indexes, pin, trusted, packs };
         let timeout = self.limits.timeout;
         let Found { known, by } = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
             let detail =

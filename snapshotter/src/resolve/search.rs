@@ -6,6 +6,8 @@
 //! Referrers are asked only where the tag is missing or leads to what is not trusted, and the image's own layers
 //! (`foreign`) only where there is no usable artifact.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSource as _, signer};
 use jaunt_distribution::{Client, Error};
@@ -14,6 +16,7 @@ use jaunt_formats::{Digest, launch};
 
 use super::artifact::{self, Artifact};
 use super::known::{self, AdmitError, KnownIndex};
+use crate::boot::{Begun, BootPacks};
 use crate::fallback::{Fallback, FallbackCode, error_chain};
 use crate::index_store::IndexStore;
 use crate::metastore::{Pin, Voucher};
@@ -34,6 +37,7 @@ pub(super) struct Search<'a> {
     pub pin: &'a Pin,
     /// Whom to believe about artifacts in the pin's repository.
     pub trusted: &'a Trusted,
+    pub packs: Option<&'a Arc<BootPacks>>,
 }
 
 /// An index, and on whose word.
@@ -60,10 +64,11 @@ impl Search<'_> {
     async fn converted(&self) -> Result<Found, Fallback> {
         let mut refused = match self.tagged().await? {
             Some(Ok(artifact)) => {
+                let pack = self.begin_pack(&artifact);
                 // Both at once: whoever signs costs a start no further round trip but for his own document.
                 let (by, ready) = tokio::join!(self.voucher(&artifact), self.ready(&artifact));
                 match by {
-                    Ok(by) => return Ok(Found { known: ready?, by }),
+                    Ok(by) => return Ok(Found { known: self.admitted(pack, ready?), by }),
                     Err(refused) => Some(refused),
                 }
             }
@@ -76,7 +81,11 @@ impl Search<'_> {
                 Err(malformed) => Err(malformed),
             };
             match usable {
-                Ok((artifact, by)) => return Ok(Found { known: self.ready(&artifact).await?, by }),
+                Ok((artifact, by)) => {
+                    let pack = self.begin_pack(&artifact);
+                    let known = self.ready(&artifact).await?;
+                    return Ok(Found { known: self.admitted(pack, known), by });
+                }
                 Err(unusable) => _ = refused.get_or_insert(unusable),
             }
         }
@@ -85,6 +94,23 @@ impl Search<'_> {
             let detail = format!("repository {repository} has no launch artifact for manifest {manifest}");
             Fallback::new(FallbackCode::NoLaunchArtifact, detail)
         }))
+    }
+
+    /// Asks for the boot pack, beside the index. Only with an index that this node does not know yet.
+    fn begin_pack(&self, artifact: &Artifact) -> Option<Begun> {
+        let (packs, pack, index) = (self.packs?, artifact.boot?, artifact.index.digest);
+        if self.indexes.contains(&index) {
+            return None;
+        }
+        packs.begin(self.client, &self.pin.repository, index, pack)
+    }
+
+    /// Has the boot pack used, of an artifact that is believed.
+    fn admitted(&self, pack: Option<Begun>, known: KnownIndex) -> KnownIndex {
+        if let Some(pack) = pack {
+            pack.admitted(self.indexes.path(&known.index));
+        }
+        known
     }
 
     /// What has our tag, if anything has it.

@@ -1,0 +1,157 @@
+//! Boot packs of this node: asked for as soon as an image's launch artifact is known, before its index is here and long before
+//! containerd is done with its bookkeeping. Nothing waits for them.
+//!
+//! ```text
+//! <root>/boot/<index hex>    what the pack of a launch index has brought (layerfs::boot)
+//! ```
+//!
+//! A pack is loaded only with the first resolution of its index on this node: what comes to be known of the same index later, from
+//! whatever repository, changes nothing for those who use it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jaunt_distribution::{Client, Repository};
+use jaunt_formats::Digest;
+use jaunt_layerfs::boot::{Boot, Expected, LoadError, Loaded, NamedPack};
+use jaunt_layerfs::index_file::{MappedIndex, open_index};
+use jaunt_layerfs::layers::Layers;
+use jaunt_layerfs::source::RegistrySource;
+use jaunt_layerfs::store::LargeFiles;
+use tokio::sync::oneshot;
+
+use crate::config::BootConfig;
+use crate::fallback::error_chain;
+
+/// How long a pack is kept that no snapshot uses yet: containerd records one some milliseconds after the resolution.
+const UNUSED: Duration = Duration::from_secs(600);
+
+/// The packs of this node.
+pub struct BootPacks {
+    directory: PathBuf,
+    layers: Layers,
+    config: BootConfig,
+    open: Mutex<HashMap<Digest, (Arc<Boot>, Instant)>>,
+}
+
+/// A pack on its way. Dropped without [`admitted`](Self::admitted), it is given up.
+#[must_use]
+pub struct Begun(oneshot::Sender<PathBuf>);
+
+impl Begun {
+    /// Says where the launch index is, which was checked.
+    pub fn admitted(self, index: PathBuf) {
+        let _ = self.0.send(index);
+    }
+}
+
+impl BootPacks {
+    /// Those kept below `root`, of images whose layers are `layers`.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn open(root: &Path, layers: Layers, config: BootConfig) -> std::io::Result<Arc<Self>> {
+        let directory = root.join("boot");
+        std::fs::create_dir_all(&directory)?;
+        Ok(Arc::new(Self { directory, layers, config, open: Mutex::default() }))
+    }
+
+    /// Begins to load the pack of an index that is new to this node; `None` where it is not to be had.
+    pub fn begin(
+        self: &Arc<Self>,
+        client: &Client,
+        repository: &Repository,
+        index: Digest,
+        pack: NamedPack,
+    ) -> Option<Begun> {
+        if !self.config.enabled || pack.len > self.config.max_mib.saturating_mul(1 << 20) {
+            tracing::debug!(%index, len = pack.len, "a boot pack is not fetched: the configuration says so");
+            return None;
+        }
+        let boot = {
+            let mut open = self.lock();
+            if open.contains_key(&index) {
+                return None;
+            }
+            let boot = Arc::new(Boot::default());
+            open.insert(index, (boot.clone(), Instant::now()));
+            boot
+        };
+        let (admitted, index_path) = oneshot::channel();
+        let source = Arc::new(RegistrySource::new(client.clone(), repository.clone()));
+        let (this, repository) = (self.clone(), repository.clone());
+        tokio::spawn(async move {
+            let expected = async {
+                let path: PathBuf = index_path.await.ok()?;
+                tokio::task::spawn_blocking(move || of_index(index, &path)).await.ok()?
+            };
+            let path = this.path(&index);
+            let begun = Instant::now();
+            let loaded = boot.load(pack, source, &this.layers, &path, expected).await;
+            tell(&repository, &loaded, &boot, begun.elapsed());
+            if !matches!(loaded, Ok(Loaded::Whole)) && boot.figures().present_bytes == 0 {
+                this.lock().remove(&index);
+                let _ = std::fs::remove_file(path);
+            }
+        });
+        Some(Begun(admitted))
+    }
+
+    /// The pack of an index, on its way or as it was left by an earlier life.
+    pub fn of(&self, digest: &Digest, index: &MappedIndex) -> Option<Arc<Boot>> {
+        let mut open = self.lock();
+        if let Some((boot, _)) = open.get(digest) {
+            return Some(boot.clone());
+        }
+        let boot = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
+        open.insert(*digest, (boot.clone(), Instant::now()));
+        Some(boot)
+    }
+
+    /// Forgets the packs of indexes that are not `wanted`. Who reads from one still has it.
+    pub fn retain(&self, wanted: impl Fn(&Digest) -> bool) {
+        let mut open = self.lock();
+        open.retain(|index, (_, since)| wanted(index) || since.elapsed() < UNUSED);
+        let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let name = format!("sha256:{}", entry.file_name().to_string_lossy());
+            let is_kept = name.parse().is_ok_and(|index| wanted(&index) || open.contains_key(&index));
+            if !is_kept && let Err(error) = std::fs::remove_file(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "an unused boot pack cannot be removed");
+            }
+        }
+    }
+
+    fn path(&self, index: &Digest) -> PathBuf {
+        self.directory.join(index.hex())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (Arc<Boot>, Instant)>> {
+        // Every change is one call.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a pack must be of. An index that cannot be read has been complained of where it is used.
+fn of_index(index: Digest, path: &Path) -> Option<Expected> {
+    let open = open_index(path).ok()?;
+    let large = LargeFiles::of_layers(&open);
+    Some(Expected { index, layers: open.layers().iter().cloned().zip(large).collect() })
+}
+
+fn tell(repository: &Repository, loaded: &Result<Loaded, LoadError>, boot: &Boot, took: Duration) {
+    let (bytes, milliseconds) = (boot.figures().present_bytes, took.as_secs_f64() * 1000.0);
+    match loaded {
+        Ok(Loaded::Whole) => tracing::info!(%repository, bytes, milliseconds, "boot pack is here"),
+        Ok(Loaded::NotNeeded) => {
+            tracing::info!(%repository, "most of a boot pack is local: the rest of it is not fetched")
+        }
+        Err(LoadError::Stopping) => tracing::debug!(%repository, "a boot pack is not wanted any more"),
+        Err(error) => {
+            let why = error_chain(error);
+            tracing::warn!(%repository, bytes, why, "boot pack cannot be used: what it does not bring is fetched by spans");
+        }
+    }
+}

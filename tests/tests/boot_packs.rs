@@ -1,0 +1,129 @@
+//! Boot packs: a start with one asks for less, and one that is wrong, of another image or cut short costs nothing but its bytes.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Bed, noise, runnable, status};
+use jaunt_formats::Digest;
+use jaunt_formats::boot::{Extent, Pack, PackWriter};
+use jaunt_formats::launch::{LaunchIndex, unpack};
+use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, OCI_MANIFEST};
+use jaunt_tests::image::{Image, Pushed, dir, file, layer};
+use jaunt_tests::{Node, needs_root};
+use serde_json::json;
+
+const LEN: usize = 700_000;
+const TOUCHED: [&str; 3] = ["bin/busybox", "etc/passwd", "data/touched"];
+
+fn image() -> Image {
+    let data = [dir("data", 0o755), file("data/touched", noise(1, LEN)), file("data/other", noise(2, LEN))];
+    Image::new().layer(layer(runnable())).layer(layer(data))
+}
+
+fn content(path: &str) -> Vec<u8> {
+    match path {
+        "bin/busybox" => std::fs::read(jaunt_tests::host::find("busybox").unwrap()).unwrap(),
+        "etc/passwd" => b"root:x:0:0:root:/:/bin/sh\n".to_vec(),
+        _ => noise(1, LEN),
+    }
+}
+
+/// A pack of what the container reads, as one of the index with this digest.
+fn pack(bed: &Bed, pushed: &Pushed, of: Option<Digest>) -> Pack {
+    let digest: Digest = bed.artifact(pushed)["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let index = LaunchIndex::open(unpack(&bed.registry.blob("fixture", &digest).unwrap()).unwrap()).unwrap();
+    let view = index.view(2).unwrap();
+    let mut pack = PackWriter::new(of.unwrap_or(digest)).unwrap();
+    for path in TOUCHED {
+        let root = view.root().unwrap();
+        let inode =
+            path.split('/').fold(root, |dir, name| view.lookup(dir, name.as_bytes()).unwrap().unwrap());
+        let found = index.content(inode).unwrap();
+        let (place, bytes) = (found.extents[0], content(path));
+        let len = u32::try_from(bytes.len()).unwrap();
+        assert_eq!(found.size, u64::from(len), "{path}");
+        let extent = Extent { layer: found.layer, tar_offset: place.tar_offset, len };
+        pack.push(extent, &bytes).unwrap();
+    }
+    pack.finish().unwrap()
+}
+
+/// Pushes the artifact anew, with a pack. Its blob.
+fn attach(bed: &Bed, pushed: &Pushed, pack: &Pack) -> Digest {
+    let mut artifact = bed.artifact(pushed);
+    let digest = bed.registry.push_blob("fixture", &pack.bytes).unwrap();
+    let descriptor = json!({
+        "mediaType": LAUNCH_BOOT_PACK, "digest": digest, "size": pack.bytes.len(),
+        "annotations": { BOOT_TABLE: pack.table.to_string() },
+    });
+    artifact["layers"].as_array_mut().unwrap().insert(1, descriptor);
+    let tag = format!("sha256-{}.jaunt", pushed.digest.hex());
+    bed.registry.push_manifest("fixture", &tag, OCI_MANIFEST, artifact.to_string().as_bytes()).unwrap();
+    digest
+}
+
+/// What a start cost.
+#[derive(Debug)]
+struct Cost {
+    misses: u64,
+    fetches: u64,
+}
+
+fn start(bed: &Bed, node: &Node<'_>, pushed: &Pushed) -> Cost {
+    node.pull(&pushed.reference).unwrap();
+    let command = ["/bin/sh", "-c", "sha256sum /data/touched"];
+    let mut container = node.containerd.run_with(&pushed.reference, &command).unwrap();
+    let said = container.finish(std::time::Duration::from_secs(60)).unwrap();
+    assert!(said.starts_with(&Digest::of(&content("data/touched")).hex()), "{said}");
+    let figures = &status(bed, node)["figures"];
+    let figure = |name: &str| figures[name].as_u64().unwrap();
+    Cost { misses: figure("misses"), fetches: figure("fetches") }
+}
+
+fn complaints(node: &Node<'_>) -> usize {
+    node.jaunt.as_ref().unwrap().log().matches("boot pack cannot be used").count()
+}
+
+#[test]
+fn a_start_with_a_pack_asks_for_less_and_a_bad_one_does_not_stop_it() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let node = bed.node();
+    let without = start(&bed, &node, &pushed);
+    assert!(without.misses > 0, "{without:?}");
+    node.wipe().unwrap();
+
+    let good = pack(&bed, &pushed, None);
+    let blob = bed.registry.blob_file(&attach(&bed, &pushed, &good));
+    let node = bed.node();
+    let with = start(&bed, &node, &pushed);
+    let log = node.jaunt.as_ref().unwrap().log();
+    assert!(with.misses < without.misses && with.fetches < without.fetches, "{with:?} {without:?}\n{log}");
+    assert_eq!(complaints(&node), 0, "{log}");
+    let shelves = std::fs::read_dir(node.jaunt.as_ref().unwrap().root().join("boot")).unwrap().count();
+    assert_eq!(shelves, 1);
+    node.wipe().unwrap();
+
+    let sound = std::fs::read(&blob).unwrap();
+    let mut damaged = sound.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for bad in [&damaged[..], &sound[..sound.len() / 2]] {
+        std::fs::write(&blob, bad).unwrap();
+        let node = bed.node();
+        start(&bed, &node, &pushed);
+        assert_eq!(complaints(&node), 1, "{}", node.jaunt.as_ref().unwrap().log());
+        node.wipe().unwrap();
+    }
+}
+
+#[test]
+fn a_pack_of_another_image_is_not_used() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    attach(&bed, &pushed, &pack(&bed, &pushed, Some(Digest::of(b"another"))));
+    let node = bed.node();
+    assert!(start(&bed, &node, &pushed).misses > 0);
+    assert_eq!(complaints(&node), 1);
+}
