@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::prefetch::Prefetcher;
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
+use crate::trace::Trace;
 
 pub use crate::fetch::{Bucket, Settings};
 
@@ -100,6 +101,11 @@ impl Layers {
     /// What all fetches share.
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.0.node
+    }
+
+    /// Who is told what happens.
+    pub fn trace(&self) -> &Trace {
+        &self.0.node.settings.trace
     }
 
     /// What reading has cost so far.

@@ -55,5 +55,6 @@ pub mod store;
 mod sync;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 mod trouble_log;
 pub mod verify;

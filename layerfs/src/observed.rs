@@ -1,6 +1,6 @@
 //! The node as it can be looked at from outside: what was counted, what is kept, and how far its mounts are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::Ordering;
 
 use crate::completion::CompletionCounters;
-use crate::fs::LayerFs;
+use crate::fs::{Ino, LayerFs};
 use crate::layers::Layers;
 use crate::metrics::Metrics;
 
@@ -151,6 +151,11 @@ impl Observed {
             reads: stall.reads,
         });
         named.collect()
+    }
+
+    /// Paths of the files in a mount of that name, if there is one. Looks at every name.
+    pub fn paths(&self, mount: &str) -> Option<HashMap<Ino, String>> {
+        self.mounts().into_iter().find(|fs| fs.name() == mount).map(|fs| fs.paths())
     }
 
     fn mounts(&self) -> Vec<Arc<LayerFs>> {

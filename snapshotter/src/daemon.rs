@@ -15,6 +15,7 @@ use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::store::{Scrub, Store};
+use jaunt_layerfs::trace::Trace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
@@ -36,7 +37,7 @@ use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
 use crate::status::StatusService;
 use crate::supervisor::Handle;
-use crate::{figures, upkeep};
+use crate::{figures, trace_file, upkeep};
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -173,9 +174,13 @@ fn assemble(
     let indexes = IndexStore::open(root).map_err(state(config))?;
     let client = Client::new(ClientConfig { given_logins, ..config.client(patience()) })?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
-    let layers = Layers::new(kept.clone(), reading(config));
+    let (trace, settings) = traced(config);
+    let layers = Layers::new(kept.clone(), settings);
     let index_dir = indexes.directory().to_owned();
     let observed = Observed::new(layers.clone());
+    if let Some(file) = config.trace.path() {
+        trace_file::follow(trace.clone(), observed.clone(), file).map_err(system("write the trace"))?;
+    }
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
     completion.iter().for_each(|completion| observed.watch_completion(completion.counters()));
@@ -192,10 +197,10 @@ fn assemble(
         ..ResolveLimits::default()
     };
     let resolver = Resolver::new(client, store.clone(), indexes, limits).with_trust(config.trust()?);
-    let resolver = Arc::new(resolver.with_verdicts(kept).with_packs(packs));
+    let resolver = Arc::new(resolver.with_verdicts(kept).with_packs(packs).with_trace(trace.clone()));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
-    Ok(Parts { snapshotter: Arc::new(snapshotter), observed, originals, mounts })
+    Ok(Parts { snapshotter: Arc::new(snapshotter.with_trace(trace)), observed, originals, mounts })
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.
@@ -213,6 +218,12 @@ pub(crate) fn reading(config: &Config) -> Settings {
     let read_deadline = Duration::from_secs(config.read_deadline_seconds);
     let background_limit = config.completion.limit();
     Settings { read_deadline, silence: SILENCE, background_limit, ..Settings::default() }
+}
+
+/// The same, telling what happens where that is to be written down.
+fn traced(config: &Config) -> (Trace, Settings) {
+    let trace = if config.trace.path().is_some() { Trace::on() } else { Trace::default() };
+    (trace.clone(), Settings { trace, ..reading(config) })
 }
 
 impl Catalog for MetaStore {

@@ -34,6 +34,7 @@ pub mod service;
 pub mod snapshotter;
 pub mod status;
 pub mod supervisor;
+mod trace_file;
 pub mod trust;
 pub mod unix_channel;
 pub mod upkeep;

@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use std::thread;
 
 use clap::Parser;
-use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop};
-use jaunt_benches::{Progress, interrupt};
+use jaunt_benches::cold::trace::Account;
+use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop, waterfall};
+use jaunt_benches::{Progress, files, interrupt};
 use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::process::run as run_program;
 use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch, host};
@@ -36,9 +37,15 @@ struct Options {
     /// Where the images' builds are kept.
     #[arg(long, default_value = "target/images")]
     cache: PathBuf,
-    /// Where figures are kept, as `cold.json`, `cold.md` and `cold.svg`.
+    /// Where figures are kept, as `cold.json`, `cold.md` and `cold.svg`, and `waterfall-NETWORK-IMAGE.svg`.
     #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
     report: PathBuf,
+}
+
+impl Options {
+    fn measures(&self, below: Below) -> bool {
+        self.below.is_empty() || self.below.contains(&below)
+    }
 }
 
 fn main() -> ExitCode {
@@ -85,6 +92,9 @@ fn run(options: &Options) -> Result<()> {
     for line in &options.networks {
         for case in &cases {
             report.add(measure(options, &bench, line, case)?);
+            if options.measures(Below::Jaunt) {
+                report.add_account(tell(options, &bench, line, case)?);
+            }
             report.write(&options.report)?;
         }
     }
@@ -97,7 +107,7 @@ fn run(options: &Options) -> Result<()> {
 fn measure(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Result<Vec<Figure>> {
     let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
     let mut below = Below::ALL.to_vec();
-    below.retain(|below| options.below.is_empty() || options.below.contains(below));
+    below.retain(|below| options.measures(*below));
     let mut rounds = Vec::new();
     for number in 1..=options.runs {
         bench.progress.say(&format!("{}, {line}: round {number} of {}", case.subject.name, options.runs));
@@ -109,6 +119,17 @@ fn measure(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Re
         below.rotate_left(1);
     }
     Ok(Figure::all(case, &line.to_string(), &rounds))
+}
+
+/// One more start, as a picture and an account.
+fn tell(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Result<Account> {
+    let (name, line_name) = (&case.subject.name, line.to_string());
+    bench.progress.say(&format!("{name}, {line}: a start that tells what happens"));
+    let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
+    let story = bench.story(case, &laid)?;
+    let file = options.report.join(format!("waterfall-{line_name}-{name}.svg"));
+    files::write(&file, waterfall::draw(&format!("{name} over {line_name}, cold"), &story).as_bytes())?;
+    Ok(story.account(name, &line_name))
 }
 
 /// `containerd 1.6.20`, of what `containerd --version` says.

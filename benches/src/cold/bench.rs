@@ -1,20 +1,26 @@
 //! One round of an image over a line: a fresh node for each snapshotter, and the starts on it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use jaunt_tests::error::Result;
-use jaunt_tests::process::run;
-use jaunt_tests::{Binaries, Network, Node, Pod, Registry, Scratch, cold};
+use jaunt_tests::error::{At as _, Result};
+use jaunt_tests::process::{Daemon, run};
+use jaunt_tests::{Binaries, Container, Network, Node, Pod, Registry, Scratch, cold};
 use tokio::runtime::Runtime;
 
 use super::cost::Cost;
 use super::line::Laid;
 use super::null::Null;
 use super::ready::Waiting;
+use super::trace::Story;
 use super::{Below, Case, System, cri};
 use crate::Progress;
+
+/// What is traced is in its file after this time, four times over.
+const TOLD: Duration = Duration::from_secs(1);
 
 /// What starts run in.
 #[derive(Debug)]
@@ -50,6 +56,14 @@ pub struct Start {
     pub cost: Cost,
 }
 
+/// When what happened of a start.
+struct Marks {
+    begun: SystemTime,
+    pull_s: f64,
+    ready_s: f64,
+    bytes: u64,
+}
+
 impl Bench<'_> {
     /// All starts on a fresh node with the snapshotter `below`.
     pub fn starts(&self, case: &Case, laid: &Laid, below: Below) -> Result<Vec<(System, Start)>> {
@@ -79,24 +93,48 @@ impl Bench<'_> {
         Ok(starts)
     }
 
+    /// A cold start of Jaunt's on a fresh node that tells what happens. It is no figure: telling takes time as well.
+    pub fn story(&self, case: &Case, laid: &Laid) -> Result<Story> {
+        let trace = self.scratch.path().join("trace");
+        let config = format!("[trace]\nfile = {trace:?}\n");
+        let node = Node::configured(self.scratch, self.binaries, &[laid.host()], &config)?;
+        let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
+        cold::drop_caches()?;
+        self.registry.warm()?;
+        let (marks, mut container) = self.run(&node, case, laid)?;
+        thread::sleep(TOLD);
+        let told = (fs::read_to_string(&trace).at(&trace)?, events.log());
+        container.stop()?;
+        drop((container, events));
+        node.wipe()?;
+        fs::remove_file(&trace).at(&trace)?;
+        Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)
+    }
+
     fn start(&self, node: &Node<'_>, case: &Case, laid: &Laid, system: System) -> Result<Start> {
-        let reference = format!("{}/{}:latest", laid.host(), case.subject.repository());
         let (before, requests) = (Cost::of(self.scratch, self.binaries, node)?, self.registry.requests()?);
-        let received = self.network.received()?;
-        let begun = Instant::now();
-        cri::pull(self.runtime, &node.containerd.socket(), &reference)?;
-        let pull_s = begun.elapsed().as_secs_f64();
-        let waiting = Waiting::begin(self.pod, case.probe, &case.subject.readiness)?;
-        let mut container = node.containerd.run_in(self.pod, &reference)?;
-        let ready = waiting.ready(&mut container)?;
-        let bytes = self.network.received()? - received;
+        let (marks, mut container) = self.run(node, case, laid)?;
         let requests = self.registry.requests()?.saturating_sub(requests);
         let cost = Cost::of(self.scratch, self.binaries, node)? - before;
         container.stop()?;
-        let start =
-            Start { pull_s, ready_s: ready.duration_since(begun).as_secs_f64(), bytes, requests, cost };
+        let Marks { pull_s, ready_s, bytes, .. } = marks;
+        let start = Start { pull_s, ready_s, bytes, requests, cost };
         self.say(case, system, &start);
         Ok(start)
+    }
+
+    /// The two commands, until the container is ready.
+    fn run(&self, node: &Node<'_>, case: &Case, laid: &Laid) -> Result<(Marks, Container)> {
+        let reference = format!("{}/{}:latest", laid.host(), case.subject.repository());
+        let received = self.network.received()?;
+        let (begun, from) = (SystemTime::now(), Instant::now());
+        cri::pull(self.runtime, &node.containerd.socket(), &reference)?;
+        let pull_s = from.elapsed().as_secs_f64();
+        let waiting = Waiting::begin(self.pod, case.probe, &case.subject.readiness)?;
+        let mut container = node.containerd.run_in(self.pod, &reference)?;
+        let ready_s = waiting.ready(&mut container)?.duration_since(from).as_secs_f64();
+        let bytes = self.network.received()? - received;
+        Ok((Marks { begun, pull_s, ready_s, bytes }, container))
     }
 
     fn say(&self, case: &Case, system: System, start: &Start) {

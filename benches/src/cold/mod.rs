@@ -19,6 +19,8 @@ pub mod report;
 pub mod subject;
 pub mod svg;
 pub mod system;
+pub mod trace;
+pub mod waterfall;
 
 pub use bench::{Bench, Start};
 pub use figures::Figure;

@@ -8,11 +8,13 @@ use std::path::Path;
 use jaunt_tests::error::{At as _, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::trace::Account;
 use super::{Figure, System, chart};
 use crate::{Stat, files};
 
 /// Figures of a machine. Field names are the keys of the JSON, and stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Processors of the machine.
     pub cores: usize,
@@ -22,6 +24,8 @@ pub struct Report {
     pub containerd: String,
     /// In the order in which they were measured.
     pub figures: Vec<Figure>,
+    /// Where the time of one cold start each went.
+    pub accounts: Vec<Account>,
 }
 
 impl Report {
@@ -45,6 +49,14 @@ impl Report {
         self.figures.extend(figures);
         let place = |figure: &Figure| (figure.network.clone(), figure.image.clone(), figure.system);
         self.figures.sort_by_key(place);
+    }
+
+    /// Adds where the time of a start went.
+    pub fn add_account(&mut self, account: Account) {
+        let same = |kept: &Account| (&kept.image, &kept.network) == (&account.image, &account.network);
+        self.accounts.retain(|kept| !same(kept));
+        self.accounts.push(account);
+        self.accounts.sort_by_key(|account| (account.network.clone(), account.image.clone()));
     }
 
     /// Writes `cold.json`, `cold.md` and `cold.svg`.
@@ -95,6 +107,37 @@ impl Report {
             let ratio = cold.and_then(|cold| cold.beside_warm).map(|ratio| format!("{ratio:.2}"));
             let own = cold.and_then(|cold| cold.own_s).map(|own| format!("{own:.3}"));
             System::ALL.into_iter().map(ready).chain([ratio, own]).collect()
+        })
+    }
+
+    fn times_of_one(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
+        let columns = [
+            "ready, ms",
+            "pull",
+            "of it resolving",
+            "run to first read",
+            "reads waited",
+            "none waited",
+            "daemon's answers, in all",
+            "reads that waited",
+            "ranges fetched",
+        ];
+        self.table(f, network, &columns, |image| {
+            let mut accounts = self.accounts.iter();
+            let account = accounts.find(|account| account.network == network && account.image == image);
+            let Some(account) = account else { return Vec::new() };
+            let ms = |seconds: f64| Some(format!("{:.0}", seconds * 1000.0));
+            vec![
+                ms(account.ready_s),
+                ms(account.pull_s),
+                ms(account.resolve_s),
+                ms(account.create_s),
+                ms(account.stalled_s),
+                ms(account.running_s),
+                ms(account.answers_s),
+                Some(account.stalls.to_string()),
+                Some(account.fetches.to_string()),
+            ]
         })
     }
 
@@ -167,6 +210,10 @@ impl fmt::Display for Report {
         for network in self.networks() {
             self.costs(f, &network)?;
         }
+        writeln!(f, "\nWhere the time of one cold start each went, with Jaunt telling what happens:")?;
+        for network in self.networks() {
+            self.times_of_one(f, &network)?;
+        }
         Ok(())
     }
 }
@@ -178,7 +225,13 @@ mod tests {
 
     fn report() -> Report {
         let figures = Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)]);
-        Report { cores: 2, kernel: "6.18".to_owned(), containerd: "containerd 1.6".to_owned(), figures }
+        Report {
+            cores: 2,
+            kernel: "6.18".to_owned(),
+            containerd: "containerd 1.6".to_owned(),
+            figures,
+            ..Report::default()
+        }
     }
 
     #[test]

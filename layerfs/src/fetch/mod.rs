@@ -38,6 +38,7 @@ use crate::read_error::ReadErrors;
 use crate::single_flight::SingleFlight;
 use crate::source::{SourceError, SourceSet};
 use crate::store::{LargeFiles, LayerFile, Store};
+use crate::trace::Trace;
 use crate::trouble_log::TroubleLog;
 use crate::verify::TarBytes;
 pub use bucket::Bucket;
@@ -56,12 +57,14 @@ pub struct Settings {
     pub ahead: bool,
     /// Bytes a second at most of what is fetched in the background; none: as many as come.
     pub background_limit: Option<NonZeroU64>,
+    /// Who is told what happens.
+    pub trace: Trace,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (read_deadline, silence) = (Duration::from_secs(30), Duration::from_secs(8));
-        Self { read_deadline, silence, ahead: true, background_limit: None }
+        Self { read_deadline, silence, ahead: true, background_limit: None, trace: Trace::default() }
     }
 }
 

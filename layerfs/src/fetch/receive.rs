@@ -16,6 +16,7 @@ use super::patience::Patience;
 use super::run::{Run, Stop};
 use crate::class::Class;
 use crate::source::{ByteStream, Source, SourceError, Trouble};
+use crate::trace::What;
 
 /// How long an answer is left standing for readers that wait. After that it is abandoned: a server does not wait for
 /// ever either.
@@ -47,7 +48,7 @@ impl Fetcher {
     ) -> Result<(), Stop> {
         let (blob, range) = (self.layer.converted.digest, run.blob());
         self.node.metrics.fetches.inc();
-        let begun = Instant::now();
+        let (begun, traced, class) = (Instant::now(), self.node.settings.trace.begin(), self.class_of(run));
         let (stream, patience) =
             (source.fetch(blob, range.clone()), Patience::new(self.node.settings.silence));
         let mut incoming = Incoming::new(stream, passage, patience);
@@ -61,6 +62,8 @@ impl Fetcher {
             let Some(decoder) = self.node.pool.decoder().await else { break };
             self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, held.clone()));
         }
+        let class = class.unwrap_or(Class::Background);
+        self.node.settings.trace.end(traced, || What::Fetch { blob, range: range.clone(), class });
         let took = begun.elapsed();
         self.node.metrics.fetch_seconds.observe(took.as_secs_f64());
         let milliseconds = took.as_secs_f64() * 1000.0;

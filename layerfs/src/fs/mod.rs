@@ -11,6 +11,7 @@ mod error;
 mod numbers;
 mod path;
 mod stretch;
+mod touches;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::store::{LargeFiles, Store};
 use crate::trouble_log::TroubleLog;
 use numbers::Numbers;
 use stretch::{Stretch, stretches};
+use touches::Touches;
 
 /// Files of this size are read here and there by some (databases, archives): what lies around two misses in one is not
 /// fetched as well, and each of them costs what it must. Who reads one in sequence has it fetched ahead of him.
@@ -69,6 +71,7 @@ pub struct LayerFs {
     troubles: TroubleLog<Ino>,
     streams: Streams,
     boot: Option<Arc<Boot>>,
+    touches: Touches,
 }
 
 impl LayerFs {
@@ -86,6 +89,7 @@ impl LayerFs {
     ) -> Result<Self, FsError> {
         let view = index.view(prefix).ok_or(LaunchError::Malformed("fewer layers than asked for"))?;
         let numbers = Numbers { root: view.root()?, place: RootPlace::Below };
+        let touches = Touches::new(layers.trace(), &name);
         let (store, metrics) = (layers.store().clone(), layers.metrics().clone());
         let mounted = &index.layers()[..usize::from(prefix)];
         let large = LargeFiles::of_layers(&index);
@@ -106,6 +110,7 @@ impl LayerFs {
             troubles,
             streams,
             boot: None,
+            touches,
         })
     }
 
@@ -257,6 +262,7 @@ impl LayerFs {
     /// # Errors
     /// It is no regular file, or the disk failed.
     pub fn read_local(&self, inode: Ino, offset: u64, len: u32) -> Result<Option<Vec<u8>>, FsError> {
+        let touch = self.touches.begin();
         let (number, stretches, _) = self.plan(inode, offset, len)?;
         let mut bytes = Vec::new();
         for stretch in stretches {
@@ -270,6 +276,7 @@ impl LayerFs {
             }
         }
         self.metrics.note_read(bytes.len());
+        self.touches.end(touch, inode, offset, bytes.len(), false);
         Ok(Some(bytes))
     }
 
@@ -278,11 +285,12 @@ impl LayerFs {
     /// # Errors
     /// It is no regular file, or its bytes can neither be read nor fetched.
     pub async fn read(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
-        let begun = Instant::now();
+        let (begun, touch) = (Instant::now(), self.touches.begin());
         let read = self.read_missing(inode, offset, len).await;
         let waited = begun.elapsed();
         self.stalls.note(inode, waited);
         self.metrics.note_miss(waited, read.as_ref().ok().map(Vec::len));
+        self.touches.end(touch, inode, offset, read.as_ref().map_or(0, Vec::len), true);
         read
     }
 

@@ -1,4 +1,6 @@
-//! From an inode back to a path, for messages.
+//! From an inode back to a path, for messages and for whoever wants to know what was read.
+
+use std::collections::HashMap;
 
 use jaunt_formats::launch::InodeType;
 
@@ -21,5 +23,22 @@ impl LayerFs {
             }
         }
         None
+    }
+
+    /// A path of every inode that has a name: the first that is visible.
+    pub fn paths(&self) -> HashMap<Ino, String> {
+        let mut paths = HashMap::new();
+        let Ok(view) = self.view() else { return paths };
+        let mut pending = vec![(String::new(), self.numbers.root)];
+        while let Some((path, dir)) = pending.pop() {
+            for child in view.children(dir, 0).into_iter().flatten().flatten() {
+                let path = format!("{path}/{}", String::from_utf8_lossy(child.name));
+                if self.index.attributes(child.inode).is_ok_and(|child| child.kind == InodeType::Directory) {
+                    pending.push((path.clone(), child.inode));
+                }
+                paths.entry(self.ino(child.inode)).or_insert(path);
+            }
+        }
+        paths
     }
 }

@@ -11,6 +11,7 @@ mod metrics;
 mod originals;
 mod registries;
 mod store;
+mod trace;
 mod trust;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ pub use metrics::{MetricsAddress, MetricsConfig};
 pub use originals::OriginalsPolicy;
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
 pub use store::{Percent, StoreConfig};
+pub use trace::TraceConfig;
 pub use trust::{TrustError, TrustMode, TrustRule, TrustedKey};
 
 /// Read when no other file is named; may be absent.
@@ -100,6 +102,8 @@ pub struct Settings {
     pub boot: Option<BootConfig>,
     /// Where figures are told.
     pub metrics: Option<MetricsConfig>,
+    /// Where what happens is written down.
+    pub trace: Option<TraceConfig>,
 }
 
 /// Settings with nothing left open. The supervisor hands them to every worker, so that a file edited
@@ -148,6 +152,8 @@ pub struct Config {
     pub boot: BootConfig,
     /// See [`Settings::metrics`].
     pub metrics: MetricsConfig,
+    /// See [`Settings::trace`].
+    pub trace: TraceConfig,
 }
 
 /// Why there is no configuration.
@@ -219,6 +225,7 @@ impl Settings {
             completion: flags.completion.or(self.completion),
             boot: flags.boot.or(self.boot),
             metrics: flags.metrics.or(self.metrics),
+            trace: flags.trace.or(self.trace),
         }
     }
 
@@ -251,6 +258,7 @@ impl Settings {
             completion: self.completion.unwrap_or_default(),
             boot: self.boot.unwrap_or_default(),
             metrics: self.metrics.unwrap_or_default(),
+            trace: self.trace.unwrap_or_default(),
         }
     }
 

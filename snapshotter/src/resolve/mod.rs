@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
 use jaunt_layerfs::store::Store;
+use jaunt_layerfs::trace::Trace;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 
 use crate::boot::BootPacks;
@@ -73,6 +74,7 @@ pub struct Resolver {
     /// Which indexes were found to lie.
     verdicts: Option<Arc<Store>>,
     packs: Option<Arc<BootPacks>>,
+    trace: Trace,
     searches: Mutex<HashMap<Pin, Arc<Search>>>,
     /// Read-held from before an index is looked up until a snapshot with it is on record, across
     /// awaits by design; collecting needs it for writing, and passes when it cannot have it at once.
@@ -93,8 +95,8 @@ impl Resolver {
     /// A resolver that keeps what it finds in `store` and `indexes`.
     pub fn new(client: Client, store: MetaStore, indexes: IndexStore, limits: ResolveLimits) -> Self {
         let (searches, in_use) = (Mutex::default(), Arc::default());
-        let (trust, verdicts) = (Trust::default(), None);
-        Self { client, store, indexes, limits, trust, verdicts, packs: None, searches, in_use }
+        let (trust, verdicts, trace) = (Trust::default(), None, Trace::default());
+        Self { client, store, indexes, limits, trust, verdicts, packs: None, trace, searches, in_use }
     }
 
     /// The same, believing artifacts only on the word of whom `trust` says.
@@ -113,6 +115,12 @@ impl Resolver {
     #[must_use]
     pub fn with_packs(self, packs: Arc<BootPacks>) -> Self {
         Self { packs: Some(packs), ..self }
+    }
+
+    /// The same, telling what happens.
+    #[must_use]
+    pub fn with_trace(self, trace: Trace) -> Self {
+        Self { trace, ..self }
     }
 
     /// The image's index, on disk at this moment.
@@ -152,13 +160,15 @@ impl Resolver {
         }
         let trusted = self.trust.of(&pin.repository);
         let packs = self.packs.as_ref();
-        let search = search::Search { client: &self.client, indexes: &self.indexes, pin, trusted, packs };
+        let (client, indexes, trace) = (&self.client, &self.indexes, &self.trace);
+        let search = search::Search { client, indexes, pin, trusted, packs, trace };
         let timeout = self.limits.timeout;
         let Found { known, by } = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
             let detail =
                 format!("registry {} gave no launch index within {timeout:?}", pin.repository.host());
             Err(Fallback::new(FallbackCode::Timeout, detail))
         })?;
+        let _step = self.trace.step("record", || pin.to_string());
         self.store
             .learn(pin.clone(), Learnt { index: known.index, by })
             .await
@@ -200,7 +210,10 @@ impl Resolve for Resolver {
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
         let in_use = Arc::clone(&self.in_use).read_owned().await;
         let pin = Pin { repository: Repository::from(&layer.image), manifest: layer.manifest };
-        let known = self.known(&pin).await?;
+        let known = {
+            let _step = self.trace.step("resolve", || pin.to_string());
+            self.known(&pin).await?
+        };
         if let Some(why) = self.verdicts.as_ref().and_then(|found| found.quarantined_index(&known.index)) {
             let detail = format!("launch index {} is in quarantine: {why}", known.index);
             return Err(Fallback::new(FallbackCode::Quarantined, detail));

@@ -13,6 +13,7 @@ use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSour
 use jaunt_distribution::{Client, Error};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
 use jaunt_formats::{Digest, launch};
+use jaunt_layerfs::trace::Trace;
 
 use super::artifact::{self, Artifact};
 use super::known::{self, AdmitError, KnownIndex};
@@ -38,6 +39,7 @@ pub(super) struct Search<'a> {
     /// Whom to believe about artifacts in the pin's repository.
     pub trusted: &'a Trusted,
     pub packs: Option<&'a Arc<BootPacks>>,
+    pub trace: &'a Trace,
 }
 
 /// An index, and on whose word.
@@ -115,6 +117,7 @@ impl Search<'_> {
 
     /// What has our tag, if anything has it.
     async fn tagged(&self) -> Result<Option<Result<Artifact, Fallback>>, Fallback> {
+        let _step = self.trace.step("artifact", || self.pin.to_string());
         let Pin { repository, manifest } = self.pin;
         let tag = format!("sha256-{}.jaunt", manifest.hex());
         let tagged = self.client.manifest_if_exists(repository, &tag, &[OCI_MANIFEST]).await;
@@ -169,6 +172,7 @@ impl Search<'_> {
     }
 
     async fn index(&self, artifact: &Artifact) -> Result<KnownIndex, Fallback> {
+        let _step = self.trace.step("index", || artifact.index.digest.to_string());
         let Pin { repository, .. } = self.pin;
         let index = artifact.index;
         if self.indexes.contains(&index.digest)
@@ -208,6 +212,7 @@ impl Search<'_> {
     }
 
     async fn probe_layer(&self, layer: Digest) -> Result<(), Fallback> {
+        let _step = self.trace.step("probe", || layer.to_string());
         match self.client.blob_exists(&self.pin.repository, &layer).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {

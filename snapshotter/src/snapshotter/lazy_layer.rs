@@ -79,7 +79,10 @@ impl Snapshotter {
             labels: labels.clone(),
             backing: Backing::Lazy { chain_id: layer.target, index, prefix },
         };
-        match self.store.create(creation).await {
+        let step = self.trace.step("record", || target.clone());
+        let created = self.store.create(creation).await;
+        drop(step);
+        match created {
             Ok(snapshot) => {
                 tracing::info!(
                     image = %layer.image, chain = target, snapshot = snapshot.id, %index, prefix,

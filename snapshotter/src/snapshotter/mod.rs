@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 
 pub use error::Error;
 pub(crate) use error::io_error;
+use jaunt_layerfs::trace::Trace;
 pub use overlay::Mount;
 
 use crate::disk_usage::disk_usage;
@@ -38,6 +39,7 @@ pub struct Snapshotter {
     directories: Directories,
     options: overlay::HostOptions,
     fallbacks: FallbackLog,
+    trace: Trace,
     /// Lazy chains without a record whose mounts were busy: let go at the next clean-up.
     unreleased: Mutex<Vec<LazyChain>>,
 }
@@ -58,8 +60,15 @@ impl Snapshotter {
             directories: Directories::open(root, run_dir)?,
             options: overlay::host_options(),
             fallbacks: FallbackLog::default(),
+            trace: Trace::default(),
             unreleased: Mutex::default(),
         })
+    }
+
+    /// The same, telling what happens.
+    #[must_use]
+    pub fn with_trace(self, trace: Trace) -> Self {
+        Self { trace, ..self }
     }
 
     /// Serves again what was served before; needs no network. To be called once, before any request.
@@ -75,6 +84,7 @@ impl Snapshotter {
         parent: Option<String>,
         labels: Labels,
     ) -> Result<Vec<Mount>, Error> {
+        let _step = self.trace.step("prepare", || key.clone());
         if let Some(target) = labels.get(labels::TARGET).cloned()
             && self.lazily(&target, parent.as_deref(), &labels).await?
         {
@@ -90,11 +100,13 @@ impl Snapshotter {
         parent: Option<String>,
         labels: Labels,
     ) -> Result<Vec<Mount>, Error> {
+        let _step = self.trace.step("view", || key.clone());
         self.create(Kind::View, key, parent, labels).await
     }
 
     /// The mounts of an active snapshot or a view.
     pub async fn mounts(&self, key: &str) -> Result<Vec<Mount>, Error> {
+        let _step = self.trace.step("mounts", || key.to_owned());
         let state = self.store.read();
         let snapshot = state.get(key)?;
         if snapshot.kind == Kind::Committed {
@@ -111,6 +123,7 @@ impl Snapshotter {
         parent: Option<String>,
         labels: Labels,
     ) -> Result<(), Error> {
+        let _step = self.trace.step("commit", || key.clone());
         let active = Arc::clone(self.store.read().get(&key)?);
         let usage =
             if active.kind == Kind::Active { self.measure(active.id).await? } else { Usage::default() };
@@ -175,8 +188,11 @@ impl Snapshotter {
         let reservation = self.store.reserve();
         let id = reservation.id();
         self.blocking(move |directories| directories.create(id, kind == Kind::Active, attributes)).await?;
+        let step = self.trace.step("record", || name.clone());
         let creation = Creation { name, id, kind, parent, labels, backing: Backing::Eager };
-        match self.store.create(creation).await {
+        let created = self.store.create(creation).await;
+        drop(step);
+        match created {
             Ok(snapshot) => self.mounts_of(&self.store.read(), &snapshot).await,
             Err(error) => {
                 self.discard(id).await?;
@@ -215,6 +231,7 @@ impl Snapshotter {
         let mut lazy = None;
         for ancestor in state.ancestors(snapshot)? {
             if let Some(chain) = ancestor.lazy_chain() {
+                let _step = self.trace.step("mount", || chain.chain_id.to_string());
                 lazy = Some(self.lazy.ensure(&chain).await?);
                 break;
             }

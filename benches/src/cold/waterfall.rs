@@ -1,0 +1,165 @@
+//! One start as a waterfall: commands, containerd's events, the daemon's steps, what was fetched, and every read that waited.
+
+use super::svg::{Anchor, Drawing, step};
+use super::trace::{Span, Story, What};
+
+const WIDTH: f64 = 1100.0;
+/// Where time begins, right of the rows' names.
+const LEFT: f64 = 90.0;
+/// Where the start ends, left of the names of what was waited for.
+const RIGHT: f64 = 720.0;
+const HEAD: f64 = 50.0;
+const ROW: f64 = 16.0;
+/// Rows that a person still looks at; of more, the longest are shown.
+const STALLS: usize = 300;
+/// The end of a path says more than its beginning.
+const PATH: usize = 48;
+/// Steps in the order of their rows, each on its way within the one before it.
+const STEPS: [&str; 10] =
+    ["prepare", "resolve", "artifact", "index", "probe", "record", "view", "mounts", "commit", "mount"];
+const CLASSES: [&str; 5] = ["demand", "ahead", "boot", "nearby", "background"];
+
+/// Draws a start under a title.
+pub fn draw(title: &str, story: &Story) -> String {
+    let rows = rows(story);
+    let stalls = stalls(story);
+    let height = HEAD + (rows.len() + stalls.len() + 2) as f64 * ROW;
+    let mut drawing = Drawing::new(WIDTH, height);
+    let scale = (RIGHT - LEFT) / story.ready_s.max(0.001);
+    axis(&mut drawing, title, story, scale, height);
+    let mut y = HEAD;
+    for (name, colour, spans) in &rows {
+        drawing.text([LEFT - 6.0, y + ROW - 4.0], Anchor::End, name);
+        for span in spans {
+            bar(&mut drawing, y, scale, story, span, colour);
+        }
+        let events: Vec<_> = spans.iter().filter(|span| matches!(span.what, What::Event(_))).collect();
+        if let [event] = events[..] {
+            let label = format!("{:.0} ms", event.at * 1000.0);
+            drawing.text([LEFT + event.at * scale + 5.0, y + ROW - 4.0], Anchor::Start, &label);
+        }
+        y += ROW;
+    }
+    y += ROW;
+    for (number, span) in stalls.iter().enumerate() {
+        let What::Stall(path, _) = &span.what else { continue };
+        drawing.text([LEFT - 6.0, y + ROW - 4.0], Anchor::End, &format!("wait {}", number + 1));
+        bar(&mut drawing, y, scale, story, span, "#d1495b");
+        let label = format!("{:.1} ms {}", span.took * 1000.0, ending(path));
+        drawing.text([RIGHT + 6.0, y + ROW - 4.0], Anchor::Start, &label);
+        y += ROW;
+    }
+    drawing.finish()
+}
+
+fn axis(drawing: &mut Drawing, title: &str, story: &Story, scale: f64, height: f64) {
+    drawing.title([10.0, 18.0], title);
+    let mut mark = 0.0;
+    while mark <= story.ready_s {
+        let x = LEFT + mark * scale;
+        drawing.line([x, HEAD - 4.0], [x, height - ROW], "#dddddd");
+        drawing.text([x, HEAD - 8.0], Anchor::Middle, &format!("{:.0}", mark * 1000.0));
+        mark += step(story.ready_s);
+    }
+    drawing.line([RIGHT, HEAD - 4.0], [RIGHT, height - ROW], "#222222");
+    let ready = format!("ready, {:.0} ms", story.ready_s * 1000.0);
+    drawing.text([RIGHT + 6.0, HEAD - 8.0], Anchor::Start, &ready);
+    if let Some(first) = story.first_read() {
+        let x = LEFT + first * scale;
+        drawing.line([x, HEAD - 4.0], [x, height - ROW], "#66a182");
+        drawing.text([x + 3.0, height - 4.0], Anchor::Start, "first read");
+    }
+}
+
+type Row<'s> = (String, &'static str, Vec<&'s Span>);
+
+/// Everything but waits, a row a kind; kinds of which nothing happened have none.
+fn rows(story: &Story) -> Vec<Row<'_>> {
+    let of = |wanted: &dyn Fn(&What) -> bool| -> Vec<&Span> {
+        story.spans.iter().filter(|span| wanted(&span.what)).collect()
+    };
+    let mut rows = vec![("commands".to_owned(), "#8d99ae", of(&|what| matches!(what, What::Command(_))))];
+    let mut topics: Vec<&String> = Vec::new();
+    for span in &story.spans {
+        if let What::Event(topic) = &span.what
+            && !topics.contains(&topic)
+        {
+            topics.push(topic);
+        }
+    }
+    for topic in topics {
+        let name = topic.trim_start_matches('/').replace("containers", "container").replace("snapshot/", "");
+        rows.push((name, "#222222", of(&|what| matches!(what, What::Event(own) if own == topic))));
+    }
+    for step in STEPS {
+        rows.push((
+            step.to_owned(),
+            "#2e86ab",
+            of(&|what| matches!(what, What::Step(name, _) if name == step)),
+        ));
+    }
+    for class in CLASSES {
+        let fetches = of(&|what| matches!(what, What::Fetch(name, _) if name == class));
+        rows.push((format!("fetch: {class}"), "#edae49", fetches));
+    }
+    rows.push(("read".to_owned(), "#66a182", of(&|what| matches!(what, What::Touch(_)))));
+    rows.retain(|(_, _, spans)| !spans.is_empty());
+    rows
+}
+
+/// The longest of the reads that waited, in the order in which they began.
+fn stalls(story: &Story) -> Vec<&Span> {
+    let mut stalls: Vec<&Span> =
+        story.spans.iter().filter(|span| matches!(span.what, What::Stall(..))).collect();
+    stalls.sort_by(|a, b| b.took.total_cmp(&a.took));
+    stalls.truncate(STALLS);
+    stalls.sort_by(|a, b| a.at.total_cmp(&b.at));
+    stalls
+}
+
+fn bar(drawing: &mut Drawing, y: f64, scale: f64, story: &Story, span: &Span, colour: &str) {
+    let until = (span.at + span.took).min(story.ready_s);
+    let about = match &span.what {
+        What::Command(name) => (*name).to_owned(),
+        What::Event(topic) => topic.clone(),
+        What::Step(name, subject) => format!("{name} {subject}"),
+        What::Touch(path) => path.clone(),
+        What::Stall(path, len) => format!("{path}, {len} bytes"),
+        What::Fetch(class, len) => format!("{class}, {len} bytes"),
+    };
+    let tip = format!("{about}: {:.1} ms from {:.1} ms on", span.took * 1000.0, span.at * 1000.0);
+    let least = if span.took == 0.0 { 2.0 } else { 0.5 };
+    let width = ((until - span.at) * scale).max(least);
+    drawing.rectangle([LEFT + span.at * scale, y + 2.0, width, ROW - 5.0], colour, &tip);
+}
+
+fn ending(path: &str) -> String {
+    match path.char_indices().rev().nth(PATH) {
+        Some((at, _)) => format!("…{}", path.get(at..).unwrap_or_default()),
+        None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::tests::story;
+    use super::*;
+
+    #[test]
+    fn every_wait_has_a_row_with_its_path_and_time() {
+        let drawn = draw("an-image over 1g", &story());
+        assert_eq!(drawn.matches(">wait ").count(), 3);
+        assert!(drawn.contains("100.0 ms /bin/&lt;x&gt;</text>"), "{drawn}");
+        for name in ["commands", "tasks/start", "resolve", "fetch: demand", "first read", "ready, 1000 ms"] {
+            assert!(drawn.contains(name), "no {name} in\n{drawn}");
+        }
+        assert!(!drawn.contains(">index<"));
+    }
+
+    #[test]
+    fn long_paths_keep_their_end() {
+        assert_eq!(ending("/usr/bin/python3"), "/usr/bin/python3");
+        let long = format!("/é{}/end.py", "x".repeat(100));
+        assert!(ending(&long).starts_with('…') && ending(&long).ends_with("/end.py"));
+    }
+}
