@@ -31,6 +31,8 @@ pub struct Client {
     mirrors: bool,
     /// The longest pause that a registry may ask for.
     longest_pause: Duration,
+    /// The most that is skipped of a blob for a range of it.
+    longest_skip: u64,
 }
 
 struct Shared {
@@ -52,7 +54,8 @@ impl Client {
         let attempts = config.attempts.max(1);
         let (whereabouts, endings) = (Whereabouts::new(), Endings::default());
         let shared = Shared { transport, router, whereabouts, attempts, endings };
-        Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true, longest_pause: limits::RETRY_AFTER })
+        let (longest_pause, longest_skip) = (limits::RETRY_AFTER, u64::MAX);
+        Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true, longest_pause, longest_skip })
     }
 
     /// The same client for calls that must be done within `limit`, tokens, retries, redirects and body
@@ -77,6 +80,13 @@ impl Client {
     #[must_use]
     pub fn pausing_at_most(&self, longest: Duration) -> Self {
         Self { longest_pause: longest, ..self.clone() }
+    }
+
+    /// The same client for calls that end with [`Error::RangesIgnored`] where a server that gives whole blobs alone would have to
+    /// send more than `longest` bytes in front of a range: for those who can make use of the whole.
+    #[must_use]
+    pub fn skipping_at_most(&self, longest: u64) -> Self {
+        Self { longest_skip: longest, ..self.clone() }
     }
 
     /// Waits until every upload that was dropped unfinished has been cancelled: for those about to end.
@@ -106,6 +116,10 @@ impl Client {
 
     pub(crate) fn asks_mirrors(&self) -> bool {
         self.mirrors
+    }
+
+    pub(crate) fn longest_skip(&self) -> u64 {
+        self.longest_skip
     }
 
     /// How often a host is asked in its turn.

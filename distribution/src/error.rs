@@ -176,6 +176,16 @@ pub enum Error {
         /// What was on its way.
         target: Box<Target>,
     },
+    /// The server answers a range with the whole blob, and the range lies further in than is worth skipping.
+    #[error(
+        "{target}: the server gives whole blobs alone, and {skipped} bytes of it would have to be skipped"
+    )]
+    RangesIgnored {
+        /// The blob.
+        target: Box<Target>,
+        /// Bytes in front of the range.
+        skipped: u64,
+    },
     /// An upload was finished with another length than was written.
     #[error("{target}: {written} bytes were written, {expected} announced")]
     WrongLength {

@@ -4,7 +4,7 @@
 //! never printed, never sent an `Authorization`.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jaunt_formats::Digest;
@@ -34,6 +34,10 @@ pub(crate) struct Found {
     pub(crate) url: Option<Url>,
     expires: Option<Instant>,
     at: Instant,
+    /// Held by who asks the host where the blob is now, for all who want to know.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether it is known to be elsewhere: then only the host's word is missing.
+    pub(crate) redirects: bool,
 }
 
 impl Whereabouts {
@@ -45,10 +49,11 @@ impl Whereabouts {
     /// Where a blob was last found, as far as that is still good.
     pub(crate) fn of(&self, blob: &BlobKey) -> Option<Found> {
         let mut all = self.lock();
-        let found = all.get(blob)?;
-        let spent = found.url.is_some() && found.expires.is_some_and(|expires| expires <= Instant::now());
-        let stale = found.url.is_none() && found.at.elapsed() > STICKS;
-        if spent || stale {
+        let found = all.get_mut(blob)?;
+        if found.expires.is_some_and(|expires| expires <= Instant::now()) {
+            (found.url, found.expires) = (None, None);
+        }
+        if found.url.is_none() && found.at.elapsed() > STICKS {
             all.pop(blob);
             return None;
         }
@@ -57,7 +62,9 @@ impl Whereabouts {
 
     pub(crate) fn remember(&self, blob: BlobKey, route: &Route, elsewhere: Option<Elsewhere>) {
         let (url, expires) = elsewhere.map_or((None, None), |found| (Some(found.url), found.expires));
-        self.lock().put(blob, Found { api: route.api().to_string(), url, expires, at: Instant::now() });
+        let (api, redirects, mut all) = (route.api().to_string(), url.is_some(), self.lock());
+        let turn = all.peek(&blob).map(|found| Arc::clone(&found.turn)).unwrap_or_default();
+        all.put(blob, Found { api, url, expires, at: Instant::now(), turn, redirects });
     }
 
     /// Forgets all about a blob.
@@ -67,9 +74,8 @@ impl Whereabouts {
 
     /// Forgets a URL that was refused, unless another request has already replaced it.
     pub(crate) fn forget(&self, blob: &BlobKey, refused: &Url) {
-        let mut all = self.lock();
-        if all.peek(blob).is_some_and(|found| found.url.as_ref() == Some(refused)) {
-            all.pop(blob);
+        if let Some(found) = self.lock().get_mut(blob).filter(|found| found.url.as_ref() == Some(refused)) {
+            (found.url, found.expires) = (None, None);
         }
     }
 
@@ -109,7 +115,8 @@ mod tests {
         all.forget(&blob, &"https://s.example/?1".parse().unwrap());
         let kept = all.of(&blob).unwrap().url.unwrap();
         all.forget(&blob, &kept);
-        assert!(all.of(&blob).is_none());
+        let found = all.of(&blob).unwrap();
+        assert!(found.url.is_none() && found.redirects);
     }
 
     #[test]
@@ -120,7 +127,7 @@ mod tests {
         all.remember(blob.clone(), &route(), signed("https://s.example/", now.checked_add(STICKS)));
         assert!(all.of(&blob).is_some());
         all.remember(blob.clone(), &route(), signed("https://s.example/", Some(now)));
-        assert!(all.of(&blob).is_none());
+        assert!(all.of(&blob).unwrap().url.is_none());
     }
 
     #[test]

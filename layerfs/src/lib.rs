@@ -40,6 +40,8 @@ mod original_turn_tests;
 #[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
+#[cfg(test)]
+mod rangeless_tests;
 mod read_error;
 mod recent_failures;
 #[cfg(test)]

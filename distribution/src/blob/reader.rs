@@ -8,12 +8,13 @@
 //! everywhere. Only with the last host left is the same one asked again.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 use jaunt_formats::Digest;
 use reqwest::header::{ACCEPT_ENCODING, HeaderValue, RANGE};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, StatusCode, Url};
 
 use crate::auth::Access;
 use crate::blob::content_range::{ContentRange, header};
@@ -242,6 +243,10 @@ impl Reader {
     fn accept_whole(&mut self, answer: Answer) -> Result<Incoming, Error> {
         match (self.end, answer.response.content_length()) {
             (Some(end), Some(length)) if length < end => return Err(self.outside()),
+            _ if self.ranged && self.next > self.client.longest_skip() => {
+                let target = Box::new(self.target.clone());
+                return Err(Error::RangesIgnored { target, skipped: self.next });
+            }
             (None, length) => self.end = length,
             _ => {}
         }
@@ -262,27 +267,54 @@ impl Reader {
         self.ranged || self.next > 0
     }
 
-    /// Asks where the blob was last found; if that is no longer so, the host.
+    /// Asks where the blob was last found; if that is no longer so, the host: one reader for all who find it out.
     async fn fetch(&self) -> Result<Answer, Error> {
         let whereabouts = self.client.whereabouts();
         let api = self.turn.route.api().as_str();
-        let found = whereabouts.of(&self.blob).filter(|found| found.api == api);
-        if let Some(url) = found.and_then(|found| found.url) {
-            match self.client.transport().send(self.call()?.elsewhere(url.clone()).tried(1)).await {
-                Ok(answer) if !is_spent(answer.status()) => return Ok(answer),
-                Ok(answer) => {
-                    tracing::debug!(target = %self.target, status = %answer.status(), "signed URL spent");
-                    drain(answer.response).await;
-                }
-                Err(error) => tracing::debug!(%error, "signed URL failed"),
+        let known = || whereabouts.of(&self.blob).filter(|found| found.api == api);
+        let found = known();
+        let mut refused = None;
+        if let Some(url) = found.as_ref().and_then(|found| found.url.clone()) {
+            if let Some(answer) = self.fetch_elsewhere(&url).await? {
+                return Ok(answer);
             }
-            whereabouts.forget(&self.blob, &url);
+            refused = Some(url);
+        }
+        let mut asks = None;
+        if let Some(found) = found.filter(|found| found.redirects) {
+            let turn = Arc::clone(&found.turn).try_lock_owned().ok();
+            if turn.is_none() {
+                drop(found.turn.lock().await);
+            }
+            asks = turn;
+            let newer = known().and_then(|found| found.url).filter(|url| Some(url) != refused.as_ref());
+            if let Some(url) = newer {
+                asks = None;
+                if let Some(answer) = self.fetch_elsewhere(&url).await? {
+                    return Ok(answer);
+                }
+            }
         }
         let answer = self.client.transport().send(self.call()?).await?;
         if answer.status().is_success() && (answer.elsewhere.is_some() || self.others.had_others()) {
             whereabouts.remember(self.blob.clone(), &self.turn.route, answer.elsewhere.clone());
         }
+        drop(asks);
         Ok(answer)
+    }
+
+    /// Asks where the host led to before; `None` when it is to be asked again.
+    async fn fetch_elsewhere(&self, url: &Url) -> Result<Option<Answer>, Error> {
+        match self.client.transport().send(self.call()?.elsewhere(url.clone()).tried(1)).await {
+            Ok(answer) if !is_spent(answer.status()) => return Ok(Some(answer)),
+            Ok(answer) => {
+                tracing::debug!(target = %self.target, status = %answer.status(), "signed URL spent");
+                drain(answer.response).await;
+            }
+            Err(error) => tracing::debug!(%error, "signed URL failed"),
+        }
+        self.client.whereabouts().forget(&self.blob, url);
+        Ok(None)
     }
 
     fn call(&self) -> Result<Call, Error> {

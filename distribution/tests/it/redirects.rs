@@ -1,5 +1,8 @@
 //! Redirects: followed without our authorization, remembered until refused.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use bytes::Bytes;
 use jaunt_distribution::Error;
 use jaunt_formats::Digest;
@@ -195,4 +198,38 @@ async fn redirects_that_lead_nowhere_are_errors_without_their_url() {
     Mock::given(method("GET")).respond_with(ResponseTemplate::new(302)).mount(&registry).await;
     let error = client().blob(&repository(&registry), &digest, 9).await.unwrap_err();
     assert!(error.to_string().ends_with("302 without a Location header"), "{error}");
+}
+
+#[tokio::test]
+async fn a_signed_url_that_expires_in_use_is_resolved_once_for_all_who_find_it_out() {
+    for refusal in [400, 401, 403] {
+        let (storage, registry, bytes) =
+            (MockServer::start().await, MockServer::start().await, content(4000));
+        let digest = Digest::of(&bytes);
+        // The first URL is refused from its second request on, the next is good.
+        Mock::given(query_param("sig", "0"))
+            .respond_with(store(bytes.clone()))
+            .up_to_n_times(1)
+            .mount(&storage)
+            .await;
+        Mock::given(query_param("sig", "0"))
+            .respond_with(ResponseTemplate::new(refusal))
+            .mount(&storage)
+            .await;
+        Mock::given(query_param("sig", "1")).respond_with(store(bytes.clone())).mount(&storage).await;
+        let (uri, resolved) = (storage.uri(), AtomicUsize::new(0));
+        let resolve = move |_: &Request| {
+            let sig = resolved.fetch_add(1, Ordering::Relaxed);
+            // Slow enough for all to have found out.
+            redirect(&format!("{uri}/x?sig={sig}")).set_delay(Duration::from_millis(100 * sig as u64))
+        };
+        Mock::given(path(blob_path(&digest))).respond_with(resolve).mount(&registry).await;
+        let (client, repository) = (client(), repository(&registry));
+        client.blob_range(&repository, &digest, 0..9).await.unwrap();
+        let reads = (0..16).map(|at| client.blob_range(&repository, &digest, at * 200..at * 200 + 100));
+        for (at, read) in futures_util::future::join_all(reads).await.into_iter().enumerate() {
+            assert_eq!(read.unwrap(), bytes[at * 200..at * 200 + 100], "{refusal}");
+        }
+        assert_eq!(count(&registry).await, 2, "{refusal}");
+    }
 }

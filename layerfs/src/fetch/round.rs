@@ -31,7 +31,7 @@ pub(super) struct Round {
     again: Option<Arc<dyn Source>>,
     /// Whether some trouble of this round may pass.
     may_pass: bool,
-    /// Who said in this round that it does not have the blob.
+    /// Who said in this round that it does not have the blob, or not in ranges.
     gone: Option<ReadErrors>,
     finals: u32,
     pause: Duration,
@@ -42,7 +42,7 @@ pub(super) struct Round {
 pub(super) enum Next {
     /// Ask this source.
     Ask(Arc<dyn Source>),
-    /// Wait, then ask again what is next. Where somebody said that it does not have the blob, waiting for the others is
+    /// Wait, then ask again what is next. Where somebody said that it does not have the blob in ranges, waiting for the others is
     /// not all that can be done.
     Wait { pause: Duration, gone: Option<ReadErrors> },
     /// There is no use.
@@ -134,7 +134,7 @@ impl Round {
         }
         let trouble = error.trouble;
         let error = ReadErrors::from(ReadError::Source(error));
-        if trouble == Trouble::Gone {
+        if matches!(trouble, Trouble::Whole | Trouble::Gone) {
             self.gone = Some(error.clone());
         }
         self.last = Some(error);

@@ -38,6 +38,8 @@ pub enum Trouble {
     Refused,
     /// It answered with what no span can be: another range, another length, other bytes.
     Wrong,
+    /// It gives whole blobs alone: each range would cost all that lies in front of it.
+    Whole,
     /// It does not have the blob.
     Gone,
 }
@@ -56,6 +58,7 @@ impl Trouble {
             Self::Silent => "silent",
             Self::Refused => "refused",
             Self::Wrong => "wrong",
+            Self::Whole => "whole",
             Self::Gone => "gone",
         }
     }

@@ -13,6 +13,8 @@ use super::{ByteStream, Source, SourceError, Trouble};
 
 /// The longest pause that is waited for within a request: after a longer one it may be another host's turn.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What is skipped of a blob where a registry ignores ranges: about what a span takes.
+const LONGEST_SKIP: u64 = 512 << 10;
 /// Spoilt blobs that are remembered.
 const SPOILT: usize = 1024;
 
@@ -28,7 +30,8 @@ pub struct RegistrySource {
 impl RegistrySource {
     /// A source of what `repository` holds.
     pub fn new(client: Client, repository: Repository) -> Self {
-        let (name, client) = (repository.to_string(), client.pausing_at_most(LONGEST_PAUSE));
+        let client = client.pausing_at_most(LONGEST_PAUSE).skipping_at_most(LONGEST_SKIP);
+        let name = repository.to_string();
         Self { client, repository, name, spoilt: Mutex::default() }
     }
 
@@ -79,6 +82,7 @@ fn trouble(error: &Error) -> Trouble {
         Error::Status { retry_after: Some(rest), .. } if error.is_transient() => {
             Trouble::Busy { rest: *rest }
         }
+        Error::RangesIgnored { .. } => Trouble::Whole,
         Error::TimedOut { .. } | Error::TooSlow { .. } | Error::Deadline { .. } => Trouble::Silent,
         error if error.is_transient() => Trouble::Broken,
         Error::Unauthorized { .. } | Error::Auth { .. } => Trouble::Refused,

@@ -7,6 +7,8 @@
 //!          failed: for as long as it took, a second at least
 //! ```
 //!
+//! So is a blob of which a registry gives no ranges: each would cost all that lies in front of it.
+//!
 //! It is streamed once for all who wait, decompressed into a file without a name, and nothing of it is believed before
 //! the whole tar hashes to the diffID. That takes longer than a read may wait for sources in trouble, and so a
 //! read waits on as long as the stream comes, up to [`LONGEST_WAIT`] of its deadlines. A stream goes on when nobody waits
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use super::Fetcher;
 use super::run::Run;
 use crate::read_error::{OriginalError, ReadError, ReadErrors};
+use crate::source::Trouble;
 use crate::store::LayerFile;
 use crate::verify::whole::WholeTar;
 
@@ -77,6 +80,15 @@ impl Default for Original {
     fn default() -> Self {
         let (progress, told) = (Mutex::new(Progress::None), AtomicBool::new(false));
         Self { state: watch::Sender::default(), progress, furthest: AtomicU64::new(0), told }
+    }
+}
+
+/// Whether nothing is wrong with the converted blob but that it comes whole or not at all: then it will do itself.
+fn may_come_whole(why: &ReadErrors) -> bool {
+    match why.kind() {
+        ReadError::Source(error) => error.trouble == Trouble::Whole,
+        ReadError::OriginalUnderWay { .. } => true,
+        _ => false,
     }
 }
 
@@ -144,7 +156,7 @@ impl Fetcher {
         run: &mut Run,
         why: &ReadErrors,
     ) -> Result<(), NoOriginal> {
-        if self.layer.original.digest == self.layer.converted.digest {
+        if self.layer.original.digest == self.layer.converted.digest && !may_come_whole(why) {
             return Err(NoOriginal { error: why.clone(), may_pass: false });
         }
         let mut states = self.original.state.subscribe();

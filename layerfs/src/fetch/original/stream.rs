@@ -136,6 +136,10 @@ impl Fetcher {
                     tracing::debug!(%error, at, "an original broke off: asking for the rest");
                     (decompressor, begun) = (fed, at);
                 }
+                Err((Ended::Failed(error), _)) if error.trouble == Trouble::Whole => {
+                    // The rest is not to be had by itself: all of it may be, a little later.
+                    return Err(Ended::Failed(SourceError { trouble: Trouble::Broken, ..error }));
+                }
                 Err((Ended::Lowered, Some(fed))) => {
                     self.wait_aside(turn).await.ok_or(Ended::Lowered)?;
                     (decompressor, begun) = (fed, at);
