@@ -5,6 +5,7 @@ mod auth;
 mod certificates;
 mod errors;
 mod given_logins;
+mod http2;
 mod logins;
 mod manifests;
 mod mirrors;
