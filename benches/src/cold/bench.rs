@@ -18,6 +18,7 @@ use super::ready::Waiting;
 use super::trace::Story;
 use super::{Below, Case, System, cri};
 use crate::Progress;
+use crate::layerfs::roots::STREAMING;
 
 /// What is traced is in its file after this time, four times over.
 const TOLD: Duration = Duration::from_secs(1);
@@ -74,7 +75,7 @@ impl Bench<'_> {
         };
         let node = match (&null, below) {
             (Some(null), _) => Node::with_snapshotter(self.scratch, null.socket(), &registries)?,
-            (None, Below::Jaunt) => Node::jaunt(self.scratch, self.binaries, &registries)?,
+            (None, Below::Jaunt) => Node::configured(self.scratch, self.binaries, &registries, STREAMING)?,
             (None, _) => Node::overlayfs(self.scratch, &registries)?,
         };
         let mut starts = Vec::new();
@@ -96,7 +97,7 @@ impl Bench<'_> {
     /// A cold start of Jaunt's on a fresh node that tells what happens. It is no figure: telling takes time as well.
     pub fn story(&self, case: &Case, laid: &Laid) -> Result<Story> {
         let trace = self.scratch.path().join("trace");
-        let config = format!("[trace]\nfile = {trace:?}\n");
+        let config = format!("{STREAMING}[trace]\nfile = {trace:?}\n");
         let node = Node::configured(self.scratch, self.binaries, &[laid.host()], &config)?;
         let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
         cold::drop_caches()?;
