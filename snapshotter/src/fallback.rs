@@ -137,6 +137,8 @@ struct Log {
 
 /// Kept for `status`: the layers of a few images.
 const RECENT_MAX: usize = 256;
+/// References have 255 at most, besides a registry's host and a digest.
+const NAME_CHARS: usize = 512;
 /// An image's layers are prepared within this of one another: one warning serves them.
 const WARN_AGAIN: Duration = Duration::from_secs(30);
 
@@ -144,6 +146,7 @@ impl FallbackLog {
     /// Counts and keeps a fallback, and warns of it once for an image.
     pub fn record(&self, fallback: &Fallback, image: &str, layer: &str) {
         let code = fallback.code;
+        let (image, layer) = (&presentable(image), &presentable(layer));
         if self.keep(fallback, image, layer) {
             tracing::warn!(
                 image,
@@ -188,6 +191,12 @@ impl FallbackLog {
     fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a caller named, fit for a line of a log and for a terminal: he may have named anything.
+fn presentable(name: &str) -> String {
+    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    name.chars().take(NAME_CHARS).map(visible).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,10 @@ use crate::snapshotter::{Error, Mount, Snapshotter};
 /// Records in one message of a List: what containerd's own service sends.
 const LIST_BATCH: usize = 100;
 
+/// Characters of a message, each up to twelve bytes on the wire: a caller's own absurd key, repeated, must not be longer
+/// than the 16 KiB that clients take for the headers of an answer, or they would miss its code.
+const MESSAGE_CHARS: usize = 1024;
+
 /// Serves a [`Snapshotter`].
 #[derive(Clone)]
 pub struct SnapshotsService(pub Arc<Snapshotter>);
@@ -118,6 +122,7 @@ fn code(error: &Error) -> Code {
             | Store::ParentFixed(_)
             | Store::ImmutableField { .. }
             | Store::EmptyName
+            | Store::NameTooLong(_)
             | Store::LabelTooLong { .. },
         )
         | Error::Filter(_)
@@ -140,7 +145,7 @@ fn failed(rpc: &'static str, key: &str, error: &Error) -> Status {
         }
         _ => tracing::debug!(rpc, key, error = message, "request refused"),
     }
-    Status::new(code, message)
+    Status::new(code, message.chars().take(MESSAGE_CHARS).collect::<String>())
 }
 
 /// protobuf has no absent string.

@@ -47,6 +47,9 @@ pub enum Error {
     /// Empty where a name must be.
     #[error("a snapshot needs a name")]
     EmptyName,
+    /// A name longer than containerd's own metadata allows.
+    #[error("a snapshot's name of {0} bytes is longer than {max}", max = super::NAME_MAX)]
+    NameTooLong(usize),
     /// A label longer than containerd allows.
     #[error("label {key:?} of {len} bytes is longer than {max}", max = super::LABEL_MAX)]
     LabelTooLong {

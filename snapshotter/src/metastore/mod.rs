@@ -35,6 +35,9 @@ pub type Labels = BTreeMap<String, String>;
 /// containerd's limit for a label's key and value together.
 pub const LABEL_MAX: usize = 4096;
 
+/// Bytes of a snapshot's key or name: what containerd's database takes for a key.
+pub const NAME_MAX: usize = 32 << 10;
+
 /// What a launch index was found for: an image manifest *in a repository*. Whoever may push there may
 /// attach an index there, so one repository's finding says nothing about another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -197,6 +200,14 @@ impl MetaStore {
         });
         self.jobs.send(job).map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    match name.len() {
+        0 => Err(Error::EmptyName),
+        1..=NAME_MAX => Ok(()),
+        len => Err(Error::NameTooLong(len)),
     }
 }
 

@@ -133,9 +133,7 @@ impl State {
 
     pub(super) fn create(&mut self, new: Creation) -> Result<Arc<Snapshot>, Error> {
         super::check_labels(&new.labels)?;
-        if new.name.is_empty() {
-            return Err(Error::EmptyName);
-        }
+        super::check_name(&new.name)?;
         let parent_id = new.parent.as_deref().map(|name| self.parent(name)).transpose()?.map(|p| p.id);
         if self.find(&new.name).is_some() {
             return Err(Error::AlreadyExists(new.name));
@@ -170,9 +168,7 @@ impl State {
         usage: Usage,
     ) -> Result<Arc<Snapshot>, Error> {
         super::check_labels(&labels)?;
-        if name.is_empty() {
-            return Err(Error::EmptyName);
-        }
+        super::check_name(&name)?;
         if self.find(&name).is_some() {
             return Err(Error::AlreadyExists(name));
         }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, ClientConfig};
-use jaunt_formats::{ChainId, Digest};
+use jaunt_formats::launch::LaunchLayer;
+use jaunt_formats::{BlobOffset, ChainId, Digest, Span, TarOffset};
 use jaunt_snapshotter::fallback::{Fallback, FallbackCode};
 use jaunt_snapshotter::index_store::IndexStore;
 use jaunt_snapshotter::labels::RemoteLayer;
@@ -215,6 +216,42 @@ async fn nothing_is_promised_on_an_index_that_is_wrong() {
     registry.put_tagged(&image).await;
     let foreign = RemoteLayer { target: ChainId(Digest::of(b"x")), ..image.layer(&registry, 1) };
     assert_eq!(Node::new().code(&foreign).await, FallbackCode::ChainMismatch);
+}
+
+#[tokio::test]
+async fn nothing_is_promised_on_spans_that_lie() {
+    type Lie = fn(&mut LaunchLayer);
+    let lies: [(&str, Lie); 9] = [
+        ("beyond the blob", |layer| layer.spans[0].blob_offset = BlobOffset(1)),
+        ("beyond all numbers", |layer| layer.spans[0].blob_offset = BlobOffset(u64::MAX - 1)),
+        ("longer than the blob", |layer| layer.converted.len = 99),
+        ("short of the tar", |layer| layer.tar_len = 1025),
+        ("beyond the tar", |layer| layer.tar_len = 1023),
+        ("empty", |layer| layer.spans[0].compressed_len = 0),
+        ("endless", |layer| {
+            (layer.spans[0].tar_len, layer.tar_len) = (u32::MAX, u32::MAX.into());
+        }),
+        ("twice the same", |layer| layer.spans.push(layer.spans[0])),
+        ("overlapping in the blob", |layer| {
+            layer.tar_len = 2048;
+            layer.spans.push(Span {
+                tar_offset: TarOffset(1024),
+                blob_offset: BlobOffset(50),
+                ..layer.spans[0]
+            });
+        }),
+    ];
+    for (what, lie) in lies {
+        let registry = Registry::start().await;
+        let image = Image::lying(lie);
+        registry.put_tagged(&image).await;
+        let node = Node::new();
+        let refused = node.layer(&image.layer(&registry, 1)).await.err();
+        let refused = refused.unwrap_or_else(|| panic!("{what}: taken for lazy"));
+        assert_eq!(refused.code, FallbackCode::BadIndex, "{what}: {}", refused.detail);
+        assert!(refused.detail.contains("span"), "{what}: {}", refused.detail);
+        assert_eq!(std::fs::read_dir(node.dir.path().join("index")).unwrap().count(), 0, "{what}");
+    }
 }
 
 #[tokio::test]

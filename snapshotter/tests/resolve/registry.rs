@@ -38,6 +38,13 @@ impl Image {
         image
     }
 
+    /// An image of one layer, of which the index says what `lie` makes of the truth.
+    pub fn lying(lie: impl FnOnce(&mut LaunchLayer)) -> Self {
+        let mut layer = launch_layer(0);
+        lie(&mut layer);
+        Self::of(vec![layer])
+    }
+
     fn of(layers: Vec<LaunchLayer>) -> Self {
         let mut tree = TreeBuilder::new();
         for _ in &layers {

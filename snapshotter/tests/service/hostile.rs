@@ -180,11 +180,10 @@ async fn filters_and_field_masks_that_mean_nothing_are_refused() {
     daemon.prepare("k", "", Labels::new()).await.unwrap();
     let (deep, long) = (format!("name~={}", "(".repeat(50_000)), format!("name=={}", "x".repeat(1 << 20)));
     let huge = format!("name~=\"(a{{1000}}){{1000}}{}\"", "x{1000}".repeat(100));
-    for filter in ["==", "name==", "name~=(", "labels.\"==x", "\0", "name\u{7f}==x", &deep, &huge] {
+    for filter in ["==", "name==", "name~=(", "labels.\"==x", "\0", "name\u{7f}==x", &deep, &huge, &long] {
         let listed = daemon.list(&[filter]).await;
         assert!(listed == Err(Code::InvalidArgument) || listed == Ok(Vec::new()), "{filter:.40}: {listed:?}");
     }
-    assert_eq!(daemon.list(&[&long]).await, Ok(Vec::new()));
     for path in ["kind", "parent", "name", "", "labels.a.b/../c\0", "Labels"] {
         let info = Some(api::Info { name: "k".to_owned(), ..Default::default() });
         let update_mask = Some(prost_types::FieldMask { paths: vec![path.to_owned()] });

@@ -4,6 +4,7 @@
 mod eager;
 mod fakes;
 mod full_disk;
+mod hostile;
 mod lazy;
 
 use std::collections::HashMap;
