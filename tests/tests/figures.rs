@@ -37,6 +37,21 @@ fn read(root: &Path, name: &str) {
 }
 
 #[test]
+fn what_is_unpacked_instead_is_counted_by_its_reason() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) =
+        bed.pushed(Image::new().layer(layer([file("one", "1")])).layer(layer([file("other", "2")])));
+    let address = free_address();
+    let config = format!("[metrics]\naddress = \"{address}\"\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let told = |reason: &str| sample(address, &format!("jaunt_fallbacks_total{{reason=\"{reason}\"}}"));
+    assert_eq!(told("no-launch-artifact"), 0.0);
+    node.pull(&pushed.reference).unwrap();
+    assert_eq!((told("no-launch-artifact"), told("untrusted-artifact")), (2.0, 0.0));
+}
+
+#[test]
 fn figures_move_as_they_must_after_known_reads() {
     needs_root!();
     let bed = Bed::new();
