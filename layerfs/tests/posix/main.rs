@@ -12,6 +12,7 @@ mod exec;
 mod fixture;
 mod idmap;
 mod mounted;
+mod operations;
 mod orphan;
 mod passthrough;
 mod reading;
