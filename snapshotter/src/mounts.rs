@@ -77,6 +77,10 @@ pub struct Mounts {
     uses_passthrough: AtomicBool,
     /// Snapshots that an image cannot show.
     unfit: Mutex<HashSet<u64>>,
+    /// Snapshots that could not be mounted as complete the last time, which has been told.
+    troubled: Mutex<HashSet<u64>>,
+    /// Mounts that are to be ended once nobody is in them.
+    leftover: Mutex<HashSet<MountKey>>,
     /// Mounts whose readers get errors from this worker: nobody else may answer on them.
     failing: Mutex<HashSet<MountKey>>,
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
@@ -127,6 +131,8 @@ impl Mounts {
             uses_erofs: AtomicBool::new(true),
             uses_passthrough: AtomicBool::new(true),
             unfit: Mutex::default(),
+            troubled: Mutex::default(),
+            leftover: Mutex::default(),
             failing: Mutex::default(),
             diff_ids: Mutex::default(),
         })
@@ -219,6 +225,7 @@ impl Mounts {
 
     fn forget(&self, snapshot_id: u64) -> Vec<Arc<OnceCell<Served>>> {
         lock(&self.unfit).remove(&snapshot_id);
+        lock(&self.troubled).remove(&snapshot_id);
         let (now, earlier) =
             (lock(&self.served).remove(&snapshot_id), lock(&self.earlier).remove(&snapshot_id));
         now.into_iter().chain(earlier).collect()
@@ -273,6 +280,10 @@ impl Mounts {
     fn let_go(&self, held: HeldMount) {
         match self.supervisor.unmount(&held.key) {
             Ok(Unmounted::Done) => tracing::info!(mount = %held.key, "unmounted: its snapshot is gone"),
+            outcome if held.connection.is_none() => {
+                tracing::warn!(mount = %held.key, ?outcome, "still in use though its snapshot is gone: it goes on until its last user is gone");
+                lock(&self.leftover).insert(held.key);
+            }
             outcome => {
                 tracing::warn!(mount = %held.key, ?outcome, "still in use though its snapshot is gone: reads fail");
                 self.fail_readers(held);

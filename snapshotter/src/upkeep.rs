@@ -25,6 +25,7 @@ pub async fn upkeep(store: Arc<Store>, mounts: Arc<Mounts>) {
 pub async fn once(store: &Arc<Store>, mounts: &Arc<Mounts>) {
     let (store, mounts) = (store.clone(), mounts.clone());
     let maintain = move || {
+        mounts.end_leftovers();
         mounts.note_use();
         store.maintain_with(SystemTime::now(), || mounts.let_go_of_unused())
     };

@@ -71,7 +71,11 @@ impl LazyMounts for Arc<Mounts> {
                     }
                 }
                 // The session's threads go on by themselves until the last user is gone.
-                Unmounted::Lingers => drop(this.forget(id)),
+                Unmounted::Lingers => {
+                    for served in this.forget(id).iter().filter_map(|cell| cell.get()) {
+                        served.root.parent().inspect(|mount| passthrough::forget(mount));
+                    }
+                }
             }
             this.sweep();
             Ok(())

@@ -36,6 +36,7 @@ impl Mounts {
         let held = fs.hold_checked(&self.store, &chain.index)?;
         match self.mount_complete(chain, fs, &held) {
             Ok(root) => {
+                lock(&self.troubled).remove(&id);
                 tracing::info!(snapshot = id, chain = %chain.chain_id, "complete: the kernel reads it by itself");
                 Some(Served { fs: fs.clone(), server: Server::Kernel(held), root, holds: true })
             }
@@ -50,9 +51,10 @@ impl Mounts {
                         lock(&self.unfit).insert(id);
                         tracing::info!(snapshot = id, why, "a complete chain is served by FUSE");
                     }
-                    _ => {
+                    _ if lock(&self.troubled).insert(id) => {
                         tracing::warn!(snapshot = id, why, "a complete chain is served by FUSE for now");
                     }
+                    _ => tracing::debug!(snapshot = id, why, "a complete chain is still served by FUSE"),
                 }
                 None
             }
@@ -66,6 +68,7 @@ impl Mounts {
         held: &CompleteChain,
     ) -> Result<PathBuf, Cause> {
         let key = key(chain).ok_or("the chain has no name for a mount")?;
+        lock(&self.leftover).remove(&key);
         // One of an earlier life, or that was found damaged: whoever uses it keeps it.
         if self.supervisor.unmount(&key)? != Unmounted::Done {
             return Err("an earlier mount of it is in use".into());
@@ -80,6 +83,9 @@ impl Mounts {
         let Some(complete) = complete.filter(|_| self.uses_erofs.load(Ordering::Relaxed)) else {
             let outcome = self.supervisor.unmount(&held.key);
             tracing::warn!(mount = %held.key, ?outcome, "a mount is not complete any more: FUSE serves what comes");
+            if matches!(outcome, Ok(Unmounted::Busy) | Err(_)) {
+                lock(&self.leftover).insert(held.key.clone());
+            }
             return None;
         };
         tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "holds a complete mount again");
@@ -146,7 +152,8 @@ impl Mounts {
             chains.iter().map(|chain| self.image(&chain.index, chain.prefix)).collect();
         let Ok(entries) = std::fs::read_dir(&self.image_dir) else { return };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            if !wanted.contains(&path)
+            // One that is being written is put in its place at once.
+            if !wanted.contains(&path.with_extension(""))
                 && let Err(error) = std::fs::remove_file(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "an unused image cannot be removed");

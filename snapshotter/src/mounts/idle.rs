@@ -24,6 +24,18 @@ impl Mounts {
         }
     }
 
+    /// Ends mounts that somebody was in when they should have been. To be called every few seconds.
+    pub fn end_leftovers(&self) {
+        // What is given anew meanwhile is no leftover.
+        let Ok(_alone) = self.giving.try_write() else { return };
+        let leftover: Vec<_> = lock(&self.leftover).iter().cloned().collect();
+        for key in leftover {
+            if matches!(self.supervisor.unmount(&key), Ok(Unmounted::Done | Unmounted::Lingers)) {
+                lock(&self.leftover).remove(&key);
+            }
+        }
+    }
+
     /// Lets go of what no container uses: room is to be made. Does nothing while a container is being given a mount.
     pub fn let_go_of_unused(&self) {
         // Nobody has been given a mount that the record does not know of yet.
