@@ -3,14 +3,18 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Bed, await_ready, backings, differences, everything, status};
 use jaunt_formats::Digest;
 use jaunt_formats::media_type::{CHUNKED_TARSPLIT_POSITION, OCI_MANIFEST};
 use jaunt_tests::buildah::Buildah;
 use jaunt_tests::podman::{self, Podman};
-use jaunt_tests::process::run;
-use jaunt_tests::{host, needs_programs, needs_root};
+use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::{Node, host, needs_programs, needs_root};
 use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Copies an image into another repository as it is, and nothing that refers to it.
 fn copied(bed: &Bed, from: &str, to: &str) -> (Value, String) {
@@ -34,6 +38,32 @@ fn a_replaced_image_is_lazy_where_its_artifact_did_not_follow() {
     let (_, reference) = copied(&bed, "fixture", "elsewhere");
     let found = differences(&bed, &image.chain_ids(), &reference);
     assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+/// Has an image completed whose layers have bytes that no span covers, and starts it without its registry.
+fn complete(bed: &mut Bed, reference: &str) {
+    let config = "[completion]\ndelay_seconds = 0\n";
+    let hosts = [bed.registry.host()];
+    let node = Node::configured(&bed.scratch, &bed.binaries, &hosts, config).unwrap();
+    node.pull(reference).unwrap();
+    await_ready(&mut node.containerd.run(reference).unwrap());
+    let log = || node.jaunt.as_ref().unwrap().log();
+    wait_until("completion", LIMIT, || log().contains("an image is complete")).unwrap();
+    assert!(!log().contains("quarantine"), "{}", log());
+    drop(node);
+    bed.registry.stop().unwrap();
+    let node = Node::configured(&bed.scratch, &bed.binaries, &hosts, config).unwrap();
+    await_ready(&mut node.containerd.run(reference).unwrap());
+}
+
+#[test]
+fn a_layer_whose_headers_are_in_no_span_is_completed_and_then_needs_no_registry() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (_, pushed) = bed.pushed(everything().in_words());
+    run(&mut bed.binaries.proxy(&bed.scratch, &["convert", "--mode", "replace", &pushed.reference])).unwrap();
+    let (_, reference) = copied(&bed, "fixture", "elsewhere");
+    complete(&mut bed, &reference);
 }
 
 #[test]
@@ -67,7 +97,7 @@ fn an_image_that_skopeo_recompressed_starts_lazily() {
 fn an_image_that_podman_pushed_starts_lazily() {
     needs_root!();
     needs_programs!("podman", "unshare");
-    let bed = Bed::new();
+    let mut bed = Bed::new();
     let version = Podman::version(&bed.scratch).unwrap();
     if version < podman::FIRST_VERSION {
         eprintln!("skipped: {}: podman {version} is too old (make test-matrix has 5)", module_path!());
@@ -80,6 +110,8 @@ fn an_image_that_podman_pushed_starts_lazily() {
     podman.push_chunked(&pushed.reference, &reference).unwrap();
     let found = differences(&bed, &image.chain_ids(), &reference);
     assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+    drop(podman);
+    complete(&mut bed, &reference);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use jaunt_formats::tree::TreeBuilder;
 use jaunt_formats::{Digest, Entry};
 use sha2::{Digest as _, Sha256};
 
+use super::tar::Tar;
 use crate::fs::LayerFs;
 use crate::store::LayerFile;
 
@@ -32,14 +33,14 @@ pub(super) enum Fault {
     Differs(String),
 }
 
-/// Whether the local bytes of a layer, which its spans cover wholly, hash to its diffID.
+/// Whether the local bytes of a layer hash to its diffID.
 pub(super) fn tar(file: &LayerFile, layer: &LaunchLayer, go_on: &dyn Fn() -> bool) -> Result<(), Fault> {
-    let mut hash = Sha256::new();
-    for piece in layer.spans.iter().flat_map(|span| pieces(span.tar_range())) {
+    let (mut hash, tar) = (Sha256::new(), Tar::open(file, layer).ok_or(Fault::Missing)?);
+    for piece in tar.parts().into_iter().flat_map(pieces) {
         if !go_on() {
             return Err(Fault::Stopped);
         }
-        hash.update(file.read(&piece).ok_or(Fault::Missing)?);
+        hash.update(tar.read(&piece).ok_or(Fault::Missing)?);
     }
     let found = Digest::from_bytes(hash.finalize().into());
     if found == layer.diff_id.0 {
@@ -88,6 +89,7 @@ pub(super) fn tree(fs: &LayerFs, go_on: &dyn Fn() -> bool) -> Result<(), Fault> 
 /// The entries of a layer, out of its tar's headers.
 fn entries(file: &LayerFile, layer: &LaunchLayer, go_on: &dyn Fn() -> bool) -> Result<Vec<Entry>, Fault> {
     let (mut scanner, mut entries) = (Scanner::new(), Vec::new());
+    let tar = Tar::open(file, layer).ok_or(Fault::Missing)?;
     let malformed =
         |error| Fault::Differs(format!("the tar of layer {} is malformed: {error}", layer.diff_id));
     loop {
@@ -98,7 +100,7 @@ fn entries(file: &LayerFile, layer: &LaunchLayer, go_on: &dyn Fn() -> bool) -> R
         if !go_on() {
             return Err(Fault::Stopped);
         }
-        let piece = file.read(&(at..layer.tar_len.min(at + HEADERS))).ok_or(Fault::Missing)?;
+        let piece = tar.read(&(at..layer.tar_len.min(at + HEADERS))).ok_or(Fault::Missing)?;
         let pushed = scanner.push(&piece, &mut |event| {
             if let Event::Member(member) = event {
                 entries.push(member.entry);

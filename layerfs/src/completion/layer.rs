@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::aside::aside;
+use super::aside::{Wanted, aside};
 use super::check::{self, Fault};
 use super::trouble::{Stop, Trouble};
 use crate::class::Class;
 use crate::fetch::Fetcher;
-use crate::layer::{Handle, Layer};
+use crate::layer::{Handle, Layer, OriginalError};
 use crate::spans;
 
 /// How long one request may meet with trouble before all of it is put off: no request holds its place for ever.
@@ -47,21 +47,21 @@ impl Target {
 }
 
 impl Shared {
-    /// Makes a layer complete. `false`: all of it is here, and it cannot be told whether it is the layer.
-    pub(super) async fn layer(&self, target: &Target) -> Result<bool, Stop> {
+    /// Makes a layer complete.
+    pub(super) async fn layer(&self, target: &Target) -> Result<(), Stop> {
         for _ in 0..ROUNDS {
             if target.fetcher.file().is_complete() {
-                return Ok(true);
+                return Ok(());
+            }
+            if !target.fetcher.layer.covers_tar() {
+                self.fill_gaps(target).await?;
             }
             self.fill(target).await?;
-            if !target.fetcher.layer.covers_tar() {
-                return Ok(false);
-            }
             match self.check(target).await? {
                 Ok(()) => {
                     self.counters.complete_layers.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(diff_id = %target.fetcher.layer.diff_id, "a layer is complete");
-                    return Ok(true);
+                    return Ok(());
                 }
                 Err(Fault::Differs(why)) => self.condemn(target, &why)?,
                 Err(Fault::Missing) => {}
@@ -69,6 +69,36 @@ impl Shared {
             }
         }
         Err(Trouble::NotKept.into())
+    }
+
+    /// Has all of a layer that no span covers, and whatever is missing else: the layer is streamed whole, since there is no
+    /// other way to these bytes.
+    async fn fill_gaps(&self, target: &Target) -> Result<(), Stop> {
+        let fetcher = target.fetcher.clone();
+        let has_rest = move |_: &Wanted| fetcher.file().rest(&fetcher.layer).is_some();
+        if aside(has_rest).await.ok_or(Trouble::Thread)? {
+            return Ok(());
+        }
+        let (layer, file) = (&target.fetcher.layer, target.fetcher.file());
+        // The tar is aside until it is kept.
+        let missing = layer.tar_len.saturating_add(file.total_bytes().saturating_sub(file.present_bytes()));
+        if !self.store.has_room_for(missing) {
+            return Err(Trouble::NoRoom(missing).into());
+        }
+        let tar = match target.fetcher.whole_tar().await {
+            Err(OriginalError::Unneeded) if !target.is_needed() => return Err(Stop::Unneeded),
+            tar => tar.map_err(Trouble::Whole)?,
+        };
+        self.counters.filled_bytes.fetch_add(layer.original.len, Ordering::Relaxed);
+        let fetcher = target.fetcher.clone();
+        let kept = aside(move |_| -> Result<(), Trouble> {
+            let (layer, file) = (&fetcher.layer, fetcher.file());
+            for (_, span) in layer.spans.iter().enumerate().filter(|(at, _)| !fetcher.is_local(*at)) {
+                tar.span(span).and_then(|bytes| file.keep_original(&bytes)).map_err(Trouble::Keep)?;
+            }
+            Ok(file.keep_rest(layer, |range| tar.read(range))?)
+        });
+        Ok(kept.await.ok_or(Trouble::Thread)??)
     }
 
     async fn fill(&self, target: &Target) -> Result<(), Stop> {

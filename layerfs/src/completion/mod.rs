@@ -11,6 +11,10 @@
 //! not fetched again, so it goes on where a restart or an outage has stopped it. A layer that nobody has mounted any
 //! more is let be. What cannot be done for now (no registry, no room) is tried again with growing pauses.
 //!
+//! A layer in zstd:chunked may have bytes that no span covers, where frames go on behind their files (a converted blob without
+//! its launch artifact). It is streamed whole, once: the spans that are missing and those bytes are kept of its tar, and then it is
+//! checked as any other.
+//!
 //! Spans are verified against the index when they come, and the index was believed so far: that a tar with setuid bits
 //! of its own, or other bytes, stands behind it is found out here.
 //!
@@ -22,6 +26,7 @@ mod chain;
 mod check;
 mod layer;
 mod progress;
+mod tar;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -43,6 +48,8 @@ use trouble::{Stop, Trouble};
 /// The pause after a first failure, doubled with each further one up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// The pause after a failure that costs a whole layer each time, and that nothing but another blob will mend.
+const LASTING: Duration = Duration::from_secs(24 * 3600);
 /// How often a complete chain is looked at. What makes room for others must not be fetched again at once.
 const REVIEW: Duration = Duration::from_secs(60);
 
@@ -170,7 +177,7 @@ impl Shared {
         trouble.tell(chain);
         let pause = FIRST_PAUSE * 2_u32.saturating_pow(chain.failures);
         (chain.settled, chain.failures) = (false, (chain.failures + 1).min(u32::BITS - 1));
-        pause.min(LONGEST_PAUSE)
+        if trouble.may_pass() { pause.min(LONGEST_PAUSE) } else { LASTING }
     }
 
     /// Waits for the next chain to be due.

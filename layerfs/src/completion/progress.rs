@@ -11,8 +11,6 @@ pub struct Progress {
     pub total_bytes: u64,
     /// Layers that are complete.
     pub complete_layers: usize,
-    /// Layers of which all is local that can be had, and that can never be complete.
-    pub full_layers: usize,
     /// Layers.
     pub layers: usize,
 }
@@ -21,13 +19,11 @@ impl Progress {
     /// That of a chain at this moment. Goes through the record of what is present: microseconds a gigabyte.
     pub fn of(fs: &LayerFs) -> Self {
         fs.layers().iter().fold(Self::default(), |sum, layer| {
-            let (file, covered) = (layer.file(), layer.launch().covers_tar());
-            let (present, total) = (file.present_bytes(), file.total_bytes());
+            let file = layer.file();
             Self {
-                present_bytes: sum.present_bytes + present,
-                total_bytes: sum.total_bytes + total,
+                present_bytes: sum.present_bytes + file.present_bytes(),
+                total_bytes: sum.total_bytes + file.total_bytes(),
                 complete_layers: sum.complete_layers + usize::from(file.is_complete()),
-                full_layers: sum.full_layers + usize::from(!covered && present == total),
                 layers: sum.layers + 1,
             }
         })
@@ -35,7 +31,7 @@ impl Progress {
 
     /// Whether nothing is left to be done for it.
     pub(super) fn is_whole(&self) -> bool {
-        self.complete_layers + self.full_layers == self.layers
+        self.complete_layers == self.layers
     }
 
     /// Percent that is local; 100 only if all of it is.

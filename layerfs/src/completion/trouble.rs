@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 use super::Chain;
-use crate::read_error::ReadErrors;
+use crate::read_error::{OriginalError, ReadErrors};
 use crate::store::StoreError;
 
 /// Why no more is done for a chain.
@@ -28,6 +28,10 @@ pub(super) enum Trouble {
     Thread,
     #[error(transparent)]
     Read(#[from] ReadErrors),
+    #[error("the layer cannot be had whole")]
+    Whole(#[source] OriginalError),
+    #[error("the layer's tar cannot be kept")]
+    Keep(#[source] std::io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -39,6 +43,11 @@ impl<T: Into<Trouble>> From<T> for Stop {
 }
 
 impl Trouble {
+    /// Whether it may be over soon, nothing being changed.
+    pub(super) fn may_pass(&self) -> bool {
+        !matches!(self, Self::Whole(OriginalError::Source(error)) if !error.trouble.may_pass())
+    }
+
     /// Aloud the first time, and then no more until the chain is mounted anew.
     pub(super) fn tell(&self, chain: &Chain) {
         let (index, cause) = (&chain.index, self.source().map(ToString::to_string));

@@ -7,6 +7,7 @@
 //!                                 /used             when which part of it was last used
 //!                                 /complete         all of it is there, and is the layer
 //!                                 /handed-out       the kernel may read large files by itself
+//!                                 /rest             what no span of it covers, where spans do not cover it
 //! <root>/verdicts                                   what was found of whole layers and trees
 //! ```
 //!
@@ -34,6 +35,7 @@ mod on_disk;
 mod quarantine;
 mod record;
 mod regions;
+mod rest;
 mod scratch;
 mod scrub;
 mod scrubber;
@@ -60,6 +62,7 @@ pub(crate) use large::tests::large as large_files;
 pub use layer_file::LayerFile;
 pub use maintenance::{Cap, StoreUsage};
 pub(crate) use quarantine::is_refused;
+pub(crate) use rest::{Rest, gaps};
 pub use scrubber::{Scrub, ScrubSettings};
 pub use shared::StoreCounters;
 

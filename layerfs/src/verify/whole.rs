@@ -4,8 +4,10 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
+use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
 use jaunt_formats::{DiffId, Digest, Span};
 use sha2::{Digest as _, Sha256};
@@ -95,7 +97,15 @@ impl WholeTar {
     /// # Errors
     /// The disk fails, or no longer has what was written.
     pub(crate) fn span(&self, span: &Span) -> io::Result<TarBytes> {
-        let (range, outside) = (span.tar_range(), || io::Error::other("a span outside the tar"));
+        Ok(TarBytes { offset: span.tar_offset, bytes: self.read(&span.tar_range())? })
+    }
+
+    /// The bytes of a range.
+    ///
+    /// # Errors
+    /// As for [`span`](Self::span).
+    pub(crate) fn read(&self, range: &Range<u64>) -> io::Result<Bytes> {
+        let outside = || io::Error::other("a range outside the tar");
         if range.end > self.len {
             return Err(outside());
         }
@@ -113,8 +123,8 @@ impl WholeTar {
             }
         }
         let at = usize::try_from(range.start - start).map_err(io::Error::other)?;
-        let bytes = bytes::Bytes::from(blocks).slice(at..at + span.tar_len as usize);
-        Ok(TarBytes { offset: span.tar_offset, bytes })
+        let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        Ok(Bytes::from(blocks).slice(at..at + len))
     }
 }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use jaunt_formats::launch::{self, Blob, Compression, LaunchLayer};
 use jaunt_formats::tar::{Event, Scanner};
 use jaunt_formats::tree::TreeBuilder;
-use jaunt_formats::{BlobOffset, DiffId, Digest, DigestScope, Entry, Span, SpanDigest, TarOffset};
+use jaunt_formats::{
+    BlobOffset, Content, DiffId, Digest, DigestScope, Entry, EntryKind, Span, SpanDigest, TarOffset,
+};
 
 use crate::fs::LayerFs;
 use crate::index_file::open_index;
@@ -67,8 +69,21 @@ impl Image {
         Self::lying(tars, |_, _| {})
     }
 
+    /// The same, as it is read without a launch artifact: spans have the content of files, and nothing else.
+    pub(super) fn gapped(tars: &[Vec<u8>]) -> Self {
+        Self::converted(tars, |_, _| {}, convert_content)
+    }
+
     /// The same, with what its index says changed.
     pub(super) fn lying(tars: &[Vec<u8>], lie: impl Fn(&mut LaunchLayer, &mut Vec<Entry>)) -> Self {
+        Self::converted(tars, lie, convert)
+    }
+
+    fn converted(
+        tars: &[Vec<u8>],
+        lie: impl Fn(&mut LaunchLayer, &mut Vec<Entry>),
+        convert: fn(&[u8]) -> (LaunchLayer, Bytes),
+    ) -> Self {
         let (mut layers, mut blobs, mut tree) = (Vec::new(), Vec::new(), TreeBuilder::new());
         for tar in tars {
             let (mut layer, blob) = convert(tar);
@@ -165,6 +180,44 @@ fn convert(tar: &[u8]) -> (LaunchLayer, Bytes) {
         converted: blob_of(&blob, Compression::Zstd),
         tar_len: tar.len() as u64,
         scope: DigestScope::Compressed,
+        spans,
+    };
+    (layer, blob.into())
+}
+
+/// Headers and padding in frames of their own, which no span names; the blob is its own original.
+fn convert_content(tar: &[u8]) -> (LaunchLayer, Bytes) {
+    let (mut blob, mut spans, mut at) = (Vec::new(), Vec::new(), 0);
+    let content = |entry: Entry| match entry.kind {
+        EntryKind::Regular { size, content: Content::Contiguous(at) } => Some(at.0..at.0 + size),
+        _ => None,
+    };
+    let contents: Vec<_> = entries(tar).into_iter().filter_map(content).collect();
+    for content in contents {
+        blob.extend(crate::decode::tests::frames(&tar[at..content.start as usize], SPAN));
+        for part in content.clone().step_by(SPAN) {
+            let bytes = &tar[part as usize..content.end.min(part + SPAN as u64) as usize];
+            let frames = crate::decode::tests::frames(bytes, SPAN);
+            spans.push(Span {
+                blob_offset: BlobOffset(blob.len() as u64),
+                compressed_len: frames.len() as u32,
+                tar_offset: TarOffset(part),
+                tar_len: bytes.len() as u32,
+                digest: SpanDigest(*Digest::of(bytes).as_bytes()),
+            });
+            blob.extend(frames);
+        }
+        at = content.end as usize;
+    }
+    blob.extend(crate::decode::tests::frames(&tar[at..], SPAN));
+    let compression = Compression::Zstd;
+    let itself = Blob { digest: Digest::of(&blob), len: blob.len() as u64, compression };
+    let layer = LaunchLayer {
+        diff_id: DiffId(Digest::of(tar)),
+        original: itself,
+        converted: itself,
+        tar_len: tar.len() as u64,
+        scope: DigestScope::Uncompressed,
         spans,
     };
     (layer, blob.into())

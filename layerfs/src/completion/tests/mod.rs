@@ -116,6 +116,48 @@ async fn what_is_local_is_not_fetched_again() {
     drop(asked);
 }
 
+/// As converted blobs are read without their launch artifact.
+#[tokio::test]
+async fn a_layer_with_bytes_that_no_span_covers_is_completed_and_checked_from_its_whole_tar() {
+    let tars = tars();
+    let image = Image::gapped(&tars);
+    assert!(image.layers.iter().all(|layer| !layer.covers_tar()));
+    let store = image.store();
+    let (source, asked) = noting(&image);
+    let fs = image.mount(&store, &[source]);
+    fs.layers()[0].fetch(0..3, Class::Demand).await.unwrap();
+    let completion = Completion::new(store.clone(), AT_ONCE);
+    completion.add(&fs, image.index);
+    eventually("complete", || checked(&completion)).await;
+    assert_eq!(Progress::of(&fs).complete_layers, 2);
+    let once: u64 = image.blobs.iter().map(|blob| blob.len() as u64).sum();
+    assert!(sum(&asked) < once + once / 10, "each is streamed once");
+    drop((completion, fs, store));
+
+    // What was kept beside is enough for another look, and is looked at itself.
+    let store = image.store();
+    let fs = image.mount(&store, &[]);
+    let files: Vec<_> = fs.layers().iter().map(|layer| layer.file().clone()).collect();
+    assert!(files.iter().all(|file| file.is_complete()));
+    for (file, (layer, tar)) in files.iter().zip(image.layers.iter().zip(&tars)) {
+        assert_eq!(check::tar(file, layer, &|| true), Ok(()));
+        let rest = file.rest(layer).unwrap();
+        for gap in crate::store::gaps(layer) {
+            assert!(rest.read(&gap).unwrap() == tar[gap.start as usize..gap.end as usize]);
+        }
+    }
+    assert_eq!(check::tree(&fs, &|| true), Ok(()));
+    let path = store.root().join(image.layers[0].diff_id.0.hex());
+    let path = std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path().join("rest");
+    let sound = std::fs::read(&path).unwrap();
+    for (damage, len) in [(0, sound.len()), (40, sound.len()), (0, sound.len() - 1)] {
+        let mut bytes = sound[..len].to_vec();
+        bytes[damage] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(check::tree(&fs, &|| true), Err(check::Fault::Missing));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_begins_after_its_delay_and_keeps_to_its_limit() {
     let image = Image::new(&[tar(&[("large", 0o644, noise(1, 30_000_000))])]);

@@ -191,6 +191,13 @@ impl Fetcher {
         }
     }
 
+    /// The whole tar, as the original gives it: for what no span covers. Of a layer whose spans come from somewhere else.
+    pub(crate) async fn whole_tar(self: &Arc<Self>) -> Result<WholeTar, OriginalError> {
+        let tar = self.stream().await;
+        self.original.note(Progress::None);
+        tar
+    }
+
     fn no_original(&self, why: &ReadErrors, source: Arc<OriginalError>) -> NoOriginal {
         let may_pass = source.may_pass();
         let (diff_id, original) = (self.layer.diff_id.0, self.layer.original.digest);
