@@ -44,7 +44,8 @@ impl Behind {
         .await;
         let settings = certs_dir(&relay.address, &[("ca.crt", &authority.certificate())]);
         let hosts = HostSettings { directories: vec![settings.path().to_owned()], ..HostSettings::default() };
-        let client = Client::new(ClientConfig { hosts, ..config() }).unwrap();
+        // A range may be asked for once more on a connection that is already lost.
+        let client = Client::new(ClientConfig { hosts, attempts: 8, ..config() }).unwrap();
         let repository = repository_at(&relay.address);
         Some(Self {
             _registry: registry,
