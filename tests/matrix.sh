@@ -12,7 +12,7 @@ set -eu
 
 # Read in an entered root, where the rest is this machine's: what tests drive must be in it.
 packages=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps
-packages=$packages,podman,skopeo,buildah,docker.io,docker-cli,cosign,openssl
+packages=$packages,podman,skopeo,buildah,docker.io,docker-cli,docker-buildx,cosign,openssl
 roots=$PWD/target/matrix
 
 fail() {

@@ -99,6 +99,12 @@ pub trait LazyMounts: Send + Sync + 'static {
     /// Makes sure the chain is mounted and served; returns its root, the directory `fs` in the mount.
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError>;
 
+    /// The same for a pod's container: a mount that is made for it may tell the kernel not to ask for what nobody there
+    /// asks for.
+    async fn ensure_for_pod(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        self.ensure(chain).await
+    }
+
     /// Owner and mode of the chain's root directory, without mounting it.
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError>;
 

@@ -168,8 +168,9 @@ impl Mounts {
     }
 
     /// Opens the chain's file system and has the supervisor mount it.
-    fn serve(&self, chain: &LazyChain) -> Result<Served, LazyError> {
+    fn serve(&self, chain: &LazyChain, for_pod: bool) -> Result<Served, LazyError> {
         let fs = self.open_chain(chain)?;
+        fs.answer_xattrs(!for_pod);
         if let Some(served) = self.complete(chain, &fs) {
             return Ok(served);
         }
@@ -209,6 +210,8 @@ impl Mounts {
         let boot = self.packs.get().and_then(|packs| packs.of(&chain.index, &index));
         let fs = LayerFs::new(index, chain.prefix, name, &self.layers, &sources);
         let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?.with_boot(boot));
+        // An earlier worker may have promised it. Where none has, the kernel does not ask again.
+        fs.answer_xattrs(true);
         if let Some(completion) = &self.completion {
             completion.add(&fs, chain.index);
         }

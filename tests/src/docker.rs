@@ -16,12 +16,14 @@ pub const FIRST_VERSION: u32 = 23;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where Docker keeps images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// In its own graph driver, overlay2.
     Graph,
     /// In containerd.
     Containerd,
+    /// In a containerd that others see to, unpacked by the snapshotter of this name.
+    Snapshotter(&'static str, PathBuf),
 }
 
 /// A running dockerd, stopped when dropped.
@@ -43,12 +45,24 @@ impl<'s> Docker<'s> {
 
     /// Starts one beside what else is behind `network`, with which it speaks plain HTTP.
     pub fn start(scratch: &'s Scratch, network: &Network, store: Store) -> Result<Self> {
-        let name = if store == Store::Graph { "docker-graph" } else { "docker-containerd" };
+        let name = match &store {
+            Store::Graph => "docker-graph",
+            Store::Containerd => "docker-containerd",
+            Store::Snapshotter(..) => "docker-snapshotter",
+        };
         let dir = scratch.dir(name)?;
         let config = dir.join("daemon.json");
-        fs::write(&config, configuration(scratch, network, store)).at(&config)?;
+        fs::write(&config, configuration(scratch, network, &store)).at(&config)?;
         let socket = dir.join("docker.sock");
-        let mut command = private::behind(network, scratch, "dockerd");
+        // It mounts what containerd's shims then run: they must see the same mounts.
+        let mut command = match &store {
+            Store::Snapshotter(_, containerd) => {
+                let mut command = network.command(scratch, "dockerd");
+                command.arg("--containerd").arg(containerd);
+                command
+            }
+            _ => private::behind(network, scratch, "dockerd"),
+        };
         command.arg("--config-file").arg(&config).arg("--host").arg(format!("unix://{}", socket.display()));
         for (flag, place) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
             command.arg(flag).arg(dir.join(place));
@@ -85,10 +99,14 @@ fn client(scratch: &Scratch, socket: &Path, words: &[&str]) -> Command {
 }
 
 /// No network of its own, and control groups that go with the scratch.
-fn configuration(scratch: &Scratch, network: &Network, store: Store) -> String {
-    let containerd = store == Store::Containerd;
+fn configuration(scratch: &Scratch, network: &Network, store: &Store) -> String {
+    let containerd = *store != Store::Graph;
+    let driver = match store {
+        Store::Snapshotter(name, _) => format!("\"storage-driver\": \"{name}\", "),
+        _ => String::new(),
+    };
     format!(
-        r#"{{"bridge": "none", "iptables": false, "ip6tables": false, "cgroup-parent": "/{}",
+        r#"{{{driver}"bridge": "none", "iptables": false, "ip6tables": false, "cgroup-parent": "/{}",
         "insecure-registries": ["{}/32"], "features": {{"containerd-snapshotter": {containerd}}}}}"#,
         scratch.name(),
         network.remote(),

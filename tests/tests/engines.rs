@@ -127,7 +127,7 @@ fn docker_pulls_and_runs_replaced_and_attached_images() {
     let (replaced, built) = bed.convert("replaced", 1, "replace");
     let (attached, _) = bed.convert("attached", 2, "attach");
     for store in [Store::Graph, Store::Containerd] {
-        let docker = Docker::start(&bed.scratch, &bed.network, store).unwrap();
+        let docker = Docker::start(&bed.scratch, &bed.network, store.clone()).unwrap();
         for (reference, own) in [(&replaced, 1), (&attached, 2)] {
             docker.pull(reference).unwrap();
             assert_eq!(docker.run(reference).unwrap(), shown(own), "{store:?}, {reference}");

@@ -15,6 +15,7 @@ mod touches;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -66,6 +67,7 @@ pub struct LayerFs {
     layers: Vec<Layer>,
     store: Arc<Store>,
     has_xattrs: bool,
+    answers_xattrs: AtomicBool,
     metrics: Metrics,
     stalls: Stalls<Ino>,
     troubles: TroubleLog<Ino>,
@@ -105,6 +107,7 @@ impl LayerFs {
             layers,
             store,
             has_xattrs,
+            answers_xattrs: AtomicBool::new(false),
             metrics,
             stalls,
             troubles,
@@ -160,9 +163,16 @@ impl LayerFs {
         &self.troubles
     }
 
-    /// Whether any file has an extended attribute; where none has, none needs to be asked for.
-    pub fn has_xattrs(&self) -> bool {
-        self.has_xattrs
+    /// Has the kernel ask for extended attributes also where no file has one, from a mount's first request on. An overlay
+    /// asks for one of each regular file that is looked up, and it is answered with a round trip; but programs that
+    /// compare trees, containerd's differ among them, take "none" for an answer and "not supported" for a failure.
+    pub fn answer_xattrs(&self, always: bool) {
+        self.answers_xattrs.store(always, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel is to ask for extended attributes. Told once that it need not, it never does.
+    pub fn answers_xattrs(&self) -> bool {
+        self.has_xattrs || self.answers_xattrs.load(Ordering::Relaxed)
     }
 
     /// Whether any file has an access list, which the kernel is to enforce.

@@ -232,7 +232,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_xattrs() {
+        if !self.fs.answers_xattrs() {
             return reply.error(Errno::ENOSYS);
         }
         match self.xattr_named(Ino(ino.0), name) {
@@ -243,7 +243,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_xattrs() {
+        if !self.fs.answers_xattrs() {
             return reply.error(Errno::ENOSYS);
         }
         match self.fs.xattrs(Ino(ino.0)) {

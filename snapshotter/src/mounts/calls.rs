@@ -14,29 +14,11 @@ use crate::supervisor::{MountKey, Unmounted};
 #[tonic::async_trait]
 impl LazyMounts for Arc<Mounts> {
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
-        if let Some(why) = self.store.quarantined_index(&chain.index) {
-            return Err(LazyError::Quarantined { index: chain.index, why });
-        }
-        let giving = self.giving.read().await;
-        if self.is_to_be_reconsidered(chain) {
-            let _one = self.changing.lock().await;
-            let (this, chain) = (self.clone(), *chain);
-            blocking(chain.snapshot_id, move || this.reconsider(&chain)).await?;
-        }
-        let cell = self.cell(chain.snapshot_id);
-        if let Some(served) = cell.get() {
-            // Another repository with the same image may have come to be known since it was mounted.
-            served.fs.learn(&self.sources(chain));
-        }
-        let served = cell.get_or_try_init(|| async {
-            let (this, chain) = (self.clone(), *chain);
-            blocking(chain.snapshot_id, move || this.serve(&chain)).await?
-        });
-        let root = served.await?.root.clone();
-        // That waits for readers, and the container is on record.
-        drop(giving);
-        self.forget_condemned(chain, &cell).await?;
-        Ok(root)
+        self.give(chain, false).await
+    }
+
+    async fn ensure_for_pod(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        self.give(chain, true).await
     }
 
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
@@ -119,5 +101,34 @@ impl LazyMounts for Arc<Mounts> {
         let served = lock(&self.served);
         let served = served.get(&chain.snapshot_id)?.get().filter(|served| !served.has_ended())?;
         Some(served.root.clone())
+    }
+}
+
+impl Mounts {
+    /// The chain's mount, made where there is none: for a pod, or for who may compare what is in it.
+    async fn give(self: &Arc<Self>, chain: &LazyChain, for_pod: bool) -> Result<PathBuf, LazyError> {
+        if let Some(why) = self.store.quarantined_index(&chain.index) {
+            return Err(LazyError::Quarantined { index: chain.index, why });
+        }
+        let giving = self.giving.read().await;
+        if self.is_to_be_reconsidered(chain) {
+            let _one = self.changing.lock().await;
+            let (this, chain) = (self.clone(), *chain);
+            blocking(chain.snapshot_id, move || this.reconsider(&chain)).await?;
+        }
+        let cell = self.cell(chain.snapshot_id);
+        if let Some(served) = cell.get() {
+            // Another repository with the same image may have come to be known since it was mounted.
+            served.fs.learn(&self.sources(chain));
+        }
+        let served = cell.get_or_try_init(|| async {
+            let (this, chain) = (self.clone(), *chain);
+            blocking(chain.snapshot_id, move || this.serve(&chain, for_pod)).await?
+        });
+        let root = served.await?.root.clone();
+        // That waits for readers, and the container is on record.
+        drop(giving);
+        self.forget_condemned(chain, &cell).await?;
+        Ok(root)
     }
 }

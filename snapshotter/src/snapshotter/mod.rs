@@ -31,6 +31,9 @@ use directories::Directories;
 /// The root directory of a snapshot that has no parent.
 const FRESH_ROOT: RootAttributes = RootAttributes { mode: 0o755, uid: 0, gid: 0 };
 
+/// Keys come with their namespace, and this is CRI's: nothing is committed or built there.
+const PODS: &str = "k8s.io/";
+
 /// The snapshotter; cheap to share, all methods may run concurrently.
 pub struct Snapshotter {
     store: MetaStore,
@@ -232,7 +235,9 @@ impl Snapshotter {
         for ancestor in state.ancestors(snapshot)? {
             if let Some(chain) = ancestor.lazy_chain() {
                 let _step = self.trace.step("mount", || chain.chain_id.to_string());
-                lazy = Some(self.lazy.ensure(&chain).await?);
+                let for_pod = snapshot.name.starts_with(PODS);
+                let given = if for_pod { self.lazy.ensure_for_pod(&chain) } else { self.lazy.ensure(&chain) };
+                lazy = Some(given.await?);
                 break;
             }
             eager.push(ancestor.id);
