@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const PROTOS: [&str; 15] = [
+const PROTOS: [&str; 16] = [
     "services/snapshots/v1/snapshots.proto",
     "services/transfer/v1/transfer.proto",
     "services/streaming/v1/streaming.proto",
@@ -17,6 +17,7 @@ const PROTOS: [&str; 15] = [
     "types/transfer/progress.proto",
     "runtime/v1/images.proto",
     "jaunt/status/v1/status.proto",
+    "jaunt/admin/v1/admin.proto",
     "jaunt/originals/v1/originals.proto",
 ];
 

@@ -14,6 +14,7 @@ use crate::credentials::SupervisedMemory;
 use crate::fallback::error_chain;
 use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
+use crate::prune::{self, PruneCommandError};
 use crate::{daemon, logging, originals, pull, status, supervisor};
 
 /// What `check` exits with when it has found a fault.
@@ -46,6 +47,8 @@ enum Command {
     Materialise(MaterialiseArgs),
     /// Show what the daemon holds, and why what is not lazy is not.
     Status(StatusArgs),
+    /// Remove from the store what no image here needs.
+    Prune(PruneArgs),
     /// Check the state directory, and repair what can be.
     Check(CheckArgs),
     /// Make containerd use this snapshotter: program, unit and configuration.
@@ -131,6 +134,32 @@ struct StatusArgs {
     /// Configuration file [default: /etc/jaunt/snapshotter.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print JSON: one object, or with --watch one a line each time
+    #[arg(long)]
+    json: bool,
+    /// Show it again every so many seconds, until Ctrl-C: a screen on a terminal, else a line
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct PruneArgs {
+    /// Configuration file [default: /etc/jaunt/snapshotter.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where state is kept [default: as configured]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// The daemon's socket [default: as configured]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Also what images here have fetched, where nothing has it open: it is fetched again when it is needed
+    #[arg(long)]
+    all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -155,6 +184,8 @@ enum CommandError {
     #[error(transparent)]
     Check(#[from] CheckCommandError),
     #[error(transparent)]
+    Prune(#[from] PruneCommandError),
+    #[error(transparent)]
     Install(#[from] InstallCommandError),
     #[error(transparent)]
     Mount(#[from] MountCommandError),
@@ -175,6 +206,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Pull(args) => run_pull(args),
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
+        Command::Prune(args) => run_prune(args),
         Command::Check(args) => return run_check(args).unwrap_or_else(|error| failed(&error)),
         Command::Install(args) => args.run().map_err(CommandError::from),
         Command::Uninstall(args) => run_uninstall(args),
@@ -250,10 +282,25 @@ fn run_status(args: &StatusArgs) -> Result<(), CommandError> {
         Some(socket) => socket.clone(),
         None => Settings::read(args.config.as_deref())?.socket(),
     };
+    if let Some(seconds) = args.watch {
+        let every = Duration::from_secs(seconds);
+        return Ok(runtime()?.block_on(status::watch(&socket, every, args.json))?);
+    }
     let answer = runtime()?.block_on(status::fetch(&socket))?;
     match args.json {
         true => println!("{}", status::json(&answer)),
         false => print!("{}", status::text(&answer, std::time::SystemTime::now())),
+    }
+    Ok(())
+}
+
+fn run_prune(args: PruneArgs) -> Result<(), CommandError> {
+    let flags = Settings { root: args.root, socket: args.socket, ..Settings::default() };
+    let config = Settings::read(args.config.as_deref())?.with_flags(flags).complete();
+    let pruned = runtime()?.block_on(prune::prune_on(&config, args.all, args.dry_run))?;
+    match args.json {
+        true => println!("{}", prune::json(&pruned, args.dry_run)),
+        false => print!("{}", prune::text(&pruned, args.dry_run)),
     }
     Ok(())
 }

@@ -30,12 +30,14 @@ use crate::metastore::{Backing, MetaStore};
 use crate::mounts::{Catalog, Mounts};
 use crate::originals::{Known, Originals, OriginalsService};
 use crate::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use crate::proto::jaunt::admin::v1::admin_server::AdminServer;
 use crate::proto::jaunt::originals::v1::originals_server::OriginalsServer;
 use crate::proto::jaunt::status::v1::status_server::StatusServer;
+use crate::prune::{AdminService, Pruner};
 use crate::resolve::{ResolveLimits, Resolver};
 use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
-use crate::status::StatusService;
+use crate::status::{Health, StatusService};
 use crate::supervisor::Handle;
 use crate::{figures, trace_file, upkeep};
 
@@ -107,8 +109,10 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
 
     let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
     let store = Arc::new(store.with_cap(config.store.cap()));
-    let Parts { snapshotter, observed, originals, mounts } =
+    let health = Arc::new(Health::begin(&config.run_dir));
+    let Parts { snapshotter, observed, originals, mounts, records } =
         assemble(config, supervisor, store.clone(), logins.logins().clone())?;
+    let pruner = Pruner { store: store.clone(), index_dir: config.root.join("index") };
     snapshotter.restore().await.map_err(state(config))?;
     tokio::spawn(upkeep::upkeep(store.clone(), mounts.clone()));
     let scrub = config.store.scrub().map(|settings| Scrub::start(&store, settings));
@@ -127,7 +131,8 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     let server = tonic::transport::Server::builder()
         .add_service(SnapshotsServer::new(SnapshotsService(Arc::clone(&snapshotter))))
         .add_service(OriginalsServer::new(OriginalsService(originals.clone())))
-        .add_service(StatusServer::new(StatusService { snapshotter, observed, originals, policy }))
+        .add_service(AdminServer::new(AdminService { records, snapshotter: snapshotter.clone(), pruner }))
+        .add_service(StatusServer::new(StatusService { snapshotter, observed, originals, policy, health }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = drained.await;
         });
@@ -149,6 +154,7 @@ struct Parts {
     observed: Arc<Observed>,
     originals: Arc<Originals>,
     mounts: Arc<Mounts>,
+    records: MetaStore,
 }
 
 /// Takes the kubelet's image calls, where that is configured.
@@ -174,6 +180,7 @@ fn assemble(
     let indexes = IndexStore::open(root).map_err(state(config))?;
     let client = Client::new(ClientConfig { given_logins, ..config.client(patience()) })?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
+    let records = store.clone();
     let (trace, settings) = traced(config);
     let layers = Layers::new(kept.clone(), settings);
     let index_dir = indexes.directory().to_owned();
@@ -200,7 +207,8 @@ fn assemble(
     let resolver = Arc::new(resolver.with_verdicts(kept).with_packs(packs).with_trace(trace.clone()));
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
-    Ok(Parts { snapshotter: Arc::new(snapshotter.with_trace(trace)), observed, originals, mounts })
+    let snapshotter = Arc::new(snapshotter.with_trace(trace));
+    Ok(Parts { snapshotter, observed, originals, mounts, records })
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.

@@ -28,6 +28,7 @@ pub mod mounts;
 pub mod originals;
 mod passthrough;
 pub mod proto;
+pub mod prune;
 pub mod pull;
 pub mod resolve;
 pub mod service;

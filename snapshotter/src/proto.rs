@@ -88,6 +88,11 @@ pub mod runtime {
 
 /// Our own.
 pub mod jaunt {
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("jaunt.admin.v1");
+        }
+    }
     pub mod status {
         pub mod v1 {
             tonic::include_proto!("jaunt.status.v1");

@@ -159,6 +159,15 @@ impl LayerFile {
 }
 
 impl Store {
+    /// Whether somebody has a layer open.
+    pub fn is_held(&self, kept: &KeptLayer) -> bool {
+        let (Some(cut), Some(layer)) = (kept.path.file_name(), kept.path.parent().and_then(Path::file_name))
+        else {
+            return false;
+        };
+        self.opened().iter().any(|(key, _)| *cut == *key.cut.to_string() && *layer == *key.diff_id.0.hex())
+    }
+
     /// Deletes one layer's files in one cut, as [`kept`] has it, unless somebody holds the layer. Whether they are gone.
     ///
     /// # Errors

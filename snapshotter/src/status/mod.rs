@@ -2,10 +2,17 @@
 
 mod client;
 mod figures;
+mod health;
+mod images;
 mod originals;
 mod server;
 mod show;
+mod watch;
+mod words;
 
 pub use client::{StatusError, fetch};
+pub use health::Health;
+pub use images::{Image, images};
 pub use server::StatusService;
-pub use show::{json, text};
+pub use show::{json, line, text};
+pub use watch::watch;

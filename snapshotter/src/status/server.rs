@@ -14,6 +14,7 @@ use crate::originals::{ImageState, Originals};
 use crate::proto::jaunt::status::v1 as api;
 use crate::proto::jaunt::status::v1::status_server::Status;
 use crate::snapshotter::Snapshotter;
+use crate::status::health::Health;
 
 /// Serves the state of a [`Snapshotter`], and of what it mounts.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct StatusService {
     pub originals: Arc<Originals>,
     /// When it gets the rest.
     pub policy: OriginalsPolicy,
+    /// The daemon itself.
+    pub health: Arc<Health>,
 }
 
 #[tonic::async_trait]
@@ -48,6 +51,7 @@ impl Status for StatusService {
             fallbacks: log.recent().iter().map(encode_fallback).collect(),
             fallback_counts: log.counts().iter().map(|(code, n)| (code.as_str().to_owned(), *n)).collect(),
             figures: Some(figures),
+            health: Some(self.health.told()),
             originals: Some(encode_originals(&self.originals, self.policy)),
         }))
     }

@@ -5,10 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::{figures, originals};
-use crate::proto::jaunt::status::v1::{Fallback, GetResponse, Snapshot};
+use super::words::meaning;
+use super::{Image, figures, images, originals};
+use crate::proto::jaunt::status::v1::{Fallback, GetResponse, Health, Snapshot};
 
-/// A table, what reading has cost, then what was not lazy and why.
+/// The daemon, its images, its snapshots, what reading has cost, then what was not lazy and why.
 pub fn text(status: &GetResponse, now: SystemTime) -> String {
     let mut out = String::new();
     let count = |backing| status.snapshots.iter().filter(|s| is_committed(s, backing)).count();
@@ -19,6 +20,15 @@ pub fn text(status: &GetResponse, now: SystemTime) -> String {
         count("lazy"),
         count("eager")
     );
+    if let Some(health) = &status.health {
+        out.push_str(&health_text(health));
+    }
+    let found = images(status);
+    if !found.is_empty() {
+        out.push('\n');
+        let head = ["IMAGE", "LAZY LAYERS", "LOCAL", "STALLED", "WHY NOT"].map(str::to_owned);
+        table(&mut out, &head, &found.iter().map(image_row).collect::<Vec<_>>());
+    }
     let rows: Vec<[String; 5]> = status.snapshots.iter().map(row).collect();
     if !rows.is_empty() {
         out.push('\n');
@@ -37,9 +47,28 @@ pub fn text(status: &GetResponse, now: SystemTime) -> String {
             let what = if image.is_empty() { layer } else { image };
             let _ =
                 writeln!(out, "  {} ago  {what} ({layers} layers)  {code}: {detail}", ago(fallback.at, now));
+            if !meaning(code).is_empty() {
+                let _ = writeln!(out, "      {}", meaning(code));
+            }
         }
     }
     out
+}
+
+/// The same in a line, for a log.
+pub fn line(status: &GetResponse) -> String {
+    let count = |backing| status.snapshots.iter().filter(|s| is_committed(s, backing)).count();
+    let figures = status.figures.clone().unwrap_or_default();
+    let stalled: u64 = figures.images.iter().map(|image| image.stalled_ms).sum();
+    format!(
+        "lazy {} unpacked {} fetched_bytes {} store_bytes {} misses {} failed_reads {} stalled_ms {stalled}",
+        count("lazy"),
+        count("eager"),
+        figures.fetched_bytes,
+        figures.store_bytes,
+        figures.misses,
+        figures.failed_reads,
+    )
 }
 
 /// Everything, one JSON object.
@@ -47,7 +76,8 @@ pub fn json(status: &GetResponse) -> Value {
     let snapshot = |s: &Snapshot| {
         json!({
             "id": s.id, "name": s.name, "parent": s.parent, "kind": s.kind, "backing": s.backing,
-            "chain_id": s.chain_id, "image": s.image, "index": s.index, "mount": s.mount,
+            "chain_id": s.chain_id, "image": s.image, "index": s.index, "prefix": s.prefix,
+            "mount": s.mount,
         })
     };
     let fallback = |f: &Fallback| json!({"at_ms": f.at, "code": f.code, "image": f.image, "layer": f.layer, "detail": f.detail});
@@ -57,7 +87,44 @@ pub fn json(status: &GetResponse) -> Value {
         "fallbacks": status.fallbacks.iter().map(fallback).collect::<Vec<_>>(),
         "fallback_counts": status.fallback_counts,
         "figures": status.figures.as_ref().map(figures::json),
+        "images": images(status).iter().map(image_json).collect::<Vec<_>>(),
+        "health": status.health.as_ref().map(health_json),
         "originals": status.originals.as_ref().map(originals::json),
+    })
+}
+
+fn health_text(health: &Health) -> String {
+    let Health { worker_restarts, fuse_mounts, erofs_mounts, kernel, .. } = health;
+    format!(
+        "Up {}, its worker {} ({worker_restarts} restarts); {fuse_mounts} mounts served, {erofs_mounts} by the kernel alone; Linux {kernel}\n",
+        time(health.uptime_ms / 1000),
+        time(health.worker_uptime_ms / 1000),
+    )
+}
+
+fn health_json(health: &Health) -> Value {
+    json!({
+        "pid": health.pid, "supervisor_pid": health.supervisor_pid, "uptime_ms": health.uptime_ms,
+        "worker_uptime_ms": health.worker_uptime_ms, "worker_restarts": health.worker_restarts,
+        "fuse_mounts": health.fuse_mounts, "erofs_mounts": health.erofs_mounts, "kernel": health.kernel,
+    })
+}
+
+fn image_row(image: &Image) -> [String; 5] {
+    [
+        image.name.clone(),
+        format!("{} of {}", image.lazy, image.layers),
+        image.percent().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1} %")),
+        format!("{} ms", image.stalled_ms),
+        image.reasons.iter().map(|code| meaning(code)).collect::<Vec<_>>().join("; "),
+    ]
+}
+
+fn image_json(image: &Image) -> Value {
+    json!({
+        "name": image.name, "layers": image.layers, "lazy": image.lazy, "reasons": image.reasons,
+        "present_bytes": image.local.map(|(present, _)| present), "total_bytes": image.local.map(|(_, total)| total),
+        "stalled_ms": image.stalled_ms,
     })
 }
 
@@ -103,7 +170,11 @@ fn table(out: &mut String, head: &[String; 5], rows: &[[String; 5]]) {
 
 fn ago(at_ms: i64, now: SystemTime) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
-    match now.duration_since(at).unwrap_or_default().as_secs() {
+    time(now.duration_since(at).unwrap_or_default().as_secs())
+}
+
+fn time(seconds: u64) -> String {
+    match seconds {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds => format!("{} h", seconds / 3600),
@@ -137,6 +208,7 @@ mod tests {
             fallbacks: vec![fallback.clone(), fallback],
             fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
             figures: None,
+            health: Some(Health { worker_restarts: 3, uptime_ms: 150_000, ..Health::default() }),
             originals: None,
         };
         let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
@@ -146,6 +218,12 @@ mod tests {
             text.contains("  10 min ago  r.example/a:1 (2 layers)  no-launch-artifact: none\n"),
             "{text}"
         );
+        assert!(text.contains("Up 2 min, its worker 0 s (3 restarts)"), "{text}");
+        assert!(text.contains("r.example/a:1  1 of 2 "), "{text}");
+        assert!(text.contains("convert it"), "{text}");
+        assert!(line(&status).starts_with("lazy 1 unpacked 1 "));
+        assert_eq!(json(&status)["images"][0]["reasons"][0], "no-launch-artifact");
+        assert_eq!(json(&status)["health"]["worker_restarts"], 3);
         assert_eq!(json(&status)["snapshots"][0]["backing"], "lazy");
         assert_eq!(json(&status)["fallback_counts"]["no-launch-artifact"], 1);
     }

@@ -207,6 +207,58 @@ async fn what_is_in_quarantine_or_has_no_source_is_told() {
     assert_eq!(repaired(&state, "--give-up").1, [""; 0], "that is for whoever pulls");
 }
 
+#[tokio::test]
+async fn the_store_is_pruned_by_its_daemon_and_without_one() {
+    for with_daemon in [true, false] {
+        let state = State::new().await;
+        let _daemon = with_daemon.then(|| state.serve());
+        let unused = state.root(&format!("layers/{}/v3-00", "1".repeat(64)));
+        fs::create_dir_all(&unused).unwrap();
+        fs::write(unused.join("data"), [7; 10_000]).unwrap();
+        let told = state.prune(&["--dry-run"]);
+        assert_eq!(told["layers"][0]["path"], unused.to_str().unwrap(), "{told}");
+        assert!(told["freed_bytes"].as_u64() >= Some(10_000) && unused.exists(), "{told}");
+        let done = state.prune(&[]);
+        assert_eq!(done["freed_bytes"], told["freed_bytes"]);
+        assert!(!unused.exists() && state.layer_path().exists(), "what a snapshot uses stays");
+        assert_eq!(state.prune(&[])["freed_bytes"], 0);
+        state.prune(&["--all"]);
+        assert!(!state.layer_path().exists(), "nobody has it open");
+    }
+}
+
+#[tokio::test]
+async fn a_status_tells_of_images_and_health_again_and_again() {
+    let state = State::new().await;
+    let daemon = state.serve();
+    let (mut watching, lines) = daemon.watch();
+    let statuses: Vec<serde_json::Value> =
+        lines.take(2).map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let _ = watching.kill();
+    let _ = watching.wait();
+    for status in &statuses {
+        assert_eq!(status["health"]["worker_restarts"], 0, "{status}");
+        assert_eq!(status["health"]["supervisor_pid"], daemon.child.id());
+        assert_eq!(status["snapshots"].as_array().unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn a_daemon_that_is_dead_or_hangs_is_an_error_in_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let status = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        let output = command.args(["status", "--socket"]).arg(&socket).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = status();
+    assert!(code == Some(1) && said.contains("not reachable at"), "{said}");
+    let _hangs = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (code, said) = status();
+    assert!(code == Some(1) && said.contains("does not answer within"), "{said}");
+}
+
 #[test]
 fn a_state_that_is_not_there_is_no_sound_state() {
     let nowhere = std::process::Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"))

@@ -128,6 +128,16 @@ impl State {
         codes(&report["findings"])
     }
 
+    /// What `prune` did.
+    pub fn prune(&self, flags: &[&str]) -> Value {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        command.args(["prune", "--json", "--config", "/dev/null", "--root"]).arg(self.root(""));
+        command.arg("--socket").arg(self.dir.path().join("run/snapshotter.sock")).args(flags);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
     pub fn serve(&self) -> Daemon {
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = self.command("serve");
@@ -154,6 +164,17 @@ impl Daemon {
             serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
         let names = status["snapshots"].as_array()?.iter();
         Some(names.map(|snapshot| snapshot["name"].as_str().unwrap().to_owned()).collect())
+    }
+}
+
+impl Daemon {
+    /// A `status` that goes on, and its lines.
+    pub fn watch(&self) -> (Child, impl Iterator<Item = std::io::Result<String>>) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        command.args(["status", "--json", "--watch", "1", "--socket"]).arg(&self.socket);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        (child, std::io::BufRead::lines(lines))
     }
 }
 
