@@ -16,7 +16,7 @@ pub struct IndexStore {
 }
 
 /// What an unfinished file's name starts with; never a hexadecimal digit.
-const TEMPORARY: &str = "new-";
+pub(crate) const TEMPORARY: &str = "new-";
 
 impl IndexStore {
     /// Creates the directory, and removes what an interrupted write left.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::finding::{Action, Code, Finding, Remedy};
-use super::layout::{Layout, children, name};
+use super::layout::{ASIDE, Layout, children, name};
 use super::records::{Record, Records};
 use crate::metastore::{Kind, Table};
 use crate::mountinfo;
@@ -25,12 +25,10 @@ pub(super) fn check(layout: &Layout, records: &Records, findings: &mut Vec<Findi
                 detail: "no snapshot is on record for it".to_owned(),
                 remedy: Remedy::Safe(vec![Action::Remove(path)]),
             }),
-            Err(_) => findings.push(Finding {
-                code: Code::Unknown,
-                what,
-                detail: "nothing that the daemon makes has such a name".to_owned(),
-                remedy: Remedy::None,
-            }),
+            Err(_) if name(&path).contains(ASIDE) => {
+                findings.push(Finding::unknown(&path, "moved aside by a repair: look at it, and remove it"));
+            }
+            Err(_) => findings.push(Finding::unknown(&path, "nothing that the daemon makes has such a name")),
         }
     }
     for path in children(&layout.trash())? {

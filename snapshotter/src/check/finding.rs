@@ -1,7 +1,7 @@
 //! What a check finds, and what can be done about it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jaunt_formats::Digest;
 
@@ -183,9 +183,41 @@ impl Level {
 }
 
 impl Finding {
+    /// Something that is left alone.
+    pub fn unknown(path: &Path, detail: &str) -> Self {
+        let (what, detail) = (path.display().to_string(), detail.to_owned());
+        Self { code: Code::Unknown, what, detail, remedy: Remedy::None }
+    }
+
     /// Whether another look found the same.
     pub fn is_same(&self, other: &Self) -> bool {
         (self.code, &self.what) == (other.code, &other.what)
+    }
+
+    /// Of what no snapshot has: the record that cannot be read may be of one that has it. What a container may have
+    /// written is kept whatever is given up.
+    pub fn may_be_somebodys(&mut self) {
+        let remedy = match (self.code, &self.remedy) {
+            (Code::StrayDirectory, Remedy::Safe(actions)) => {
+                let aside = |action: &Action| match action {
+                    Action::Remove(path) => Action::MoveAside(path.clone()),
+                    other => other.clone(),
+                };
+                Remedy::GiveUp(actions.iter().map(aside).collect())
+            }
+            (
+                Code::Discarded
+                | Code::UnusedIndex
+                | Code::UnusedLayer
+                | Code::UnusedImage
+                | Code::LeftOver
+                | Code::StrayMount,
+                _,
+            ) => Remedy::None,
+            _ => return,
+        };
+        self.remedy = remedy;
+        self.detail.push_str("; it is not known whose it is, as not all records can be read");
     }
 }
 

@@ -14,6 +14,7 @@ use super::finding::{Action, Code, Finding, Remedy};
 use super::layout::{Layout, children, name};
 use super::records::{Record, Records};
 use crate::fallback::error_chain;
+use crate::index_store::TEMPORARY;
 use crate::metastore::Table;
 
 /// What the lazy snapshots use.
@@ -181,7 +182,13 @@ fn unused_indexes(
         let (code, detail) = match index {
             Ok(index) if users.contains_key(&index) => continue,
             Ok(_) => (Code::UnusedIndex, "no snapshot uses it"),
-            Err(_) => (Code::LeftOver, "an unfinished write of a launch index"),
+            Err(_) if name(&path).starts_with(TEMPORARY) => {
+                (Code::LeftOver, "an unfinished write of a launch index")
+            }
+            Err(_) => {
+                findings.push(Finding::unknown(&path, "it is no launch index"));
+                continue;
+            }
         };
         let what = path.display().to_string();
         let remedy = Remedy::Safe(vec![Action::Remove(path)]);

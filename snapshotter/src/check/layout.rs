@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use jaunt_formats::Digest;
 
+/// In the names of what was moved aside; a number follows.
+pub(super) const ASIDE: &str = ".aside-";
+
 /// Of one daemon.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {

@@ -2,6 +2,7 @@
 //!
 //! Without repair nothing is changed, and a daemon may run meanwhile: its records are asked of it, and only faults that
 //! two looks agree on are told. Repair wants the daemon stopped. What it gives up, by [`Repair::GiveUp`] alone, it says.
+//! Nothing is removed for being nobody's unless every record of a snapshot could be read.
 
 mod command;
 mod directories;
@@ -179,5 +180,9 @@ fn look(
     let io = |source| CheckError::Io { root: layout.root.clone(), source };
     records.check(findings);
     directories::check(layout, records, findings).map_err(io)?;
-    indexes::check(layout, records, deep, findings).map_err(io)
+    indexes::check(layout, records, deep, findings).map_err(io)?;
+    if !records.is_whole {
+        findings.iter_mut().for_each(Finding::may_be_somebodys);
+    }
+    Ok(())
 }

@@ -32,6 +32,8 @@ pub(super) struct Lazy {
 #[derive(Default)]
 pub(super) struct Records {
     pub by_name: BTreeMap<String, Record>,
+    /// Whether these are all: what none of them has is then nobody's.
+    pub is_whole: bool,
     /// Indexes whose repositories are known, if that was asked.
     pub sources: Option<BTreeSet<Digest>>,
 }
@@ -86,10 +88,13 @@ impl Records {
             let (name, id) = (told.name.clone(), told.id);
             Some((name.clone(), Record { name, id, kind, parent, lazy }))
         });
-        Self { by_name: by_name.collect(), sources: None }
+        let by_name: BTreeMap<_, _> = by_name.collect();
+        let is_whole = by_name.len() == status.snapshots.len();
+        Self { by_name, is_whole, sources: None }
     }
 
     fn of_rows(rows: Rows, findings: &mut Vec<Finding>) -> Self {
+        let is_whole = !rows.unread.iter().any(|(table, ..)| *table == Table::Snapshots);
         for (table, key, error) in rows.unread {
             let drop = vec![Action::Drop(table, key.clone())];
             let remedy = match table {
@@ -108,7 +113,7 @@ impl Records {
             let metastore::Snapshot { name, id, kind, parent, .. } = snapshot;
             (name.clone(), Record { name, id, kind, parent, lazy })
         });
-        Self { by_name: by_name.collect(), sources: Some(rows.sources.into_iter().collect()) }
+        Self { by_name: by_name.collect(), is_whole, sources: Some(rows.sources.into_iter().collect()) }
     }
 
     /// Whether names, parents and ids make sense.

@@ -10,7 +10,7 @@ use jaunt_layerfs::index_file::open_index;
 use jaunt_layerfs::store::{LargeFiles, Store};
 
 use super::finding::{Action, Finding, Remedy};
-use super::layout::{Layout, name};
+use super::layout::{ASIDE, Layout, name};
 use super::{CheckError, Repair};
 use crate::metastore::{self, Table};
 
@@ -26,9 +26,12 @@ pub(super) fn apply(
         Remedy::GiveUp(_) => repair == Repair::GiveUp,
     });
     let allowed: Vec<&Finding> = allowed.collect();
-    let rows: Vec<(Table, String)> =
-        allowed.iter().flat_map(|finding| finding.remedy.actions()).filter_map(row).collect();
-    drop_rows(layout, rows)?;
+    let actions = || allowed.iter().flat_map(|finding| finding.remedy.actions());
+    // What is kept is out of the way before the records go that forbid its removal.
+    for path in actions().filter_map(kept) {
+        move_aside(path).map_err(|source| CheckError::Io { root: path.to_owned(), source })?;
+    }
+    drop_rows(layout, actions().filter_map(row).collect())?;
     let mut done = Vec::new();
     for finding in allowed {
         let actions = finding.remedy.actions();
@@ -48,6 +51,13 @@ pub(super) fn apply(
 fn row(action: &Action) -> Option<(Table, String)> {
     match action {
         Action::Drop(table, key) => Some((*table, key.clone())),
+        _ => None,
+    }
+}
+
+fn kept(action: &Action) -> Option<&Path> {
+    match action {
+        Action::MoveAside(path) => Some(path),
         _ => None,
     }
 }
@@ -76,9 +86,8 @@ fn note(path: &Path, rows: &[(Table, String)], held: &[Option<Vec<u8>>]) -> io::
 fn one(layout: &Layout, action: &Action) -> Result<(), Box<dyn std::error::Error>> {
     match action {
         // All together, before the rest.
-        Action::Drop(..) => Ok(()),
+        Action::Drop(..) | Action::MoveAside(..) => Ok(()),
         Action::Remove(path) => Ok(remove(path)?),
-        Action::MoveAside(path) => Ok(move_aside(path)?),
         Action::MakeWork(path) => Ok(std::fs::DirBuilder::new().mode(0o711).create(path)?),
         Action::Mend { index, layer } => {
             let index = open_index(&layout.index(index))?;
@@ -105,7 +114,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn move_aside(path: &Path) -> io::Result<()> {
-    let aside = |number: u32| -> PathBuf { path.with_file_name(format!("{}.aside-{number}", name(path))) };
+    let aside = |number: u32| -> PathBuf { path.with_file_name(format!("{}{ASIDE}{number}", name(path))) };
     let free = (1..u32::MAX).map(aside).find(|aside| !aside.exists());
     match std::fs::rename(path, free.unwrap_or_else(|| aside(u32::MAX))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -150,6 +150,54 @@ async fn records_that_make_no_sense_are_found() {
     assert_eq!(state.serve().names().unwrap(), [state.names[0].as_str()]);
 }
 
+/// Whose files these are is in the record that cannot be read.
+#[tokio::test]
+async fn what_a_container_has_written_outlives_its_record() {
+    let state = State::new().await;
+    fs::write(state.root("snapshots/4/fs/data"), "written").unwrap();
+    fs::create_dir_all(state.root("trash/9")).unwrap();
+    let index = state.root(&format!("index/{}", "1".repeat(64)));
+    fs::write(&index, "x").unwrap();
+    state.put(SNAPSHOTS, "container", Some(b"{\"name\":"));
+    let mut found = state.codes(&[]);
+    found.sort();
+    assert_eq!(found, ["discarded", "record-unreadable", "stray-directory", "unused-index"]);
+    let (left, done) = repaired(&state, "--repair");
+    assert_eq!((left.len(), done), (4, vec![]));
+    assert_eq!(fs::read(state.root("snapshots/4/fs/data")).unwrap(), b"written");
+    assert!(state.root("trash/9").exists() && index.exists() && state.layer_path().exists());
+    let (left, _) = repaired(&state, "--give-up");
+    assert_eq!(left, ["unknown"]);
+    assert_eq!(fs::read(state.root("snapshots/4.aside-1/fs/data")).unwrap(), b"written");
+    assert!(fs::read_to_string(state.root("dropped-records")).unwrap().contains("container"));
+    assert_eq!(state.serve().names().unwrap().len(), 3);
+    assert!(state.root("snapshots/4.aside-1/fs/data").exists(), "the daemon leaves it alone");
+}
+
+#[tokio::test]
+async fn a_directory_without_a_database_loses_nothing_to_a_repair() {
+    let state = State::new().await;
+    fs::remove_file(state.root("meta.redb")).unwrap();
+    fs::remove_dir_all(state.root("snapshots")).unwrap();
+    for directory in ["index", "layers", "trash", "erofs"] {
+        fs::create_dir_all(state.root(directory)).unwrap();
+        fs::write(state.root(directory).join("somebody's"), "x").unwrap();
+    }
+    assert_eq!(repaired(&state, "--give-up").1, [""; 0]);
+    for directory in ["index", "layers", "trash", "erofs"] {
+        assert!(state.root(directory).join("somebody's").exists(), "{directory}");
+    }
+    assert!(state.index_path().exists() && state.layer_path().exists());
+}
+
+#[tokio::test]
+async fn a_name_of_no_index_is_not_taken_for_a_left_over() {
+    let state = State::new().await;
+    fs::write(state.root("index/README"), "mine").unwrap();
+    assert_eq!(repaired(&state, "--give-up"), (vec!["unknown".to_owned()], vec![]));
+    assert!(state.root("index/README").exists());
+}
+
 #[tokio::test]
 async fn one_id_for_two_and_a_parent_that_changes_are_found() {
     let state = State::new().await;
