@@ -63,6 +63,10 @@ impl Boot {
     ) -> Result<Loaded, LoadError> {
         let loaded = self.stream(named, &*source, layers, path, expected).await;
         self.progress.end();
+        // Its file may have been made after that.
+        if self.is_distrusted() {
+            let _ = std::fs::remove_file(path);
+        }
         if loaded.is_err() {
             layers.metrics().boot_failures.inc();
         }

@@ -10,6 +10,9 @@
 //! which another image with the same layer never named. So they lie on a [shelf](shelf) of their own, beside the store, and
 //! what makes the layer complete is fetched by its spans, pack or no pack.
 //!
+//! It is believed until the layers are complete: then what it brought is compared with them, and a pack that differs, or is of
+//! something that is in quarantine, is [distrusted](Boot::distrust) as a whole.
+//!
 //! Nothing waits for a pack but readers of what it is about to bring, and those not for long ([`Progress`]). One that is late,
 //! wrong or cut short costs what has come of it.
 
@@ -18,6 +21,7 @@ mod progress;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::io;
 use std::ops::Range;
@@ -35,7 +39,9 @@ use crate::layer::Layer;
 use crate::source::SourceError;
 use crate::verify::FrameError;
 use progress::Progress;
+pub(crate) use shelf::NotLocal;
 use shelf::Shelf;
+use trust::Trust;
 
 /// How long a reader waits for a pack from which nothing comes, and for one from which something does.
 const STALL: Duration = Duration::from_millis(50);
@@ -116,6 +122,7 @@ pub enum Loaded {
 pub struct Boot {
     shelf: OnceLock<Shelf>,
     progress: Progress,
+    trust: Trust,
 }
 
 /// How much of a pack there is, and was of use.
@@ -149,7 +156,7 @@ impl Boot {
 
     /// The bytes of a range of a layer's tar, if the shelf has what the layer does not.
     pub(crate) fn read(&self, number: u16, layer: &Layer, range: &Range<u64>) -> Option<Vec<u8>> {
-        self.shelf.get()?.read(number, range, |rest| layer.read_local(rest))
+        self.believed()?.read(number, range, |rest| layer.read_local(rest))
     }
 
     /// The same, waiting for the pack if it is about to bring what is missing.
@@ -159,7 +166,7 @@ impl Boot {
         layer: &Layer,
         range: &Range<u64>,
     ) -> Option<Vec<u8>> {
-        let shelf = self.shelf.get()?;
+        let shelf = self.believed()?;
         let (begun, mut waiting) = (Instant::now(), None);
         loop {
             let changed = self.progress.changed();
@@ -176,7 +183,7 @@ impl Boot {
     /// Whether the pack has a range, or is still to bring it: then nothing of it is worth fetching ahead.
     pub(crate) fn covers(&self, number: u16, layer: &Layer, range: &Range<u64>) -> bool {
         let missing = |shelf: &Shelf| shelf.missing(number, range, |rest| layer.file().has(rest));
-        match self.shelf.get().and_then(missing) {
+        match self.believed().and_then(missing) {
             Some(None) => true,
             Some(Some(_)) => !self.progress.has_ended(),
             None => false,

@@ -10,11 +10,12 @@
 //! checksums, and no order is forced on the disk: as in the store, what is read is compared with them every time. A frame of
 //! which something is damaged is not there any more.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -30,9 +31,12 @@ const MAGIC: &[u8; 8] = b"JAUNTSH1";
 const HEADER_LEN: usize = 64;
 const SUM_LEN: usize = size_of::<u64>();
 const UNIT: usize = 16 << 10;
+/// Bytes that are compared at a time.
+const COMPARED: usize = 1 << 20;
 
 pub(super) struct Shelf {
     file: File,
+    path: PathBuf,
     pack: BootPack,
     places: Vec<Place>,
     frames: Vec<FramePlace>,
@@ -61,6 +65,10 @@ struct FramePlace {
     there: AtomicBool,
 }
 
+/// A part of a layer is not here to be compared with.
+#[derive(Debug)]
+pub(crate) struct NotLocal;
+
 /// A part of a range that somebody reads.
 enum Piece<'s> {
     Held(&'s Place, Range<u64>),
@@ -79,7 +87,7 @@ impl Shelf {
         header[16..48].copy_from_slice(Digest::of(table).as_bytes());
         file.write_all_at(table, HEADER_LEN as u64)?;
         file.write_all_at(&header, 0)?;
-        let shelf = Self::new(file, table.len() as u64, pack);
+        let shelf = Self::new(path, file, table.len() as u64, pack);
         shelf.file.set_len(shelf.content_at + shelf.pack.content_len())?;
         Ok(shelf)
     }
@@ -103,12 +111,12 @@ impl Shelf {
         }
         let pack = BootPack::read(&table).map_err(io::Error::other)?;
         pack.check(index, layers).map_err(io::Error::other)?;
-        let shelf = Self::new(file, len, pack);
+        let shelf = Self::new(path, file, len, pack);
         shelf.read_sums()?;
         Ok(shelf)
     }
 
-    fn new(file: File, table_len: u64, pack: BootPack) -> Self {
+    fn new(path: &Path, file: File, table_len: u64, pack: BootPack) -> Self {
         let (mut places, mut frames) = (Vec::with_capacity(pack.extents.len()), Vec::new());
         let (mut content, mut units) = (0, 0);
         for (number, frame) in pack.frames.iter().enumerate() {
@@ -125,7 +133,7 @@ impl Shelf {
         let sums = (0..units).map(|_| AtomicU64::new(0)).collect();
         let used = (0..units).map(|_| AtomicBool::new(false)).collect();
         let content_at = sums_at + (units * SUM_LEN) as u64;
-        Self { file, pack, places, frames, sums, used, sums_at, content_at }
+        Self { file, path: path.to_owned(), pack, places, frames, sums, used, sums_at, content_at }
     }
 
     fn read_sums(&self) -> io::Result<()> {
@@ -252,7 +260,45 @@ impl Shelf {
         pieces
     }
 
+    /// The first part of a layer that is here and differs from what is `right`.
+    ///
+    /// # Errors
+    /// What is right cannot be had of a part.
+    pub(super) fn differs(
+        &self,
+        layer: u16,
+        right: impl Fn(&Range<u64>) -> Option<Bytes>,
+    ) -> Result<Option<Range<u64>>, NotLocal> {
+        for place in self.places.iter().filter(|place| place.layer == layer) {
+            let parts = place.tar.clone().step_by(COMPARED);
+            for part in parts.map(|start| start..place.tar.end.min(start + COMPARED as u64)) {
+                let Some((held, _)) = self.read_sound(place, &part) else { break };
+                if right(&part).ok_or(NotLocal)? != held {
+                    return Ok(Some(part));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The layers that it has something of.
+    pub(super) fn layers(&self) -> BTreeSet<usize> {
+        self.places.iter().map(|place| usize::from(place.layer)).collect()
+    }
+
+    /// Gives the disk back what it takes. To be called when nobody is given anything of it any more.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+
     fn read_held(&self, place: &Place, part: &Range<u64>) -> Option<Vec<u8>> {
+        let (bytes, units) = self.read_sound(place, part)?;
+        self.used[units].iter().for_each(|used| used.store(true, Ordering::Relaxed));
+        Some(bytes)
+    }
+
+    /// Bytes with the right checksums, and the units that they were read from.
+    fn read_sound(&self, place: &Place, part: &Range<u64>) -> Option<(Vec<u8>, Range<usize>)> {
         let frame = &self.frames[place.frame];
         if !frame.there.load(Ordering::Acquire) {
             return None;
@@ -275,10 +321,9 @@ impl Shelf {
             }
             return None;
         }
-        self.used[numbers].iter().for_each(|used| used.store(true, Ordering::Relaxed));
         bytes.truncate(end - covered.start);
         bytes.drain(..start - covered.start);
-        Some(bytes)
+        Some((bytes, numbers))
     }
 }
 

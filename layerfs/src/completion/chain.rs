@@ -18,16 +18,43 @@ impl Shared {
             (fs.layers().iter().map(Target::new).collect::<Vec<_>>(), fs.prefix())
         };
         if self.store.quarantined_index(&chain.index).is_some() {
+            distrust_pack(chain);
             return Err(Stop::Condemned);
         }
         for target in &targets {
-            self.layer(target).await?;
+            let done = self.layer(target).await;
+            if target.fetcher.file().quarantined().is_some() {
+                distrust_pack(chain);
+            }
+            done?;
         }
+        self.check_pack(chain).await?;
         if !self.store.is_checked(&chain.index, prefix) {
             self.check_tree(chain, prefix).await?;
             self.counters.checked_chains.fetch_add(1, Ordering::Relaxed);
         }
         tracing::info!(index = %chain.index, layers = prefix, "an image is complete: it needs no registry");
+        Ok(())
+    }
+
+    /// Compares what the chain's boot pack has brought with the layers, unless that was done.
+    async fn check_pack(&self, chain: &Chain) -> Result<(), Stop> {
+        let fs: Arc<LayerFs> = chain.fs.upgrade().ok_or(Stop::Unneeded)?;
+        let Some(boot) = fs.boot_to_compare().cloned() else { return Ok(()) };
+        // What comes after this is looked at the next time.
+        let (is_all, prefix) = (boot.has_ended(), fs.prefix());
+        let checked =
+            aside(move |wanted| check::pack(&fs, &|| wanted.is_so())).await.ok_or(Trouble::Thread)?;
+        match checked {
+            Ok(()) if is_all => boot.note_compared(prefix),
+            Ok(()) => {}
+            Err(Fault::Missing) => return Err(Trouble::NotKept.into()),
+            Err(Fault::Stopped) => return Err(Stop::Unneeded),
+            Err(Fault::Differs(why)) => {
+                tracing::error!(index = %chain.index, why, "an image's boot pack is not what its layers are: nothing of it is believed from now on");
+                distrust_pack(chain);
+            }
+        }
         Ok(())
     }
 
@@ -42,9 +69,16 @@ impl Shared {
             Err(Fault::Differs(why)) => {
                 self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(index = %chain.index, layers = prefix, why, "an image's tree is not that of its layers: its launch index is in quarantine from now on");
+                distrust_pack(chain);
                 self.store.quarantine_index(&chain.index, &why)?;
                 Err(Stop::Condemned)
             }
         }
+    }
+}
+
+fn distrust_pack(chain: &Chain) {
+    if chain.fs.upgrade().is_some_and(|fs| fs.distrust_boot()) {
+        tracing::warn!(index = %chain.index, "what the image's boot pack brought is dropped");
     }
 }

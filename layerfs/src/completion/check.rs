@@ -3,6 +3,7 @@
 //! A tar is read in pieces, so that its size does not matter. The tree is built of the headers alone; it takes memory
 //! by the number of entries, for as long as it is compared.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use jaunt_formats::launch::{self, LaunchIndex, LaunchLayer};
@@ -12,6 +13,7 @@ use jaunt_formats::{Digest, Entry};
 use sha2::{Digest as _, Sha256};
 
 use super::tar::Tar;
+use crate::boot::NotLocal;
 use crate::fs::LayerFs;
 use crate::store::LayerFile;
 
@@ -84,6 +86,29 @@ pub(super) fn tree(fs: &LayerFs, go_on: &dyn Fn() -> bool) -> Result<(), Fault> 
     let more = count - named.len();
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     Err(Fault::Differs(format!("in the tars, and in the index: {}{more}", named.join("; "))))
+}
+
+/// Whether what a chain's boot pack brought is what its layers have.
+pub(super) fn pack(fs: &LayerFs, go_on: &dyn Fn() -> bool) -> Result<(), Fault> {
+    let Some(boot) = fs.boot() else { return Ok(()) };
+    for (number, layer) in (0..fs.prefix()).zip(fs.layers()) {
+        let (launch, stopped) = (layer.launch(), Cell::new(false));
+        let tar = Tar::open(layer.file(), launch).ok_or(Fault::Missing)?;
+        let right = |part: &Range<u64>| {
+            stopped.set(!go_on());
+            if stopped.get() { None } else { tar.read(part) }
+        };
+        match boot.differs(number, right) {
+            Ok(None) => {}
+            Ok(Some(part)) => {
+                let (start, end, diff_id) = (part.start, part.end, launch.diff_id);
+                return Err(Fault::Differs(format!("bytes {start} to {end} of layer {diff_id} are others")));
+            }
+            Err(NotLocal) if stopped.get() => return Err(Fault::Stopped),
+            Err(NotLocal) => return Err(Fault::Missing),
+        }
+    }
+    Ok(())
 }
 
 /// The entries of a layer, out of its tar's headers.

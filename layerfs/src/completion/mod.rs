@@ -3,6 +3,8 @@
 //! ```text
 //! chain added -> (delay) -> each layer: fill -> tar against diffID -> synced, marked complete
 //!                                         |            \-> differs: the layer goes into quarantine
+//!                        -> what a boot pack brought against the tars
+//!                                                      \-> differs: the pack is believed no more
 //!                        -> tree of all tars against the index -> noted
 //!                                                      \-> differs: the index goes into quarantine
 //! ```
@@ -162,6 +164,9 @@ impl Shared {
             return false;
         }
         let Some(fs) = chain.fs.upgrade() else { return true };
+        if fs.boot_to_compare().is_some() {
+            return false;
+        }
         let progress = Progress::of(&fs);
         if progress.is_whole() {
             return true;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{FsError, LayerFs};
 use crate::boot::Boot;
+use crate::layer::Layer;
 
 impl LayerFs {
     /// The same, with what the image's boot pack brings.
@@ -26,7 +27,7 @@ impl LayerFs {
         if let Some(bytes) = layer.read_local(range) {
             return Ok(Some(bytes));
         }
-        let packed = self.boot.as_ref().and_then(|boot| boot.read(number, layer, range));
+        let packed = self.pack_for(layer).and_then(|boot| boot.read(number, layer, range));
         if packed.is_some() {
             self.metrics.boot_reads.inc();
         }
@@ -42,8 +43,9 @@ impl LayerFs {
         alone: bool,
     ) -> Result<Vec<u8>, FsError> {
         let layer = self.layer(number)?;
-        if let Some(boot) = &self.boot
+        if let Some(boot) = self.pack_for(layer)
             && let Some(bytes) = boot.await_bytes(number, layer, &range).await
+            && self.pack_for(layer).is_some()
         {
             self.metrics.boot_reads.inc();
             return Ok(bytes);
@@ -53,7 +55,26 @@ impl LayerFs {
 
     /// Whether the boot pack has a range, or is to bring it.
     pub(super) fn is_packed(&self, number: u16, range: &Range<u64>) -> bool {
-        let layer = self.layer(number).ok();
-        self.boot.as_ref().zip(layer).is_some_and(|(boot, layer)| boot.covers(number, layer, range))
+        let packed = |layer| self.pack_for(layer).is_some_and(|boot| boot.covers(number, layer, range));
+        self.layer(number).is_ok_and(packed)
+    }
+
+    /// The pack, unless the layer's converted blob was found to lie: then so may the pack, which the same artifact names.
+    fn pack_for(&self, layer: &Layer) -> Option<&Arc<Boot>> {
+        self.boot.as_ref().filter(|_| layer.file().quarantined().is_none())
+    }
+
+    /// Believes nothing of the boot pack any more; whether it was believed so far.
+    pub(crate) fn distrust_boot(&self) -> bool {
+        let Some(boot) = self.boot.as_ref().filter(|boot| !boot.is_distrusted()) else { return false };
+        boot.distrust();
+        self.metrics.boot_failures.inc();
+        self.store.note_spoilt();
+        true
+    }
+
+    /// Whether something that the boot pack brought is still to be compared with the layers.
+    pub(crate) fn boot_to_compare(&self) -> Option<&Arc<Boot>> {
+        self.boot.as_ref().filter(|boot| !boot.is_compared(self.prefix))
     }
 }

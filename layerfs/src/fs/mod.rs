@@ -26,6 +26,7 @@ use jaunt_formats::{Timestamp, Xattr};
 
 pub(crate) use ahead::Streams;
 pub use complete::CompleteChain;
+pub use condemned::Condemned;
 pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 

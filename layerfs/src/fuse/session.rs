@@ -24,7 +24,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::init::{InitError, Negotiated};
-use crate::fs::LayerFs;
+use crate::fs::{Condemned, LayerFs};
 
 /// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
 ///
@@ -66,8 +66,8 @@ pub fn resend(device: impl AsFd) -> io::Result<()> {
 pub struct SessionHandle {
     thread: JoinHandle<io::Result<()>>,
     notifier: Notifier,
-    /// Layers in quarantine of which the kernel has nothing any more.
-    forgotten: Mutex<BTreeSet<usize>>,
+    /// What is not believed any more, and the kernel has nothing of.
+    forgotten: Mutex<BTreeSet<Condemned>>,
 }
 
 impl SessionHandle {
@@ -81,17 +81,17 @@ impl SessionHandle {
         self.thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the session panicked")))
     }
 
-    /// Has the kernel forget what it has read of layers that are in quarantine, if it has not yet. Reads of them that are
+    /// Has the kernel forget what it has read of what is not believed any more, if it has not yet. Reads of them that are
     /// under way are waited for: not to be called by who answers them. Says of how many files.
     ///
     /// # Errors
     /// The kernel refuses: it may still give what it has read.
     pub fn forget_condemned(&self, fs: &LayerFs) -> io::Result<usize> {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        let condemned: BTreeSet<usize> = fs.condemned().difference(&forgotten).copied().collect();
+        let condemned: BTreeSet<Condemned> = fs.condemned().difference(&forgotten).copied().collect();
         let mut files = 0;
         if !condemned.is_empty() {
-            for ino in fs.files_in(&condemned) {
+            for ino in fs.files_of(&condemned) {
                 // From the first byte to the last.
                 self.notifier.inval_inode(INodeNo(ino.0), 0, 0)?;
                 files += 1;

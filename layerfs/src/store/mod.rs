@@ -201,6 +201,11 @@ impl Store {
         self.shared.spoilt.subscribe()
     }
 
+    /// Has those look who wait for that: something else was found not to be what it must be, of which nothing is read any more.
+    pub(crate) fn note_spoilt(&self) {
+        self.shared.spoilt.send_modify(|count| *count += 1);
+    }
+
     /// What happened in it.
     pub fn counters(&self) -> &StoreCounters {
         &self.shared.counters

@@ -1,6 +1,6 @@
 //! What the kernel has in its page cache of layers that were found not to be what they must be.
 //!
-//! Of a layer that went into quarantine it is made to forget it: at once for containers that run, and before a further
+//! Of a layer that went into quarantine, and of a boot pack that is not believed any more, it is made to forget it: at once for containers that run, and before a further
 //! container gets the mount. Who has such bytes mapped sees the right ones from then on as well; what a program has made of
 //! them meanwhile is its own. A complete mount over damaged files cannot be made to forget: it goes out of use at once,
 //! for whoever comes.
@@ -79,12 +79,12 @@ fn forget(id: u64, cell: &OnceCell<Served>) -> std::io::Result<()> {
             tracing::info!(
                 snapshot = id,
                 files,
-                "the kernel has forgotten what it had read of layers in quarantine"
+                "the kernel has forgotten what it had read of layers in quarantine, or of a boot pack"
             );
             Ok(())
         }
         Err(error) => {
-            tracing::error!(snapshot = id, %error, "the kernel may still give what it has read of layers in quarantine");
+            tracing::error!(snapshot = id, %error, "the kernel may still give what it has read of layers in quarantine, or of a boot pack");
             Err(error)
         }
     }

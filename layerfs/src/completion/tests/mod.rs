@@ -2,6 +2,7 @@
 
 mod image;
 mod lies;
+mod packs;
 mod trouble;
 
 use std::num::NonZeroU64;
