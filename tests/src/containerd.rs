@@ -87,6 +87,11 @@ impl<'s> Containerd<'s> {
         self.await_service()
     }
 
+    /// Has its own commands use another snapshotter from now on, whatever its configuration says.
+    pub fn use_snapshotter(&mut self, snapshotter: &Snapshotter) {
+        self.snapshotter = snapshotter.name();
+    }
+
     /// Its configuration file, read at each start.
     pub fn config(&self) -> PathBuf {
         self.dir.join("config.toml")
