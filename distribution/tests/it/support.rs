@@ -178,7 +178,9 @@ impl Registry {
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(20) {
             if TcpStream::connect(&address).await.is_ok() {
-                return Some((child, address));
+                // It may be another process that listens there: ours ends then.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                return child.try_wait().unwrap().is_none().then_some((child, address));
             }
             if child.try_wait().unwrap().is_some() {
                 return None;
