@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use jaunt_formats::Digest;
+use jaunt_formats::{ChainId, DiffId, Digest};
 use serde::Deserialize;
 
 use super::error::OriginalsError;
@@ -13,8 +13,6 @@ use super::node::Node;
 
 /// containerd keeps what these labels of a blob name.
 const CHILD: &str = "containerd.io/gc.ref.content.";
-/// Those of a config: the topmost snapshot of every snapshotter that has the image.
-const SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
 /// Blobs looked at: an index, with manifests and configs of more platforms than there are.
 const MAX_BLOBS: usize = 256;
 
@@ -30,7 +28,7 @@ pub(super) struct Layer {
 pub(super) struct Image {
     /// Layers that are missing, each once.
     pub missing: Vec<Layer>,
-    /// Chain IDs of the snapshots that it was unpacked to.
+    /// Chain IDs of its layers, from the lowest up: an image that was built on a lazy one has layers of its own on top.
     pub chains: BTreeSet<String>,
     /// Manifests that do not keep one of their layers: it is to be named by that label.
     unkept: Vec<(Digest, String, Digest)>,
@@ -44,6 +42,16 @@ struct Document {
     config: Option<Descriptor>,
     #[serde(default)]
     layers: Option<Vec<Descriptor>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Config {
+    rootfs: Rootfs,
+}
+
+#[derive(Default, Deserialize)]
+struct Rootfs {
+    diff_ids: Vec<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -71,8 +79,13 @@ impl Image {
                 .map_err(|source| OriginalsError::Manifest { digest, source })?;
             blobs.extend(document.manifests.into_iter().flatten().map(|child| child.digest));
             let Some(config) = document.config else { continue };
-            let Some(of_config) = node.labels(&config.digest).await? else { continue };
-            image.chains.extend(snapshots(of_config));
+            match node.manifest(&config.digest).await {
+                Ok(config) => image.chains.extend(chains(&config)),
+                Err(OriginalsError::NotHere(_)) => continue,
+                // Not that of a container image.
+                Err(OriginalsError::TooLarge(_)) => {}
+                Err(error) => return Err(error),
+            }
             let kept: BTreeSet<&str> = labels
                 .iter()
                 .filter(|(key, _)| key.starts_with(CHILD))
@@ -106,6 +119,29 @@ impl Image {
     }
 }
 
-fn snapshots(labels: std::collections::HashMap<String, String>) -> impl Iterator<Item = String> {
-    labels.into_iter().filter(|(key, _)| key.starts_with(SNAPSHOT)).map(|(_, chain)| chain)
+/// The chain IDs of a config's layers; none where it is no container image's.
+fn chains(config: &[u8]) -> Vec<String> {
+    let config: Config = serde_json::from_slice(config).unwrap_or_default();
+    let diff_ids: Vec<DiffId> = config.rootfs.diff_ids.into_iter().map(DiffId).collect();
+    ChainId::prefixes(&diff_ids).map(|chain| chain.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_the_chains_of_all_that_it_is_built_on() {
+        let [below, above] = [Digest::of(b"below"), Digest::of(b"above")];
+        let config = |diff_ids: &[Digest]| {
+            let diff_ids: Vec<String> = diff_ids.iter().map(Digest::to_string).collect();
+            serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string()
+        };
+        let (base, built) = (chains(config(&[below]).as_bytes()), chains(config(&[below, above]).as_bytes()));
+        assert_eq!(base, [below.to_string()]);
+        assert_eq!((built.len(), &built[0]), (2, &base[0]));
+        for other in ["{}", "", "\0binary", r#"{"rootfs": {"diff_ids": ["no digest"]}}"#] {
+            assert_eq!(chains(other.as_bytes()), [""; 0]);
+        }
+    }
 }

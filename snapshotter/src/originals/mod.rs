@@ -23,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::{Digest, Reference};
@@ -107,15 +108,18 @@ impl Originals {
         let _urgent = self.pace.lift();
         let node = Node::connect(containerd.unwrap_or(&self.containerd), namespace).await?;
         let image = Image::read(&node, node.image(name).await?).await?;
-        self.complete(&node, name, &image, told).await
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let attempt = format!("{}-{nanos}", std::process::id());
+        self.complete(&node, name, &image, &attempt, told).await
     }
 
-    /// Brings what is missing of an image, and notes how that goes.
+    /// Brings what is missing of an image under a lease of that name, and notes how that goes.
     async fn complete(
         &self,
         node: &Node,
         name: &str,
         image: &Image,
+        attempt: &str,
         told: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Progress, OriginalsError> {
         let noted = (node.namespace().to_owned(), name.to_owned());
@@ -130,7 +134,7 @@ impl Originals {
             note(brought, None);
             told(progress);
         };
-        let done = self.bring(node, name, image, &mut noting).await;
+        let done = self.bring(node, name, image, attempt, &mut noting).await;
         if let Err(error) = &done {
             note(brought, Some(error_chain(error)));
         }
@@ -142,15 +146,18 @@ impl Originals {
         node: &Node,
         name: &str,
         image: &Image,
+        attempt: &str,
         told: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<Progress, OriginalsError> {
         let bytes = image.missing_bytes();
         let mut progress = Progress { layers: image.missing.len(), bytes, ..Progress::default() };
         told(progress);
         if image.missing.is_empty() {
+            // Something else may have brought them, and keeps them for itself.
+            image.keep(node).await?;
             return Ok(progress);
         }
-        let lease = node.lease().await?;
+        let lease = node.lease(attempt).await?;
         let carrier = Carrier { node, lease: &lease, client: &self.client, pace: &self.pace };
         for layer in &image.missing {
             let _turn = self.turn.lock().await;

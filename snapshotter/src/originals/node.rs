@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use jaunt_formats::Digest;
 use prost_types::{FieldMask, Timestamp};
@@ -23,7 +23,7 @@ use crate::unix_channel::{self, in_namespace};
 /// Manifests, and indexes of many platforms.
 const MANIFEST_MAX: usize = 8 << 20;
 /// What an interrupted attempt has written is kept that long, and so is a lease that nobody gives back.
-const LEASE_TIME: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LEASE_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A namespace of a containerd.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Node {
         updated.map(drop).map_err(refused("label a blob"))
     }
 
-    /// A manifest or an index, checked against its digest.
+    /// A manifest, an index or a config, checked against its digest.
     pub async fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, OriginalsError> {
         let read = ReadContentRequest { digest: digest.to_string(), ..ReadContentRequest::default() };
         let mut stream = match self.content().read(self.request(read)).await {
@@ -112,16 +112,17 @@ impl Node {
         if Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(OriginalsError::Damaged(*digest)) }
     }
 
-    /// A lease that ends by itself after a day.
-    pub async fn lease(&self) -> Result<Lease, OriginalsError> {
-        let now = SystemTime::now();
-        let nanos = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let expires = Timestamp::from(now + LEASE_TIME).to_string();
+    /// A lease that ends by itself after a day; the one of that name that is there already, as long as it lasts.
+    pub async fn lease(&self, name: &str) -> Result<Lease, OriginalsError> {
+        let expires = Timestamp::from(SystemTime::now() + LEASE_TIME).to_string();
         let labels = [("containerd.io/gc.expire".to_owned(), expires)].into();
-        let id = format!("jaunt-originals-{}-{nanos}", std::process::id());
+        let id = format!("jaunt-originals-{name}");
         let create = self.request(CreateRequest { id: id.clone(), labels });
         let created = LeasesClient::new(self.channel.clone()).create(create).await;
-        created.map(|_| Lease(id)).map_err(refused("give a lease"))
+        match created {
+            Err(status) if status.code() != Code::AlreadyExists => Err(refused("give a lease")(status)),
+            _ => Ok(Lease(id)),
+        }
     }
 
     /// Gives a lease back.
