@@ -84,6 +84,9 @@ pub enum DaemonError {
     Server(#[from] tonic::transport::Error),
 }
 
+/// How often the supervisor is told that this process serves.
+const PULSE: Duration = Duration::from_secs(10);
+
 /// Runs until the supervisor says stop. `memory` is what the worker before may have left logins in.
 pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
     jaunt_layerfs::fuse::spare_buffers();
@@ -95,7 +98,10 @@ pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(memory)));
+    let served = runtime.block_on(serve(config, supervisor.clone(), KeptLogins::open(memory)));
+    if let Err(error @ DaemonError::State { .. }) = &served {
+        supervisor.unfit(&error_chain(error))?;
+    }
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
@@ -111,9 +117,10 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     let store = Arc::new(store.with_cap(config.store.cap()));
     let health = Arc::new(Health::begin(&config.run_dir));
     let Parts { snapshotter, observed, originals, mounts, records } =
-        assemble(config, supervisor, store.clone(), logins.logins().clone())?;
+        assemble(config, supervisor.clone(), store.clone(), logins.logins().clone())?;
     let pruner = Pruner { store: store.clone(), index_dir: config.root.join("index") };
     snapshotter.restore().await.map_err(state(config))?;
+    tokio::spawn(pulse(supervisor));
     tokio::spawn(upkeep::upkeep(store.clone(), mounts.clone()));
     let scrub = config.store.scrub().map(|settings| Scrub::start(&store, settings));
     let _scrub = scrub.transpose().map_err(system("start a thread"))?;
@@ -146,6 +153,19 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     };
     upkeep::once(&store, &mounts).await;
     Ok(served?)
+}
+
+/// Tells the supervisor that requests are served, for as long as the runtime runs what it is given.
+async fn pulse(supervisor: Handle) {
+    let mut ticks = tokio::time::interval(PULSE);
+    loop {
+        ticks.tick().await;
+        let supervisor = supervisor.clone();
+        let told = tokio::task::spawn_blocking(move || supervisor.serving()).await;
+        if let Ok(Err(error)) = told {
+            tracing::warn!(%error, "the supervisor does not listen");
+        }
+    }
 }
 
 /// What containerd calls, what is told of it, what brings it the rest, and what it is on.

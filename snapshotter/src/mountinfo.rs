@@ -28,6 +28,8 @@ pub(crate) fn mounted_on(point: &Path) -> io::Result<Option<Mount>> {
 pub(crate) struct Mount {
     pub(crate) point: PathBuf,
     pub(crate) fs_type: String,
+    /// Minor number of its device. The major one of file systems without a disk is 0.
+    pub(crate) minor: u32,
 }
 
 impl Mount {
@@ -39,9 +41,11 @@ impl Mount {
     /// `36 35 98:0 /root /point options [optional fields] - type source options`
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|b| *b == b' ');
-        let point = PathBuf::from(OsString::from_vec(unescaped(fields.nth(4)?)));
+        let (_major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+        let minor = minor.parse().ok()?;
+        let point = PathBuf::from(OsString::from_vec(unescaped(fields.nth(1)?)));
         let mut tail = fields.skip_while(|field| *field != b"-").skip(1);
-        Some(Self { point, fs_type: String::from_utf8_lossy(tail.next()?).into_owned() })
+        Some(Self { point, fs_type: String::from_utf8_lossy(tail.next()?).into_owned(), minor })
     }
 }
 
@@ -79,9 +83,10 @@ mod tests {
             b"36 35 0:45 / /run/a\\040b\\134c ro,noatime shared:1 master:2 - fuse.jaunt jaunt ro";
         let parsed = Mount::parse(ours).unwrap();
         assert!(parsed.is_ours() && parsed.point == Path::new("/run/a b\\c"));
+        assert_eq!(parsed.minor, 45);
         let other = Mount::parse(b"36 35 0:45 / /run/x ro - fuse.other fuse.jaunt ro").unwrap();
         assert_eq!((other.is_ours(), other.point.to_str()), (false, Some("/run/x")));
-        for garbage in [&b""[..], b"1 2 3", b"1 2 3 4 5 -", b"1 2 3 4 5 6"] {
+        for garbage in [&b""[..], b"1 2 3", b"1 2 0:3 4 5 -", b"1 2 0:3 4 5 6", b"1 2 x 4 5 - a b"] {
             assert_eq!(Mount::parse(garbage), None);
         }
     }

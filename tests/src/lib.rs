@@ -28,6 +28,7 @@ pub mod recipe;
 pub mod registry;
 pub mod scratch;
 pub mod skopeo;
+pub mod systemd;
 pub mod usage;
 
 pub use container::{Container, Readiness};
@@ -39,4 +40,5 @@ pub use node::Node;
 pub use recipe::{Probe, Recipe};
 pub use registry::Registry;
 pub use scratch::Scratch;
+pub use systemd::Systemd;
 pub use usage::Usage;

@@ -5,6 +5,8 @@
 //!   Running --signal--> Draining --nothing in use any more--> Stopping --worker gone--> (end)
 //!                          |                                     |
 //!                          +---- second signal: end at once -----+
+//!
+//! Running or Draining --hand over--> Leaving --worker gone--> (end, everything as it is)
 //! ```
 //!
 //! The devices are not among what it sleeps on: whoever polls a `/dev/fuse`, even for nothing but its end,
@@ -13,6 +15,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,11 +23,13 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::Signal;
 
+use super::kept::KeptName;
 use super::mounts::MountTable;
 use super::protocol::{self, MountRecord, Reply, Request, VERSION};
+use super::service_manager::ServiceManager;
 use super::signals::SignalPipe;
 use super::worker::Worker;
-use super::{Held, SupervisorError};
+use super::{Held, Patience, SupervisorError};
 
 /// How often awaited ends are looked for.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,12 +40,29 @@ pub(super) struct EventLoop {
     held: Held,
     mounts: MountTable,
     worker: Worker,
-    stop_timeout: Duration,
+    manager: Rc<ServiceManager>,
+    patience: Patience,
     stop: SignalPipe,
     child: SignalPipe,
+    hand_over: SignalPipe,
     phase: Phase,
     /// When awaited ends are looked for next.
     check: Instant,
+    /// When the service manager is told next that this loop turns.
+    pulse: Option<Instant>,
+    /// Whether a worker has ever served.
+    ready: bool,
+    /// Why the worker cannot serve, if it has said so since one last did.
+    unfit: Option<String>,
+}
+
+/// How a supervisor ended that has done what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing is in use any more.
+    Stopped,
+    /// The next one goes on with what is in use.
+    HandedOver,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +73,8 @@ enum Phase {
     Draining { told: usize },
     /// The worker has been told to stop, and is killed at `deadline`.
     Stopping { deadline: Instant },
+    /// The same, and what is in use stays for the next supervisor.
+    Leaving { deadline: Instant },
 }
 
 impl EventLoop {
@@ -58,61 +82,99 @@ impl EventLoop {
         held: Held,
         mounts: MountTable,
         worker: Worker,
-        stop_timeout: Duration,
+        patience: Patience,
+        manager: Rc<ServiceManager>,
     ) -> Result<Self, SupervisorError> {
         let stop = SignalPipe::stop().map_err(SupervisorError::Events)?;
         let child = SignalPipe::child().map_err(SupervisorError::Events)?;
+        let hand_over = SignalPipe::hand_over().map_err(SupervisorError::Events)?;
         let (phase, check) = (Phase::Running, Instant::now());
-        Ok(Self { held, mounts, worker, stop_timeout, stop, child, phase, check })
+        let pulse = manager.watchdog().map(|_| check);
+        let (ready, unfit) = (false, None);
+        Ok(Self {
+            held,
+            mounts,
+            worker,
+            manager,
+            patience,
+            stop,
+            child,
+            hand_over,
+            phase,
+            check,
+            pulse,
+            ready,
+            unfit,
+        })
     }
 
-    pub(super) fn run(mut self) -> Result<(), SupervisorError> {
+    pub(super) fn run(mut self) -> Result<End, SupervisorError> {
         loop {
-            if !self.is_stopping() {
+            if self.deadline().is_none() {
                 self.worker.start_if_due();
             }
             let asked = self.wait().map_err(SupervisorError::Events)?;
             if self.child.drain() > 0 {
+                // What it said last is still in its socket.
+                while self.answer_worker() {}
                 self.worker.reap();
-            }
-            if asked {
+            } else if asked {
                 self.answer_worker();
+            }
+            if let Some(why) = self.unfit.take_if(|_| !self.ready && self.mounts.served() == 0) {
+                self.worker.kill();
+                return Err(SupervisorError::Unfit(why));
             }
             if self.stop.drain() > 0 {
                 self.stop_signal()?;
             }
+            if self.hand_over.drain() > 0 {
+                self.hand_over_signal();
+            }
             self.on_time();
-            if self.is_stopping() && !self.worker.is_running() {
-                tracing::info!("supervisor stopped");
-                return Ok(());
+            match self.phase {
+                _ if self.worker.is_running() => {}
+                Phase::Stopping { .. } => {
+                    tracing::info!(left_to_the_kernel = self.mounts.len(), "supervisor stopped");
+                    return Ok(End::Stopped);
+                }
+                Phase::Leaving { .. } => {
+                    tracing::info!(
+                        mounts = self.mounts.len(),
+                        "supervisor ended; mounts stay for the next one"
+                    );
+                    return Ok(End::HandedOver);
+                }
+                Phase::Running | Phase::Draining { .. } => {}
             }
         }
     }
 
-    fn is_stopping(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { .. })
+    /// When a worker that was told to stop is killed.
+    fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Stopping { deadline } | Phase::Leaving { deadline } => Some(deadline),
+            Phase::Running | Phase::Draining { .. } => None,
+        }
     }
 
     /// Sleeps until there is something to do; tells whether the worker has asked for something.
     fn wait(&self) -> io::Result<bool> {
         let socket = self.worker.socket();
         let mut polled =
-            vec![PollFd::new(&self.stop, PollFlags::IN), PollFd::new(&self.child, PollFlags::IN)];
+            [&self.stop, &self.child, &self.hand_over].map(|pipe| PollFd::new(pipe, PollFlags::IN)).to_vec();
         polled.extend(socket.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         match poll(&mut polled, self.timeout().as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(polled.get(2).is_some_and(|fd| !fd.revents().is_empty())),
+            Ok(_) | Err(Errno::INTR) => Ok(polled.get(3).is_some_and(|fd| !fd.revents().is_empty())),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let deadline = match self.phase {
-            Phase::Stopping { deadline } => Some(deadline),
-            Phase::Running | Phase::Draining { .. } => None,
-        };
         let check = self.awaits_ends().then_some(self.check);
-        let due = self.worker.due().filter(|_| !self.is_stopping());
-        let next = [deadline, check, due].into_iter().flatten().min()?;
+        let due = self.worker.due().filter(|_| self.deadline().is_none());
+        let silent = self.worker.silent_at(self.patience.silence);
+        let next = [self.deadline(), check, due, silent, self.pulse].into_iter().flatten().min()?;
         // Rounded up, so as not to wake a moment too early and spin.
         let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(wait).ok()
@@ -125,8 +187,14 @@ impl EventLoop {
     fn stop_signal(&mut self) -> Result<(), SupervisorError> {
         if self.phase == Phase::Running {
             tracing::info!("stopping: unmounting what is not in use");
+            self.manager.stopping();
             self.phase = Phase::Draining { told: 0 };
             self.check = Instant::now();
+            return Ok(());
+        }
+        if self.manager.keeps() && self.deadline().is_none() {
+            // systemd repeats itself before it leaves a service alone.
+            tracing::warn!(in_use = self.mounts.served(), "told to stop again: what is in use is served on");
             return Ok(());
         }
         self.worker.kill();
@@ -141,6 +209,27 @@ impl EventLoop {
         Err(SupervisorError::Abandoned(in_use))
     }
 
+    /// Has the next supervisor go on, if there is somebody who keeps what it needs.
+    fn hand_over_signal(&mut self) {
+        if self.deadline().is_some() {
+            return;
+        }
+        if !self.manager.keeps() {
+            tracing::warn!("told to hand over, but no service manager keeps the mounts: going on");
+            return;
+        }
+        let mounts = self.mounts.len();
+        tracing::info!(mounts, "handing over: mounts stay, and reads wait for the next supervisor");
+        self.manager.stopping();
+        self.manager.status(&format!("handing over {mounts} mounts"));
+        // A manager that took this for stopped may have let go of what it had.
+        self.manager.keep(&KeptName::Listener.to_string(), &[self.held.listener.as_fd()]);
+        self.mounts.keep_all();
+        self.manager.await_taken();
+        self.worker.signal(Signal::TERM);
+        self.phase = Phase::Leaving { deadline: Instant::now() + self.patience.stop };
+    }
+
     fn on_time(&mut self) {
         let now = Instant::now();
         if self.awaits_ends() && now >= self.check {
@@ -150,37 +239,83 @@ impl EventLoop {
                 self.drain(told);
             }
         }
-        match self.phase {
-            Phase::Stopping { deadline } if now >= deadline && self.worker.is_running() => {
-                tracing::warn!(timeout = ?self.stop_timeout, "the worker does not stop: killed");
-                self.worker.kill();
-            }
-            _ => {}
+        if self.deadline().is_some_and(|deadline| now >= deadline) && self.worker.is_running() {
+            tracing::warn!(timeout = ?self.patience.stop, "the worker does not stop: killed");
+            self.worker.kill();
+        }
+        if self.worker.silent_at(self.patience.silence).is_some_and(|silent| now >= silent) {
+            tracing::error!(limit = ?self.patience.silence, "the worker says nothing any more: killed");
+            self.worker.give_up();
+        }
+        // The worker is looked after above: what remains to be told is that somebody does.
+        if self.pulse.is_some_and(|pulse| now >= pulse) {
+            self.manager.alive();
+            self.pulse = self.manager.watchdog().map(|interval| now + interval);
         }
     }
 
     fn drain(&mut self, told: usize) {
         self.mounts.unmount_idle();
         let in_use = self.mounts.served();
+        let by_kernel = self.mounts.len() - in_use;
         if in_use == 0 {
+            if by_kernel > 0 {
+                let mounts = self.mounts.keys();
+                tracing::info!(
+                    by_kernel,
+                    mounts,
+                    "mounts stay in use: the kernel reads them by itself, and they go on"
+                );
+            }
             self.worker.signal(Signal::TERM);
-            self.phase = Phase::Stopping { deadline: Instant::now() + self.stop_timeout };
+            self.phase = Phase::Stopping { deadline: Instant::now() + self.patience.stop };
             return;
         }
         if in_use != told {
-            tracing::warn!(in_use, mounts = self.mounts.keys(), "mounts are in use: serving them on");
+            tracing::warn!(
+                in_use,
+                mounts = self.mounts.keys(),
+                by_kernel,
+                "mounts are in use: serving them on"
+            );
+            self.manager.status(&format!(
+                "stopping: {in_use} mounts are in use and go on being served until their containers end; \
+                 {by_kernel} more need nobody to serve them"
+            ));
         }
         self.phase = Phase::Draining { told: in_use };
     }
 
-    /// Takes one request off the worker's socket and answers it.
-    fn answer_worker(&mut self) {
-        let Some(socket) = self.worker.socket() else { return };
+    /// Remembers whether the worker can serve, and tells who wants to know.
+    fn worker_said(&mut self, unfit: Option<String>) {
+        match (&unfit, &self.unfit) {
+            (None, None) if self.ready => {}
+            (None, _) => {
+                self.manager.status(&format!("serving; {} mounts held", self.mounts.len()));
+                if !self.ready {
+                    self.manager.ready();
+                }
+                self.ready = true;
+            }
+            (Some(why), before) if before.as_ref() != Some(why) => {
+                self.manager.status(&format!("not serving: {why}"));
+            }
+            _ => {}
+        }
+        self.unfit = unfit;
+    }
+
+    /// Takes one request off the worker's socket and answers it; whether there was one.
+    fn answer_worker(&mut self) -> bool {
+        let Some(socket) = self.worker.socket() else { return false };
         let request = match protocol::receive::<Request>(socket, RecvFlags::DONTWAIT) {
             Ok(Some(request)) => Ok(request),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // Without its socket it is of no use; most often it is about to be reaped.
-            Ok(None) => return self.worker.give_up(),
+            Ok(None) => {
+                self.worker.give_up();
+                return false;
+            }
             Err(error) => Err(error.to_string()),
         };
         let answer = request
@@ -189,12 +324,13 @@ impl EventLoop {
                 tracing::warn!(message, "refusing a request of the worker");
                 Reply::Error { message }
             });
-        let Some(socket) = self.worker.socket() else { return };
+        let Some(socket) = self.worker.socket() else { return false };
         if let Err(error) = self.send(socket, &answer) {
             // The next one finds every mount in its list.
             tracing::error!(%error, "the worker does not take its answers: killed");
             self.worker.give_up();
         }
+        true
     }
 
     fn act(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Result<Reply, String> {
@@ -218,6 +354,15 @@ impl EventLoop {
                 let outcome = self.mounts.unmount(&key).map_err(|error| error.to_string())?;
                 Ok(Reply::Unmounted { outcome })
             }
+            Request::Serving => {
+                self.worker.heard();
+                self.worker_said(None);
+                Ok(Reply::Noted)
+            }
+            Request::Unfit { why } => {
+                self.worker_said(Some(why));
+                Ok(Reply::Noted)
+            }
         }
     }
 
@@ -230,7 +375,7 @@ impl EventLoop {
                 descriptors.extend(self.held.locks.iter().map(AsFd::as_fd));
             }
             Reply::Mount(MountRecord { key, .. }) => descriptors.extend(self.mounts.device(key)),
-            Reply::End | Reply::Unmounted { .. } | Reply::Error { .. } => {}
+            Reply::End | Reply::Unmounted { .. } | Reply::Noted | Reply::Error { .. } => {}
         }
         protocol::send(socket, reply, &descriptors, SendFlags::DONTWAIT)
     }

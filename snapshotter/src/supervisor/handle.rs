@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jaunt_layerfs::erofs::Detached;
 use jaunt_layerfs::fuse::Negotiated;
@@ -23,10 +23,17 @@ use super::protocol::{self, MountKey, MountNeeds, MountRecord, Reply, Request, U
 /// Environment variable that names the descriptor of the supervisor's socket; always 0.
 pub const SUPERVISOR_FD: &str = "JAUNT_SUPERVISOR_FD";
 
+/// Characters of a reason that are passed on.
+const UNFIT_MAX: usize = 2000;
+
 /// A worker's connection to its supervisor. Calls block for as long as a mount takes: well under a
 /// millisecond. They come one at a time, whatever the number of threads.
+/// Clones share it.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
 #[derive(Debug)]
-pub struct Handle {
+struct Shared {
     socket: Mutex<OwnedFd>,
     listener: UnixListener,
     /// Held, not used: while a worker lives, no other supervisor may take the directories.
@@ -74,18 +81,20 @@ impl Handle {
         let Reply::Hello { .. } = reply else { return Err(HandleError::unexpected(reply)) };
         let mut descriptors = descriptors.into_iter();
         let listener = descriptors.next().ok_or(HandleError::Incomplete("listener"))?;
-        Ok(Self { socket: Mutex::new(socket), listener: listener.into(), _locks: descriptors.collect() })
+        let listener = listener.into();
+        let shared = Shared { socket: Mutex::new(socket), listener, _locks: descriptors.collect() };
+        Ok(Self(Arc::new(shared)))
     }
 
     /// The connection itself, once more. The supervisor kills a worker whose connection has ended: who holds this
     /// until the process ends has time to say why it does.
     pub fn connection(&self) -> io::Result<OwnedFd> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner).try_clone()
+        self.0.socket.lock().unwrap_or_else(PoisonError::into_inner).try_clone()
     }
 
     /// The socket on which containerd calls. Connections wait in it while no worker accepts them.
     pub fn listener(&self) -> io::Result<UnixListener> {
-        self.listener.try_clone()
+        self.0.listener.try_clone()
     }
 
     /// Every mount that the supervisor holds, those that wait for their last user included: all of
@@ -127,6 +136,24 @@ impl Handle {
         }
     }
 
+    /// Tells that this worker serves. To be said every few seconds: one that falls silent is killed.
+    pub fn serving(&self) -> Result<(), HandleError> {
+        self.tell(&Request::Serving)
+    }
+
+    /// Tells why this worker, and any other as things are, cannot serve.
+    pub fn unfit(&self, why: &str) -> Result<(), HandleError> {
+        // The reason of a reason may be as long as it likes; a message may not.
+        self.tell(&Request::Unfit { why: why.chars().take(UNFIT_MAX).collect() })
+    }
+
+    fn tell(&self, request: &Request) -> Result<(), HandleError> {
+        match self.ask(request)? {
+            (Reply::Noted, _) => Ok(()),
+            (other, _) => Err(HandleError::unexpected(other)),
+        }
+    }
+
     fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
         self.ask_with(request, &[])
     }
@@ -137,7 +164,7 @@ impl Handle {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), HandleError> {
         // A panic elsewhere cannot have left half a message: packets are whole.
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = self.0.socket.lock().unwrap_or_else(PoisonError::into_inner);
         ask(&socket, request, descriptors)
     }
 }

@@ -14,33 +14,41 @@
 //! Invariants: the supervisor waits for nobody: not for the worker, not for the network, and it never
 //! looks into the mounts that are served. It has one thread. It ends a mount only when it is out of use. If the
 //! supervisor itself is killed, its worker dies with it and the mounts break: so it does next to nothing
-//! that could fail, and its descriptors are what a service manager's store would keep (every mount is a
-//! descriptor, a key and a record of 36 bytes).
+//! that could fail. Where a service manager keeps descriptors ([`service_manager`], [`kept`]), it has copies of them all, and
+//! the next supervisor takes them up: containers wait meanwhile, and notice nothing else.
 //!
 //! Mounts that the kernel reads by itself (EROFS) are made by the worker and given their place here. They outlive worker
 //! and supervisor; the next supervisor takes them over.
 //!
 //! Stopping (SIGTERM, SIGINT): mounts out of use are unmounted; while some are in use, a worker goes on
 //! serving them and their unmounting is tried again; with the last one gone the worker is stopped, and
-//! then the supervisor. A second signal ends everything at once, and breaks what is in use.
+//! then the supervisor. A second signal ends everything at once, and breaks what is in use; with a service manager,
+//! which may repeat itself, it does not.
+//!
+//! Handing over (SIGUSR1), where a service manager keeps descriptors: nothing is unmounted, the worker is stopped, and the
+//! supervisor ends; the next one goes on. So a new version of this program takes the place of the old one.
 
 mod event_loop;
 mod handle;
+mod kept;
 mod listener;
 mod lock;
 mod mounts;
 mod protocol;
+mod service_manager;
 mod signals;
 mod worker;
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use jaunt_layerfs::fuse::MountOptions;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 pub use handle::{Connection, Handle, HandleError, HeldMount, SUPERVISOR_FD};
 pub use listener::ListenError;
@@ -50,9 +58,11 @@ pub use lock::LockError;
 pub use protocol::{InvalidKey, MountKey, MountNeeds, Unmounted};
 pub use worker::{Backoff, WorkerCommand};
 
-use event_loop::EventLoop;
+use event_loop::{End, EventLoop};
+use kept::{Kept, KeptName};
 use lock::create_directory;
 use mounts::MountTable;
+use service_manager::ServiceManager;
 
 /// What to supervise.
 #[derive(Clone, Debug)]
@@ -71,6 +81,8 @@ pub struct Options {
     pub mount: MountOptions,
     /// How long a worker that was asked to stop may take before it is killed.
     pub stop_timeout: Duration,
+    /// How long a worker that has served may say nothing before it is killed.
+    pub silence: Duration,
 }
 
 impl Options {
@@ -84,6 +96,7 @@ impl Options {
             backoff: Backoff::default(),
             mount: MountOptions::default(),
             stop_timeout: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
         }
     }
 }
@@ -92,24 +105,54 @@ impl Options {
 ///
 /// To be called on the main thread: a worker dies with the thread that started it.
 pub fn run(options: Options) -> Result<(), SupervisorError> {
-    let root = DirectoryLock::acquire(&options.root)?;
+    let inherited = service_manager::inherited();
+    let manager = Rc::new(ServiceManager::from_env());
+    let root = lock(&options.root, &manager)?;
     let run_dir = canonical(&options.run_dir)?;
     // One directory may well serve for both.
     let same = canonical(&options.root)? == run_dir;
-    let run_lock = if same { None } else { Some(DirectoryLock::acquire(&run_dir)?) };
+    let run_lock = if same { None } else { Some(lock(&run_dir, &manager)?) };
     raise_descriptor_limit();
-    let mounts = MountTable::new(run_dir.join("mnt"), options.mount)?;
-    let listener = listener::bind(&options.socket)?;
+    let kept = Kept::sort(inherited, &options.socket, &manager);
+    let mounts = MountTable::new(run_dir.join("mnt"), options.mount, kept.mounts, manager.clone())?;
+    let listener = kept.listener.map_or_else(|| listener::bind(&options.socket), Ok)?;
+    manager.keep(&KeptName::Listener.to_string(), &[listener.as_fd()]);
     tracing::info!(
         root = %options.root.display(), run_dir = %run_dir.display(), socket = %options.socket.display(),
         "supervisor started"
     );
     let worker = worker::Worker::new(options.worker, options.backoff);
     let held = Held { listener, locks: [Some(root), run_lock].into_iter().flatten().collect() };
-    let outcome = EventLoop::new(held, mounts, worker, options.stop_timeout)?.run();
-    // Ours still: the directory is locked, and nobody replaces a socket that is listened on.
-    let _ = std::fs::remove_file(&options.socket);
-    outcome
+    let patience = Patience { stop: options.stop_timeout, silence: options.silence };
+    let end = EventLoop::new(held, mounts, worker, patience, manager.clone())?.run();
+    if !matches!(end, Ok(End::HandedOver)) {
+        manager.forget(&KeptName::Listener.to_string());
+        // Ours still: the directory is locked, and nobody replaces a socket that is listened on.
+        let _ = std::fs::remove_file(&options.socket);
+    }
+    end.map(|_| ())
+}
+
+/// Locks a directory. A daemon that has it and is ending, but still serves what is in use, is asked to hand over; its service
+/// manager, which is ours, then gives what it held to who is started next.
+fn lock(directory: &Path, manager: &ServiceManager) -> Result<DirectoryLock, LockError> {
+    DirectoryLock::acquire(directory).inspect_err(|error| {
+        let LockError::Held { pid, .. } = error else { return };
+        let pid = pid.parse().ok().and_then(Pid::from_raw).filter(|_| manager.keeps());
+        if let Some(pid) = pid {
+            tracing::warn!(pid = pid.as_raw_nonzero(), "asking the daemon that is still there to hand over");
+            let _ = kill_process(pid, Signal::USR1);
+        }
+    })
+}
+
+/// How long is waited for a worker.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// To its end, when it was asked to stop.
+    stop: Duration,
+    /// For a word of it.
+    silence: Duration,
 }
 
 /// What a worker gets copies of at once.
@@ -152,6 +195,9 @@ pub enum SupervisorError {
     /// Signals or poll(2) do not work.
     #[error("cannot wait for events: {0}")]
     Events(#[source] io::Error),
+    /// The worker cannot work as things are.
+    #[error("{0}")]
+    Unfit(String),
     /// A second signal ended it while mounts were in use.
     #[error("ended by a second signal; {0} mounts that were in use are broken")]
     Abandoned(usize),

@@ -9,24 +9,29 @@
 //! ```
 //!
 //! A mount that the kernel reads by itself knows no lingering: it has no descriptor, and harms nobody when it stays. Those
-//! that a dead supervisor has left are held again.
+//! that a dead supervisor has left are held again, and so are those whose descriptors a service manager has kept
+//! ([`recovery`]).
 //!
 //! Invariant: a descriptor is closed only after the kernel has said that its file system is out of use,
 //! because closing it is what breaks a running container for good. umount(2) succeeding is no such
 //! word: overlayfs, which is how containers use these mounts, holds the file system and not the path.
 
+mod recovery;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use jaunt_layerfs::erofs::{self, AttachError, Detached};
 use jaunt_layerfs::fuse::mount::{self, UnmountError};
 use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
 
+use super::kept::{KeptMount, MountName};
 use super::lock::{LockError, create_directory};
 use super::protocol::{MountKey, MountNeeds, MountRecord, Unmounted};
-use crate::mountinfo;
+use super::service_manager::ServiceManager;
 
 /// Every mount below one directory.
 #[derive(Debug)]
@@ -34,22 +39,37 @@ pub(super) struct MountTable {
     directory: PathBuf,
     options: MountOptions,
     held: BTreeMap<MountKey, Held>,
+    manager: Rc<ServiceManager>,
 }
 
 #[derive(Debug)]
 struct Held {
     path: PathBuf,
     /// None, where the kernel reads it by itself.
-    connection: Option<(OwnedFd, Negotiated)>,
+    connection: Option<Connection>,
     attached: bool,
 }
 
+/// What somebody must serve.
+#[derive(Debug)]
+struct Connection {
+    device: OwnedFd,
+    /// What it is called by the service manager, which keeps it.
+    name: MountName,
+}
+
 impl MountTable {
-    /// A table without mounts; the directory is cleared of those that a dead supervisor has left.
-    pub(super) fn new(directory: PathBuf, options: MountOptions) -> Result<Self, LockError> {
+    /// A table of the mounts that an earlier supervisor has left and that can be held again: those that the kernel reads by
+    /// itself, and those that were `kept`. The directory is cleared of all others.
+    pub(super) fn new(
+        directory: PathBuf,
+        options: MountOptions,
+        kept: Vec<KeptMount>,
+        manager: Rc<ServiceManager>,
+    ) -> Result<Self, LockError> {
         create_directory(&directory)?;
-        let held = take_leftovers(&directory);
-        Ok(Self { directory, options, held })
+        let held = recovery::recover(&directory, kept, &manager);
+        Ok(Self { directory, options, held, manager })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -77,7 +97,10 @@ impl MountTable {
         let options = MountOptions { posix_acl, passthrough, ..self.options.clone() };
         let mounted = mount::mount(&path, &options).inspect_err(|_| remove_directory(&path))?;
         tracing::info!(%key, path = %path.display(), "mounted");
-        Ok(self.hold(key, path, Some((mounted.device, mounted.negotiated))))
+        let (minor, negotiated) = (mounted.device_number.minor, mounted.negotiated);
+        let name = MountName { key: key.clone(), minor, negotiated };
+        self.manager.keep(&name.to_string(), &[mounted.device.as_fd()]);
+        Ok(self.hold(key, path, Some(Connection { device: mounted.device, name })))
     }
 
     /// Gives a mount its place that the worker has made.
@@ -101,12 +124,7 @@ impl MountTable {
         Ok(path)
     }
 
-    fn hold(
-        &mut self,
-        key: &MountKey,
-        path: PathBuf,
-        connection: Option<(OwnedFd, Negotiated)>,
-    ) -> MountRecord {
+    fn hold(&mut self, key: &MountKey, path: PathBuf, connection: Option<Connection>) -> MountRecord {
         let held = Held { path, connection, attached: true };
         let record = held.record(key);
         self.held.insert(key.clone(), held);
@@ -122,7 +140,7 @@ impl MountTable {
 
     /// The descriptor of a mount.
     pub(super) fn device(&self, key: &MountKey) -> Option<BorrowedFd<'_>> {
-        self.held.get(key)?.connection.as_ref().map(|(device, _)| device.as_fd())
+        self.held.get(key)?.connection.as_ref().map(|connection| connection.device.as_fd())
     }
 
     /// Ends one mount unless it is in use.
@@ -140,6 +158,7 @@ impl MountTable {
             remove_directory(&held.path);
         }
         if !held.is_in_use() {
+            held.forget(&self.manager);
             self.held.remove(key);
             tracing::info!(%key, "unmounted");
             return Ok(Unmounted::Done);
@@ -170,7 +189,18 @@ impl MountTable {
             } else if !lives {
                 tracing::info!(%key, "the last user of an unmounted file system is gone");
             }
+            if !lives {
+                held.forget(&self.manager);
+            }
             lives
+        });
+    }
+
+    /// Has all of them outlive this process.
+    pub(super) fn keep_all(&self) {
+        let connections = self.held.values().filter_map(|held| held.connection.as_ref());
+        connections.for_each(|connection| {
+            self.manager.keep(&connection.name.to_string(), &[connection.device.as_fd()])
         });
     }
 
@@ -183,6 +213,7 @@ impl MountTable {
             held.attached = false;
             remove_directory(&held.path);
         }
+        self.held.values().for_each(|held| held.forget(&self.manager));
     }
 }
 
@@ -190,8 +221,23 @@ impl Held {
     /// By its mount or, as far as somebody must serve it, by anything stacked on it.
     fn is_in_use(&self) -> bool {
         match &self.connection {
-            Some((device, _)) => mount::is_connected(device),
+            Some(connection) => mount::is_connected(&connection.device),
             None => self.attached && erofs::is_mounted_on(&self.path),
+        }
+    }
+
+    fn minor(&self) -> Option<u32> {
+        self.connection.as_ref().map(|connection| connection.name.minor)
+    }
+
+    fn negotiated(&self) -> Option<&Negotiated> {
+        self.connection.as_ref().map(|connection| &connection.name.negotiated)
+    }
+
+    /// Nobody needs it any more.
+    fn forget(&self, manager: &ServiceManager) {
+        if let Some(connection) = &self.connection {
+            manager.forget(&connection.name.to_string());
         }
     }
 
@@ -199,41 +245,10 @@ impl Held {
         MountRecord {
             key: key.clone(),
             path: self.path.clone(),
-            negotiated: self.connection.as_ref().map(|(_, negotiated)| negotiated.to_bytes().to_vec()),
+            negotiated: self.negotiated().map(|negotiated| negotiated.to_bytes().to_vec()),
             attached: self.attached,
         }
     }
-}
-
-/// Holds again what a dead supervisor has mounted and the kernel reads by itself. The rest is detached: its descriptors
-/// are closed, every access fails.
-fn take_leftovers(directory: &Path) -> BTreeMap<MountKey, Held> {
-    let mut held = BTreeMap::new();
-    let mounts = match mountinfo::below(directory) {
-        Ok(mounts) => mounts,
-        Err(error) => {
-            tracing::warn!(%error, "cannot look for mounts of an earlier daemon");
-            return held;
-        }
-    };
-    // Of mounts stacked on one path, the last is on top.
-    for mountinfo::Mount { point, fs_type } in mounts.iter().rev() {
-        if fs_type == erofs::FS_TYPE {
-            let key =
-                point.strip_prefix(directory).ok().and_then(|key| key.to_str()?.to_owned().try_into().ok());
-            if let Some(key) = key {
-                let mount = Held { path: point.clone(), connection: None, attached: true };
-                held.entry(key).or_insert(mount);
-            }
-            continue;
-        }
-        match mount::detach(point) {
-            Ok(()) => tracing::warn!(path = %point.display(), "detached a dead mount of an earlier daemon"),
-            Err(error) => tracing::warn!(%error, "cannot detach a dead mount of an earlier daemon"),
-        }
-        remove_directory(point);
-    }
-    held
 }
 
 /// An empty directory more or less harms nobody; the next mount of that key takes it over.

@@ -5,12 +5,14 @@
 //! reply carries some:
 //!
 //! ```text
-//! {"op":"hello","version":4}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
+//! {"op":"hello","version":5}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
 //! {"op":"next","after":"17"}      -> {"reply":"mount", key, path, …}        + /dev/fuse    or {"reply":"end"}
 //! {"op":"mount","key":"18",
 //!  "needs":{…}}                   -> {"reply":"mount", key, path, …}        + /dev/fuse
 //! {"op":"attach","key":"18-c"}    -> {"reply":"mount", key, path, …}        with the request: a detached mount
 //! {"op":"unmount","key":"18"}     -> {"reply":"unmounted","outcome":"done"}
+//! {"op":"serving"}                -> {"reply":"noted"}                       once it serves, and every few seconds from then on
+//! {"op":"unfit","why":"…"}        -> {"reply":"noted"}                       it cannot serve, nor will the next one
 //! anything that went wrong        -> {"reply":"error","message":"…"}
 //! ```
 //!
@@ -29,7 +31,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of this protocol. Both ends come from one binary; a worker of another one is sent away.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// The longest message: a path (4096 at most) with its escapes is by far the longest part.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// The most descriptors in a message: those of `hello`.
@@ -49,6 +51,10 @@ pub(super) enum Request {
     Attach { key: MountKey },
     /// The end of one.
     Unmount { key: MountKey },
+    /// The worker serves: all mounts, and the socket.
+    Serving,
+    /// The worker cannot serve, for a reason that does not go away by itself.
+    Unfit { why: String },
 }
 
 /// What a mount is to do besides the usual; each costs requests, see [`jaunt_layerfs::fuse::MountOptions`].
@@ -73,6 +79,8 @@ pub(super) enum Reply {
     End,
     /// What became of a mount.
     Unmounted { outcome: Unmounted },
+    /// Nothing comes of it that the worker needs to know.
+    Noted,
     /// It could not be done.
     Error { message: String },
 }

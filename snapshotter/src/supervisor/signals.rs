@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
 
 /// A set of signals, each of which makes the descriptor readable.
 #[derive(Debug)]
@@ -18,6 +18,11 @@ impl SignalPipe {
     /// SIGTERM and SIGINT.
     pub(super) fn stop() -> io::Result<Self> {
         Self::new(&[SIGTERM, SIGINT])
+    }
+
+    /// SIGUSR1.
+    pub(super) fn hand_over() -> io::Result<Self> {
+        Self::new(&[SIGUSR1])
     }
 
     /// SIGCHLD.

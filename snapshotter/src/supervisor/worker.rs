@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::handle::SUPERVISOR_FD;
+use super::service_manager;
 
 /// What to start as a worker.
 #[derive(Clone, Debug)]
@@ -84,6 +85,8 @@ struct Running {
     /// None once it has been given up.
     socket: Option<OwnedFd>,
     since: Instant,
+    /// When it last said that it serves; none before it did.
+    heard: Option<Instant>,
 }
 
 impl Worker {
@@ -102,6 +105,21 @@ impl Worker {
 
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Running(_))
+    }
+
+    /// It has said that it serves.
+    pub(super) fn heard(&mut self) {
+        if let State::Running(running) = &mut self.state {
+            running.heard = Some(Instant::now());
+        }
+    }
+
+    /// Until when it must have said so again.
+    pub(super) fn silent_at(&self, limit: Duration) -> Option<Instant> {
+        match &self.state {
+            State::Running(running) => running.heard.map(|heard| heard + limit),
+            State::Due(_) => None,
+        }
     }
 
     /// When the next one is to be started.
@@ -177,13 +195,17 @@ impl Worker {
     fn spawn(&self) -> io::Result<Running> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let child = Command::new(&self.command.program)
+        let mut command = Command::new(&self.command.program);
+        for name in service_manager::VARIABLES {
+            command.env_remove(name);
+        }
+        let child = command
             .args(&self.command.args)
             .env(SUPERVISOR_FD, "0")
             .stdin(Stdio::from(theirs))
             .process_group(0)
             .spawn()?;
-        Ok(Running { child, socket: Some(ours), since: Instant::now() })
+        Ok(Running { child, socket: Some(ours), since: Instant::now(), heard: None })
     }
 
     fn pause_after(&mut self, lived: Duration) {

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::gated_fs::GatedFs;
 use crate::guards::eventually;
+use crate::keeper::Keeper;
 
 const ROOT: &str = "TEST_ROOT";
 const RUN_DIR: &str = "TEST_RUN_DIR";
@@ -74,26 +75,47 @@ impl Daemon {
         daemon
     }
 
+    /// The same as a service of a manager, with what that has kept.
+    pub fn start_kept(place: &Place, keeper: &Keeper) -> Self {
+        let daemon = Self::launch_kept(place, keeper);
+        eventually("the daemon answers", || daemon.try_ask("pid").is_some());
+        daemon
+    }
+
     /// Starts one.
     pub fn launch(place: &Place, env: &[(&str, &str)]) -> Self {
+        let mut command = Self::command(place);
+        command.envs(env.iter().copied());
+        Self::spawn(place, command)
+    }
+
+    /// The same as a service of a manager.
+    pub fn launch_kept(place: &Place, keeper: &Keeper) -> Self {
+        Self::spawn(place, keeper.adopt(&Self::command(place)))
+    }
+
+    fn command(place: &Place) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["supervisor_process", "--exact", "--nocapture"]);
+        command.env(ROOT, &place.root).env(RUN_DIR, &place.run_dir);
+        command
+    }
+
+    fn spawn(place: &Place, mut command: Command) -> Self {
         let log = place.root.with_extension("log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let supervisor = Command::new(std::env::current_exe().unwrap())
-            .args(["supervisor_process", "--exact", "--nocapture"])
-            .env(ROOT, &place.root)
-            .env(RUN_DIR, &place.run_dir)
-            .envs(env.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let supervisor = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { place: place.clone(), supervisor }
     }
 
     /// Has the worker do something; `None` when it died over it.
     pub fn try_ask(&self, command: &str) -> Option<String> {
-        let mut stream = UnixStream::connect(self.place.socket()).ok()?;
+        Self::ask_at(&self.place, command)
+    }
+
+    /// The same of whoever comes to answer.
+    pub fn ask_at(place: &Place, command: &str) -> Option<String> {
+        let mut stream = UnixStream::connect(place.socket()).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
         writeln!(stream, "{command}").ok()?;
         let mut line = String::new();
@@ -192,6 +214,7 @@ pub fn worker_process() {
     for mount in handle.mounts().unwrap() {
         serve_one(mount);
     }
+    handle.serving().unwrap();
     for stream in handle.listener().unwrap().incoming() {
         let mut stream = stream.unwrap();
         let mut line = String::new();

@@ -6,6 +6,8 @@ mod daemon;
 mod gated_fs;
 #[path = "../../../layerfs/tests/fuse/guards.rs"]
 mod guards;
+mod keeper;
+mod kept;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,0 +1,174 @@
+//! What outlives a supervisor, where a service manager keeps its descriptors.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::Signal;
+
+use crate::daemon::{Daemon, Place, is_alive};
+use crate::gated_fs::content;
+use crate::guards::{Point, can_mount, eventually};
+use crate::keeper::Keeper;
+use crate::read_at;
+
+#[test]
+fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let keeper = Keeper::start(dir.path());
+    let mut first = Daemon::start_kept(&place, &keeper);
+    eventually("ready", || keeper.heard("READY=1"));
+    eventually("the watchdog is fed", || keeper.all("WATCHDOG=1").len() > 2);
+    first.ask("mount 1");
+    first.ask("mount 2");
+    // The kernel learns that closing is no request: the next daemon's process begins with copies of what is open here.
+    drop(File::open(place.mount_point("1").join("data")).unwrap());
+    let open = File::open(place.mount_point("1").join("data")).unwrap();
+    let gated = place.mount_point("1").join("gated");
+    let read = thread::spawn(move || read_at(&gated, 5));
+    let worker = first.worker();
+    first.signal(Signal::KILL);
+    first.wait_for_exit();
+    eventually("the worker dies with its supervisor", || !is_alive(worker));
+    assert!(!read.is_finished(), "lost, not failed");
+
+    let second = Daemon::start_kept(&place, &keeper);
+    File::create(place.gate()).unwrap();
+    assert!(read.join().unwrap() == content(5, 1 << 20), "a read that was in flight");
+    let mut bytes = vec![0; 4096];
+    open.read_exact_at(&mut bytes, 77).unwrap();
+    assert!(bytes == content(77, 4096), "a file that was open");
+    assert_eq!(second.ask("mounts"), "1:true 2:true");
+    assert_eq!(second.ask("unmount 2"), "Done");
+    drop(open);
+    eventually("free", || second.ask("unmount 1") == "Done");
+    eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
+    assert!(!place.log().contains("of no use") && !place.log().contains("dead mount"), "{}", place.log());
+}
+
+#[test]
+fn a_supervisor_that_hands_over_unmounts_nothing_and_keeps_calls_waiting() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let keeper = Keeper::start(dir.path());
+    let mut first = Daemon::start_kept(&place, &keeper);
+    first.ask("mount 1");
+    first.signal(Signal::USR1);
+    assert!(first.wait_for_exit().success(), "{}", place.log());
+    assert!(place.socket().exists(), "who calls meanwhile waits in its queue");
+    let calling = {
+        let place = place.clone();
+        thread::spawn(move || Daemon::ask_at(&place, "mounts"))
+    };
+    let second = Daemon::start_kept(&place, &keeper);
+    assert_eq!(calling.join().unwrap().unwrap(), "1:true", "{}", place.log());
+    assert!(read_at(&place.mount_point("1").join("data"), 9) == content(9, 1 << 20));
+    drop(second);
+}
+
+#[test]
+fn told_to_hand_over_to_nobody_it_goes_on() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let mut daemon = Daemon::start(&place);
+    daemon.ask("mount 1");
+    daemon.signal(Signal::USR1);
+    eventually("says so", || place.log().contains("no service manager keeps the mounts"));
+    assert_eq!(daemon.ask("mounts"), "1:true");
+    assert!(daemon.has_exited().is_none());
+}
+
+#[test]
+fn a_daemon_that_serves_on_after_a_stop_hands_over_to_the_next_start() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let keeper = Keeper::start(dir.path());
+    let mut first = Daemon::start_kept(&place, &keeper);
+    first.ask("mount 1");
+    drop(File::open(place.mount_point("1").join("data")).unwrap());
+    let file = File::open(place.mount_point("1").join("data")).unwrap();
+    first.signal(Signal::TERM);
+    eventually("says so", || place.log().contains("in_use=1"));
+    assert!(keeper.all("STATUS=stopping: 1 mounts are in use").len() == 1);
+    first.signal(Signal::TERM);
+    eventually("told twice, it serves on", || place.log().contains("told to stop again"));
+    // The second finds the directory locked, and fails; the manager starts it again, with what it has by then.
+    let mut second = Daemon::launch_kept(&place, &keeper);
+    assert_eq!(second.wait_for_exit().code(), Some(1));
+    std::mem::forget(second);
+    assert!(first.wait_for_exit().success(), "{}", place.log());
+    let third = Daemon::start_kept(&place, &keeper);
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, 99).unwrap();
+    assert!(bytes == content(99, 4096));
+    assert_eq!(third.ask("mounts"), "1:true");
+}
+
+#[test]
+fn whatever_was_kept_or_lost_meanwhile_the_rest_is_served() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let keeper = Keeper::start(dir.path());
+    let mut first = Daemon::start_kept(&place, &keeper);
+    for key in 1..=5 {
+        first.ask(&format!("mount {key}"));
+    }
+    let merged = Point::new(dir.path(), "merged");
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let lower = format!("lowerdir={}:{}", place.mount_point("4").display(), empty.display());
+    let lower = std::ffi::CString::new(lower).unwrap();
+    rustix::mount::mount("overlay", &merged.0, "overlay", MountFlags::RDONLY, lower.as_c_str()).unwrap();
+    first.signal(Signal::KILL);
+    first.wait_for_exit();
+
+    // 2: no descriptor. 3: no mount. 4: no mount, but a container. 5: under a key that is taken, and kept twice.
+    keeper.lose("mount/2/");
+    for key in ["3", "4"] {
+        rustix::mount::unmount(place.mount_point(key), UnmountFlags::DETACH).unwrap();
+    }
+    let (name, device) = keeper.copy("mount/1/");
+    keeper.slip_in(&name, device);
+    let (name, device) = keeper.copy("mount/5/");
+    keeper.lose("mount/5/");
+    keeper.slip_in(&name.replace("mount/5/", "mount/1/"), device);
+    keeper.slip_in("rubbish", File::open("/dev/null").unwrap().into());
+    keeper.slip_in("mount/9/3/00", File::open("/dev/null").unwrap().into());
+    let daemon = Daemon::start_kept(&place, &keeper);
+    eventually("nobody uses the stray", || daemon.ask("mounts") == "1:true 4:false");
+    assert!(read_at(&place.mount_point("1").join("data"), 0) == content(0, 1 << 20));
+    assert!(std::fs::read(merged.join("data")).unwrap() == content(0, 8 << 20));
+    assert!(!place.mount_point("2").exists() && !place.mount_point("5").exists());
+    let log = place.log();
+    for said in [
+        "of no use",
+        "was kept twice",
+        "kept under one key",
+        "detached a dead mount",
+        "held for its last user",
+    ] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+    rustix::mount::unmount(&merged.0, UnmountFlags::empty()).unwrap();
+    eventually("let go of with its last user", || !daemon.ask("mounts").contains("4:"));
+    eventually("and forgotten", || keeper.names().iter().all(|name| !name.starts_with("mount/4/")));
+    assert!(Path::new(&place.socket()).exists());
+}
