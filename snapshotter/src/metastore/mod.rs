@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 
 mod error;
 mod inspect;
+#[cfg(test)]
+mod power_cut;
 mod record;
 mod state;
 #[cfg(test)]
@@ -99,17 +101,18 @@ impl MetaStore {
     /// Opens or creates the store at `path` and starts its writer.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (disk, state) = writer::Disk::open(path)?;
+        Self::start(disk, state)
+            .map_err(|error| Error::Open { path: path.to_owned(), source: Box::new(redb::Error::Io(error)) })
+    }
+
+    fn start(disk: writer::Disk, state: State) -> std::io::Result<Self> {
         let ids = Ids { next: state.next_id, reserved: HashSet::new() };
         let shared = Arc::new(RwLock::new(Arc::new(state)));
         let (jobs, queue) = mpsc::channel();
         let for_writer = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("metastore".to_owned())
-            .spawn(move || writer::run(disk, &queue, &for_writer))
-            .map_err(|error| Error::Open {
-                path: path.to_owned(),
-                source: Box::new(redb::Error::Io(error)),
-            })?;
+            .spawn(move || writer::run(disk, &queue, &for_writer))?;
         Ok(Self { shared, jobs, ids: Arc::new(Mutex::new(ids)) })
     }
 

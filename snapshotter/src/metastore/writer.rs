@@ -9,6 +9,7 @@
 //! When a commit fails (a full disk), its requests fail, and the database, which redb does not use any
 //! more after an I/O error, is opened and read anew for the next ones.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock, mpsc};
 
@@ -42,11 +43,32 @@ pub(super) struct Disk {
 type Failed = Arc<dyn std::error::Error + Send + Sync>;
 
 impl Disk {
-    /// Opens the database and reads everything in it.
+    /// Opens the database, which is made if there is none, and reads everything in it.
     pub fn open(path: &Path) -> Result<(Self, State), Error> {
-        let failed = |source: redb::Error| Error::Open { path: path.to_owned(), source: Box::new(source) };
-        let db = Database::create(path).map_err(|error| failed(error.into()))?;
-        create_tables(&db).map_err(failed)?;
+        let missing = std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if missing {
+            create(path).map_err(|source| Error::Open { path: path.to_owned(), source: Box::new(source) })?;
+        }
+        Self::open_existing(path)
+    }
+
+    fn open_existing(path: &Path) -> Result<(Self, State), Error> {
+        let opened = || {
+            let failed =
+                |source: redb::Error| Error::Open { path: path.to_owned(), source: Box::new(source) };
+            Self::over(Database::open(path).map_err(|error| failed(error.into()))?, path)
+        };
+        // A damaged file must be an error that says so, whatever it makes the library do.
+        std::panic::catch_unwind(opened).unwrap_or_else(|_| {
+            let source = redb::Error::Corrupted("the database library gave up on it".to_owned());
+            Err(Error::Open { path: path.to_owned(), source: Box::new(source) })
+        })
+    }
+
+    /// Reads everything in `db`.
+    pub(super) fn over(db: Database, path: &Path) -> Result<(Self, State), Error> {
+        create_tables(&db)
+            .map_err(|source| Error::Open { path: path.to_owned(), source: Box::new(source) })?;
         let state = load(&db)?;
         Ok((Self { path: path.to_owned(), db: Some(db) }, state))
     }
@@ -56,7 +78,7 @@ impl Disk {
         if self.db.is_some() {
             return Ok(None);
         }
-        let (disk, state) = Self::open(&self.path)?;
+        let (disk, state) = Self::open_existing(&self.path)?;
         *self = disk;
         tracing::info!("metadata store: writable again");
         Ok(Some(state))
@@ -109,6 +131,20 @@ pub(super) fn read(shared: &RwLock<Arc<State>>) -> Arc<State> {
 fn publish(shared: &RwLock<Arc<State>>, state: &State) {
     let published = Arc::new(state.clone());
     *shared.write().unwrap_or_else(std::sync::PoisonError::into_inner) = published;
+}
+
+/// Makes an empty database, there whole or not at all: an empty file in its place is damage, not a beginning.
+fn create(path: &Path) -> Result<(), redb::Error> {
+    let new = path.with_extension("new");
+    if let Err(error) = std::fs::remove_file(&new)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error.into());
+    }
+    create_tables(&Database::create(&new)?)?;
+    std::fs::rename(&new, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok(std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?)
 }
 
 fn create_tables(db: &Database) -> Result<(), redb::Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jaunt_formats::{ChainId, Digest};
@@ -23,6 +23,8 @@ use tonic::transport::Channel;
 pub struct FakeMounts {
     run_dir: PathBuf,
     pub busy: AtomicBool,
+    /// Chains of that many layers are never mounted, nor refused: as on a disk that does not answer.
+    pub stuck: AtomicU16,
     pub released: Mutex<Vec<u64>>,
     pub restored: Mutex<Vec<LazyChain>>,
 }
@@ -36,6 +38,9 @@ impl FakeMounts {
 #[tonic::async_trait]
 impl LazyMounts for FakeMounts {
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
+        if chain.prefix == self.stuck.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         let root = self.root_of(chain);
         std::fs::create_dir_all(&root).unwrap();
         Ok(root)
@@ -67,6 +72,9 @@ impl LazyMounts for FakeMounts {
     }
 }
 
+/// What the registry never answers for.
+pub const SILENT: &[u8] = b"a registry that keeps silent";
+
 /// A registry that knows some chains.
 #[derive(Default)]
 pub struct FakeRegistry(pub Mutex<HashMap<ChainId, u16>>);
@@ -74,6 +82,9 @@ pub struct FakeRegistry(pub Mutex<HashMap<ChainId, u16>>);
 #[tonic::async_trait]
 impl Resolve for FakeRegistry {
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
+        if layer.target == ChainId(Digest::of(SILENT)) {
+            std::future::pending::<()>().await;
+        }
         match self.0.lock().unwrap().get(&layer.target) {
             Some(prefix) => Ok(ResolvedLayer { index: Digest::of(b"index"), prefix: *prefix, in_use: None }),
             None => Err(Fallback::new(FallbackCode::NoLaunchArtifact, "none here")),
@@ -104,6 +115,7 @@ impl Daemon {
         let mounts = Arc::new(FakeMounts {
             run_dir: run_dir.clone(),
             busy: AtomicBool::new(false),
+            stuck: AtomicU16::new(0),
             released: Mutex::default(),
             restored: Mutex::default(),
         });

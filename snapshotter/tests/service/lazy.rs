@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use jaunt_formats::{ChainId, Digest};
 use jaunt_snapshotter::fallback::FallbackCode;
+use jaunt_snapshotter::proto::containerd::services::snapshots::v1 as api;
 use tonic::Code;
 
 use crate::fakes::Daemon;
@@ -50,6 +51,40 @@ async fn a_known_layer_exists_already_and_is_found_as_containerd_looks_for_it() 
     // Another namespace of containerd asks for the same layer.
     assert_eq!(daemon.prepare("other/9/extract-9", "", layer(&one)).await, Err(Code::AlreadyExists));
     assert_eq!(daemon.list(&["kind==active"]).await.unwrap(), Vec::<String>::new());
+}
+
+/// No lock is held while the network, a disk or a mount is waited for.
+#[tokio::test]
+async fn calls_that_are_stuck_delay_no_other() {
+    let mut daemon = Daemon::start().await;
+    let (one, two) = (know(&daemon, "one", 1), know(&daemon, "two", 2));
+    let _ = daemon.prepare("x1", "", layer(&one)).await;
+    let _ = daemon.prepare("x2", &one, layer(&two)).await;
+    daemon.mounts.stuck.store(2, Ordering::Relaxed);
+    let silent = Digest::of(crate::fakes::SILENT).to_string();
+    let stuck =
+        [("silent", "", layer(&silent)), ("unmounted", &two, Labels::new())].map(|(key, parent, labels)| {
+            let mut client = daemon.client.clone();
+            let (key, parent) = (key.to_owned(), parent.to_owned());
+            let request = api::PrepareSnapshotRequest { key, parent, labels, ..Default::default() };
+            tokio::spawn(async move { client.prepare(request).await })
+        });
+    // The one that waits for a mount has made its record by then.
+    while daemon.stat("unmounted").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    for n in 0..20 {
+        let key = format!("c{n}");
+        daemon.prepare(&key, &one, Labels::new()).await.unwrap();
+        assert_eq!(daemon.mounts(&key).await.unwrap().len(), 1);
+        let name = format!("chain {n}");
+        let chain = know(&daemon, &name, 1);
+        assert_eq!(daemon.prepare(&name, "", layer(&chain)).await, Err(Code::AlreadyExists));
+        daemon.remove(&key).await.unwrap();
+        daemon.clean_up().await;
+    }
+    assert!(stuck.iter().all(|call| !call.is_finished()), "nothing came to free them");
+    stuck.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
