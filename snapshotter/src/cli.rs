@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use jaunt_formats::Reference;
 
 use crate::check::{self, CheckArgs, CheckCommandError};
-use crate::config::{Config, ConfigError, LogFormat, RegistryFlags, Settings};
+use crate::config::{Config, ConfigError, KernelFeature, LogFormat, RegistryFlags, Settings};
 use crate::credentials::SupervisedMemory;
 use crate::fallback::error_chain;
 use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
@@ -236,8 +236,12 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
     // Held to the end: it is gone with this process.
     let memory = SupervisedMemory::new().map_err(CommandError::Memory)?;
     worker_args.extend(["--memory".into(), memory.path().into()]);
-    let Config { root, run_dir, socket, .. } = config;
-    Ok(supervisor::run(supervisor::Options::new(root, run_dir, socket, worker_args))?)
+    let Config { root, run_dir, socket, avoid_kernel_features, .. } = config;
+    let mut options = supervisor::Options::new(root, run_dir, socket, worker_args);
+    if avoid_kernel_features.contains(&KernelFeature::Resend) {
+        options.mount.features = options.mount.features.without_resend();
+    }
+    Ok(supervisor::run(options)?)
 }
 
 fn worker(settings: &str, memory: Option<&Path>) -> Result<(), CommandError> {

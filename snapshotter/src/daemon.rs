@@ -39,7 +39,7 @@ use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
 use crate::status::{Health, StatusService};
 use crate::supervisor::Handle;
-use crate::{figures, trace_file, upkeep};
+use crate::{figures, trace_file, unfit, upkeep};
 
 /// containerd's connection is never idle for good, so a stop does not wait for it longer than this.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ pub enum DaemonError {
         source: std::io::Error,
     },
     /// The state directory holds something unusable.
-    #[error("worker: state in {root}", root = .root.display())]
+    #[error("worker: the state in {root} cannot be used (see \"When something is damaged\" in OPERATIONS.md)", root = .root.display())]
     State {
         /// The directory.
         root: PathBuf,
@@ -84,6 +84,13 @@ pub enum DaemonError {
     Server(#[from] tonic::transport::Error),
 }
 
+impl DaemonError {
+    /// Whether the next worker would find the same.
+    fn lasts(&self) -> bool {
+        matches!(self, Self::State { .. } | Self::Trust(_) | Self::Client(_))
+    }
+}
+
 /// How often the supervisor is told that this process serves.
 const PULSE: Duration = Duration::from_secs(10);
 
@@ -98,10 +105,7 @@ pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let served = runtime.block_on(serve(config, supervisor.clone(), KeptLogins::open(memory)));
-    if let Err(error @ DaemonError::State { .. }) = &served {
-        supervisor.unfit(&error_chain(error))?;
-    }
+    let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(memory)));
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
@@ -113,13 +117,19 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     listener.set_nonblocking(true).map_err(system("take the socket"))?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
-    let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
-    let store = Arc::new(store.with_cap(config.store.cap()));
     let health = Arc::new(Health::begin(&config.run_dir));
-    let Parts { snapshotter, observed, originals, mounts, records } =
-        assemble(config, supervisor.clone(), store.clone(), logins.logins().clone())?;
+    let (store, Parts { snapshotter, observed, originals, mounts, records }) =
+        match open(config, supervisor.clone(), logins.logins().clone()).await {
+            Ok(opened) => opened,
+            Err(error) if error.lasts() => {
+                let why = error_chain(&error);
+                supervisor.unfit(&why)?;
+                unfit::refuse(supervisor, listener, why, &mut stop).await;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
     let pruner = Pruner { store: store.clone(), index_dir: config.root.join("index") };
-    snapshotter.restore().await.map_err(state(config))?;
     tokio::spawn(pulse(supervisor));
     tokio::spawn(upkeep::upkeep(store.clone(), mounts.clone()));
     let scrub = config.store.scrub().map(|settings| Scrub::start(&store, settings));
@@ -153,6 +163,19 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     };
     upkeep::once(&store, &mounts).await;
     Ok(served?)
+}
+
+/// Opens all that is kept, and serves again what was served before.
+async fn open(
+    config: &Config,
+    supervisor: Handle,
+    logins: GivenLogins,
+) -> Result<(Arc<Store>, Parts), DaemonError> {
+    let store = Store::open(&config.root.join("layers")).map_err(state(config))?;
+    let store = Arc::new(store.with_cap(config.store.cap()));
+    let parts = assemble(config, supervisor, store.clone(), logins)?;
+    parts.snapshotter.restore().await.map_err(state(config))?;
+    Ok((store, parts))
 }
 
 /// Tells the supervisor that requests are served, for as long as the runtime runs what it is given.
@@ -196,7 +219,7 @@ fn assemble(
     let root = &config.root;
     // The supervisor made the directory, and its mounts are known by its real path.
     let run_dir = config.run_dir.canonicalize().map_err(system("find the run directory"))?;
-    let store = MetaStore::open(&root.join("meta.redb")).map_err(state(config))?;
+    let store = open_metadata(root).map_err(|source| DaemonError::State { root: root.clone(), source })?;
     let indexes = IndexStore::open(root).map_err(state(config))?;
     let client = Client::new(ClientConfig { given_logins, ..config.client(patience()) })?;
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
@@ -229,6 +252,17 @@ fn assemble(
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
     let snapshotter = Arc::new(snapshotter.with_trace(trace));
     Ok(Parts { snapshotter, observed, originals, mounts, records })
+}
+
+/// Opens the metadata. Where it is gone and snapshots are not, nothing is begun anew: they would be removed as unknown.
+fn open_metadata(root: &Path) -> Result<MetaStore, Box<dyn std::error::Error + Send + Sync>> {
+    let (file, snapshots) = (root.join("meta.redb"), root.join("snapshots"));
+    let has_snapshots = std::fs::read_dir(&snapshots).is_ok_and(|mut entries| entries.next().is_some());
+    if has_snapshots && !file.try_exists()? {
+        let (file, snapshots) = (file.display(), snapshots.display());
+        return Err(format!("{file} is missing, but {snapshots} is not empty").into());
+    }
+    Ok(MetaStore::open(&file)?)
 }
 
 /// The settings of whoever reads for containers, but for those that are configured.

@@ -37,5 +37,6 @@ pub mod status;
 pub mod supervisor;
 mod trace_file;
 pub mod trust;
+mod unfit;
 pub mod unix_channel;
 pub mod upkeep;

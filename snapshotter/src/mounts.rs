@@ -34,7 +34,7 @@ use crate::config::KernelFeature;
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
-use crate::supervisor::{Connection, Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
+use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -183,15 +183,13 @@ impl Mounts {
         let (held, is_new) =
             self.mount(chain.snapshot_id, needs).map_err(|source| mount_error(chain, source.into()))?;
         let (key, root, holds) = (held.key, held.path.join(ROOT_NAME), complete.is_some());
-        let Some(Connection { device, negotiated }) = held.connection else {
+        let Some(connection) = held.connection else {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
-        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, is_new);
-        match fuse::serve(adapter, device, &negotiated, THREADS) {
-            Ok(session) => {
-                let holds = holds && negotiated.has_passthrough();
-                Ok(Served { fs, server: Server::Session(session), root, holds })
-            }
+        let holds = holds && connection.negotiated.has_passthrough();
+        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
+        match connection.serve(adapter, THREADS) {
+            Ok(session) => Ok(Served { fs, server: Server::Session(session), root, holds }),
             Err(error) => {
                 // Nobody would ever answer on that mount.
                 let _ = self.supervisor.unmount(&key);
@@ -256,16 +254,16 @@ impl Mounts {
                 return self.fail_readers(held);
             }
         };
-        let Some(Connection { device, negotiated }) = held.connection else {
+        let Some(connection) = held.connection else {
             if let Some(served) = self.take_up(&held, chain, fs) {
                 self.replace(chain.snapshot_id, served);
             }
             return;
         };
         let complete = fs.hold_checked(&self.store, &chain.index);
-        let holds = complete.is_some() && negotiated.has_passthrough();
-        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &negotiated, false);
-        match fuse::serve(adapter, device, &negotiated, THREADS) {
+        let holds = complete.is_some() && connection.negotiated.has_passthrough();
+        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, false);
+        match connection.serve(adapter, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
                 let (server, root) = (Server::Session(session), held.path.join(ROOT_NAME));
@@ -297,9 +295,9 @@ impl Mounts {
     /// Answers everything on a mount with an error, until the next worker.
     fn fail_readers(&self, held: HeldMount) {
         // What the kernel reads by itself goes on.
-        let Some(Connection { device, negotiated }) = held.connection else { return };
+        let Some(connection) = held.connection else { return };
         lock(&self.failing).insert(held.key.clone());
-        if let Err(error) = fuse::serve(fuse::Orphan, device, &negotiated, 1) {
+        if let Err(error) = connection.serve(fuse::Orphan, 1) {
             tracing::error!(mount = %held.key, %error, "cannot answer for it");
         }
     }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jaunt_layerfs::fs::{CompleteChain, LayerFs};
-use jaunt_layerfs::fuse::{Adapter, BackingIds, Negotiated};
+use jaunt_layerfs::fuse::{Adapter, BackingIds};
+
+use crate::supervisor::Connection;
 
 /// Whether a new mount of the chain should have passthrough: it is complete, and large files outweigh the others.
 pub(crate) fn suits(fs: &LayerFs, complete: Option<&CompleteChain>) -> bool {
@@ -21,10 +23,11 @@ pub(crate) fn adapter(
     fs: Arc<LayerFs>,
     complete: Option<CompleteChain>,
     mount: &Path,
-    negotiated: &Negotiated,
+    connection: &Connection,
     is_new: bool,
 ) -> Adapter {
-    let adapter = Adapter::new(fs, tokio::runtime::Handle::current());
+    let Connection { negotiated, in_flight, .. } = connection;
+    let adapter = Adapter::new(fs, tokio::runtime::Handle::current()).noting(in_flight.clone());
     if !negotiated.has_passthrough() {
         return adapter;
     }

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{Pid, Signal};
 
 /// Killed at the end, its worker with it.
 struct Daemon(Child);
@@ -17,27 +19,106 @@ impl Drop for Daemon {
     }
 }
 
-#[test]
-fn a_damaged_database_is_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    fs::create_dir(at("root")).unwrap();
-    fs::write(at("root/meta.redb"), [0x5a; 100_000]).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
-    command.arg("serve").arg("--root").arg(at("root")).arg("--run-dir").arg(at("run"));
-    // The worker's errors go where the supervisor's go.
-    let log = File::create(at("log")).unwrap();
-    command.arg("--socket").arg(at("socket")).stdout(log.try_clone().unwrap()).stderr(log);
-    let _daemon = Daemon(command.spawn().unwrap());
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let said = fs::read_to_string(at("log")).unwrap();
-        if said.contains("meta.redb") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "no word of the database: {said}");
+/// A place for a daemon, with its state.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, word: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        command.arg(word).arg("--socket").arg(self.at("socket"));
+        command
+    }
+
+    fn serve(&self) -> Daemon {
+        let mut command = self.command("serve");
+        command.arg("--root").arg(self.at("root")).arg("--run-dir").arg(self.at("run"));
+        // The worker's errors go where the supervisor's go.
+        let log = File::create(self.at("log")).unwrap();
+        Daemon(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.at("log")).unwrap()
+    }
+
+    /// What `status` says, and whether that is good news.
+    fn status(&self) -> (bool, String) {
+        let output = self.command("status").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    /// State as a daemon leaves it.
+    fn with_state() -> Self {
+        let place = Self::new();
+        let _daemon = place.serve();
+        eventually("it serves", || place.status().0);
+        place
+    }
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "not yet: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_damaged_database_is_a_clear_error_at_start() {
+    let place = Place::with_state();
+    let file = place.at("root/meta.redb");
+    let good = fs::read(&file).unwrap();
+    let garbage = vec![0x5a; 100_000];
+    let cut = &good[..good.len() / 2];
+    let mut flipped = good.clone();
+    flipped[0] ^= 1;
+    for bad in [&garbage[..], cut, b"", &flipped] {
+        fs::write(&file, bad).unwrap();
+        let mut daemon = place.serve();
+        let mut status = None;
+        eventually("it gives up", || {
+            status = daemon.0.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(1));
+        let said = place.said();
+        let place_of_it = file.to_str().unwrap();
+        assert!(said.contains(place_of_it) && said.contains("When something is damaged"), "{said}");
+    }
+    fs::remove_file(&file).unwrap();
+    fs::create_dir_all(place.at("root/snapshots/1/fs")).unwrap();
+    let mut daemon = place.serve();
+    assert_eq!(daemon.0.wait().unwrap().code(), Some(1), "snapshots that nothing is known of");
+    assert!(place.said().contains("meta.redb is missing"), "{}", place.said());
+    assert!(place.at("root/snapshots/1/fs").exists());
+}
+
+#[test]
+fn a_daemon_whose_database_breaks_says_so_to_who_asks_and_serves_again_when_it_is_back() {
+    let place = Place::new();
+    let daemon = place.serve();
+    eventually("it serves", || place.status().0);
+    let file = place.at("root/meta.redb");
+    let good = fs::read(&file).unwrap();
+    fs::write(&file, [0x5a; 100_000]).unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", daemon.0.id());
+    let worker: i32 =
+        fs::read_to_string(children).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    rustix::process::kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
+    let named = |said: &str| said.contains(file.to_str().unwrap());
+    eventually("it says why it does not serve", || matches!(place.status(), (false, said) if named(&said)));
+    fs::write(&file, good).unwrap();
+    eventually("it serves again", || place.status().0);
 }
 
 #[test]

@@ -23,6 +23,7 @@ use jaunt_formats::{Timestamp, Xattr};
 use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
+use super::in_flight::InFlight;
 use super::told::{logged, well};
 use crate::fs::{CompleteChain, FsError, Ino, LayerFs};
 
@@ -41,6 +42,8 @@ pub struct Adapter {
     fs: Arc<LayerFs>,
     runtime: Handle,
     passthrough: Option<Passthrough>,
+    /// Where reads are noted that wait for something to be fetched.
+    in_flight: Option<InFlight>,
 }
 
 /// What OPEN is answered from.
@@ -53,7 +56,7 @@ struct Passthrough {
 impl Adapter {
     /// An adapter that fetches on `runtime`.
     pub fn new(fs: Arc<LayerFs>, runtime: Handle) -> Self {
-        Self { fs, runtime, passthrough: None }
+        Self { fs, runtime, passthrough: None, in_flight: None }
     }
 
     /// The same for a mount with passthrough ([`Negotiated::has_passthrough`](super::Negotiated::has_passthrough)), over
@@ -61,6 +64,12 @@ impl Adapter {
     #[must_use]
     pub fn with_passthrough(self, chain: Option<CompleteChain>, ids: BackingIds) -> Self {
         Self { passthrough: Some(Passthrough { chain, ids }), ..self }
+    }
+
+    /// The same, with reads that wait noted in a table: see [`super::serve_noting`].
+    #[must_use]
+    pub fn noting(self, in_flight: Option<InFlight>) -> Self {
+        Self { in_flight, ..self }
     }
 
     /// Registers the inode's file with the kernel, if it has one.
@@ -152,7 +161,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -169,7 +178,10 @@ impl Filesystem for Adapter {
             }
             Ok(None) => {
                 let fs = self.fs.clone();
+                let taken = self.in_flight.as_ref().map(|table| table.take(request.unique().0));
                 self.runtime.spawn(async move {
+                    // Until it is answered.
+                    let _taken = taken;
                     match fs.read(ino, offset, size).await {
                         Ok(bytes) => {
                             reply.data(&bytes);

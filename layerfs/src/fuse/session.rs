@@ -8,7 +8,8 @@
 //! through a clone die with it and could not be sent again.
 //!
 //! Requests that a predecessor had taken and not answered are asked for once more before the first read
-//! (Linux 6.9 and later). On an older kernel their callers wait until the connection is aborted.
+//! (Linux 6.9 and later). On an older kernel they are answered EIO, as far as the predecessor noted them ([`super::in_flight`]);
+//! without such notes, their callers wait until the connection is aborted.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,7 +24,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use zerocopy::IntoBytes;
 
 use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
+use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
+use super::noting::Noting;
 use crate::fs::{Condemned, LayerFs};
 
 /// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
@@ -36,10 +39,30 @@ pub fn serve<F: Filesystem>(
     negotiated: &Negotiated,
     threads: usize,
 ) -> Result<SessionHandle, SessionError> {
-    let session = adopt(fs, negotiated, threads)?;
+    serve_noting(fs, device, negotiated, None, threads)
+}
+
+/// The same with a table of requests in which `fs` notes those that it is slow to answer. What is in it from an earlier process
+/// gets an error, if the kernel does not send it again.
+pub fn serve_noting<F: Filesystem>(
+    fs: F,
+    device: OwnedFd,
+    negotiated: &Negotiated,
+    in_flight: Option<&InFlight>,
+    threads: usize,
+) -> Result<SessionHandle, SessionError> {
+    let session = adopt(Noting { fs, table: in_flight.cloned() }, negotiated, threads)?;
     put_in_place_of(&session, &device)?;
     if negotiated.can_resend() {
         resend(&session).map_err(SessionError::Resend)?;
+    } else if let Some(table) = in_flight {
+        let failed = table.fail_all(&session).map_err(SessionError::Resend)?;
+        if failed > 0 {
+            tracing::warn!(
+                failed,
+                "requests that an earlier process had taken failed: this kernel does not send them again"
+            );
+        }
     }
     drop(device);
     let notifier = session.notifier();

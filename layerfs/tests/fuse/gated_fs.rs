@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use jaunt_layerfs::fuse::InFlight;
 use jaunt_layerfs::fuse::fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner, OpenFlags,
     ReplyAttr, ReplyData, ReplyDirectoryPlus, ReplyEntry, ReplyOpen, Request,
@@ -32,6 +33,8 @@ pub fn content(offset: u64, len: usize) -> Vec<u8> {
 pub struct GatedFs {
     /// Reads of `/gated` wait for this file.
     pub gate: PathBuf,
+    /// Where reads that wait are noted.
+    pub in_flight: Option<InFlight>,
 }
 
 impl Filesystem for GatedFs {
@@ -52,7 +55,7 @@ impl Filesystem for GatedFs {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -69,7 +72,9 @@ impl Filesystem for GatedFs {
             return reply.data(&content(offset, size as usize));
         }
         let gate = self.gate.clone();
+        let taken = self.in_flight.as_ref().map(|table| table.take(request.unique().0));
         std::thread::spawn(move || {
+            let _taken = taken;
             while !gate.exists() {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -29,7 +29,7 @@ fn serving_process() {
     let bytes: Vec<u8> = negotiated.split(' ').map(|b| b.parse().unwrap()).collect();
     let negotiated = Negotiated::from_bytes(&bytes).unwrap();
     let device = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().unwrap();
-    let session = serve(GatedFs { gate: gate.into() }, device, &negotiated, 4).unwrap();
+    let session = serve(GatedFs { gate: gate.into(), in_flight: None }, device, &negotiated, 4).unwrap();
     session.join().unwrap();
 }
 
@@ -56,7 +56,7 @@ fn a_mount_is_served_spared_while_in_use_and_ended() {
     let read_ahead = format!("/sys/class/bdi/{}:{}/read_ahead_kb", number.major, number.minor);
     assert_eq!(std::fs::read_to_string(read_ahead).unwrap().trim(), "1024");
     let device = mounted.device.try_clone().unwrap();
-    let fs = GatedFs { gate: dir.path().to_owned() };
+    let fs = GatedFs { gate: dir.path().to_owned(), in_flight: None };
     let session = serve(fs, mounted.device, &mounted.negotiated, 2).unwrap();
 
     let file = File::open(point.join("data")).unwrap();
@@ -111,7 +111,7 @@ fn overlayfs_keeps_a_file_system_in_use_after_its_mount_point_is_gone() {
     let (point, merged) = (Point::new(dir.path(), "mnt"), Point::new(dir.path(), "merged"));
     let mounted = mount(&point.0, &MountOptions::default()).unwrap();
     let device = mounted.device.try_clone().unwrap();
-    let fs = GatedFs { gate: dir.path().to_owned() };
+    let fs = GatedFs { gate: dir.path().to_owned(), in_flight: None };
     let session = serve(fs, mounted.device, &mounted.negotiated, 2).unwrap();
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A feature by which the kernel reads files of complete chains by itself.
+/// A feature of the kernel that Jaunt can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelFeature {
-    /// EROFS over files (Linux 6.12): all files of a complete chain. It refuses `O_DIRECT`.
+    /// EROFS over files (Linux 6.12): all files of a complete chain are read by the kernel itself. It refuses `O_DIRECT`.
     Erofs,
-    /// FUSE passthrough (Linux 6.9): large files of a complete chain.
+    /// FUSE passthrough (Linux 6.9): large files of a complete chain are read by the kernel itself.
     Passthrough,
+    /// Requests that a dead worker had taken are sent again (Linux 6.9). Without, they fail.
+    Resend,
 }

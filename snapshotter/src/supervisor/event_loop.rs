@@ -53,7 +53,15 @@ pub(super) struct EventLoop {
     /// Whether a worker has ever served.
     ready: bool,
     /// Why the worker cannot serve, if it has said so since one last did.
-    unfit: Option<String>,
+    unfit: Option<Unfit>,
+}
+
+/// A worker that cannot serve.
+#[derive(Debug)]
+struct Unfit {
+    why: String,
+    /// When the first one said so.
+    since: Instant,
 }
 
 /// How a supervisor ended that has done what it should.
@@ -111,7 +119,7 @@ impl EventLoop {
     pub(super) fn run(mut self) -> Result<End, SupervisorError> {
         loop {
             if self.deadline().is_none() {
-                self.worker.start_if_due();
+                self.worker.start_if_due(self.unfit.as_ref().map(|unfit| unfit.since.elapsed()));
             }
             let asked = self.wait().map_err(SupervisorError::Events)?;
             if self.child.drain() > 0 {
@@ -121,7 +129,8 @@ impl EventLoop {
             } else if asked {
                 self.answer_worker();
             }
-            if let Some(why) = self.unfit.take_if(|_| !self.ready && self.mounts.served() == 0) {
+            if let Some(Unfit { why, .. }) = self.unfit.take_if(|_| !self.ready && self.mounts.served() == 0)
+            {
                 self.worker.kill();
                 return Err(SupervisorError::Unfit(why));
             }
@@ -190,6 +199,9 @@ impl EventLoop {
             self.manager.stopping();
             self.phase = Phase::Draining { told: 0 };
             self.check = Instant::now();
+            return Ok(());
+        }
+        if matches!(self.phase, Phase::Leaving { .. }) {
             return Ok(());
         }
         if self.manager.keeps() && self.deadline().is_none() {
@@ -288,21 +300,24 @@ impl EventLoop {
 
     /// Remembers whether the worker can serve, and tells who wants to know.
     fn worker_said(&mut self, unfit: Option<String>) {
-        match (&unfit, &self.unfit) {
-            (None, None) if self.ready => {}
-            (None, _) => {
+        let Some(why) = unfit else {
+            if self.unfit.take().is_some() || !self.ready {
                 self.manager.status(&format!("serving; {} mounts held", self.mounts.len()));
-                if !self.ready {
-                    self.manager.ready();
-                }
-                self.ready = true;
             }
-            (Some(why), before) if before.as_ref() != Some(why) => {
-                self.manager.status(&format!("not serving: {why}"));
+            if !self.ready {
+                self.manager.ready();
             }
-            _ => {}
+            self.ready = true;
+            return;
+        };
+        self.manager.status(&format!("not serving: {why}"));
+        if !self.ready && self.mounts.served() > 0 {
+            // What is held is to stay, so this is as ready as it gets; who starts it must not lose patience.
+            self.manager.ready();
+            self.ready = true;
         }
-        self.unfit = unfit;
+        let since = self.unfit.as_ref().map_or_else(Instant::now, |unfit| unfit.since);
+        self.unfit = Some(Unfit { why, since });
     }
 
     /// Takes one request off the worker's socket and answers it; whether there was one.
@@ -374,7 +389,7 @@ impl EventLoop {
                 descriptors.push(self.held.listener.as_fd());
                 descriptors.extend(self.held.locks.iter().map(AsFd::as_fd));
             }
-            Reply::Mount(MountRecord { key, .. }) => descriptors.extend(self.mounts.device(key)),
+            Reply::Mount(MountRecord { key, .. }) => descriptors.extend(self.mounts.descriptors(key)),
             Reply::End | Reply::Unmounted { .. } | Reply::Noted | Reply::Error { .. } => {}
         }
         protocol::send(socket, reply, &descriptors, SendFlags::DONTWAIT)

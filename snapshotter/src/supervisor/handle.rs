@@ -12,9 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jaunt_layerfs::erofs::Detached;
-use jaunt_layerfs::fuse::Negotiated;
+use jaunt_layerfs::fuse::{InFlight, Negotiated, SessionError, SessionHandle, fuser, serve_noting};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -22,6 +23,9 @@ use super::protocol::{self, MountKey, MountNeeds, MountRecord, Reply, Request, U
 
 /// Environment variable that names the descriptor of the supervisor's socket; always 0.
 pub const SUPERVISOR_FD: &str = "JAUNT_SUPERVISOR_FD";
+
+/// Environment variable that says for how many seconds no worker could serve; absent when the last one could.
+pub(super) const UNFIT_SECONDS: &str = "JAUNT_UNFIT_SECONDS";
 
 /// Characters of a reason that are passed on.
 const UNFIT_MAX: usize = 2000;
@@ -60,6 +64,8 @@ pub struct Connection {
     pub device: OwnedFd,
     /// What was agreed with the kernel.
     pub negotiated: Negotiated,
+    /// Where requests under way are noted, if the kernel does not send them again.
+    pub in_flight: Option<InFlight>,
 }
 
 impl Handle {
@@ -147,6 +153,12 @@ impl Handle {
         self.tell(&Request::Unfit { why: why.chars().take(UNFIT_MAX).collect() })
     }
 
+    /// For how long no worker could serve, if the last one could not.
+    pub fn unfit_for() -> Option<Duration> {
+        let seconds = std::env::var(UNFIT_SECONDS).ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
     fn tell(&self, request: &Request) -> Result<(), HandleError> {
         match self.ask(request)? {
             (Reply::Noted, _) => Ok(()),
@@ -169,15 +181,24 @@ impl Handle {
     }
 }
 
+impl Connection {
+    /// Serves it in this process ([`jaunt_layerfs::fuse::serve_noting`]).
+    pub fn serve<F: fuser::Filesystem>(self, fs: F, threads: usize) -> Result<SessionHandle, SessionError> {
+        serve_noting(fs, self.device, &self.negotiated, self.in_flight.as_ref(), threads)
+    }
+}
+
 impl HeldMount {
     fn new(record: MountRecord, descriptors: Vec<OwnedFd>) -> Result<Self, HandleError> {
         let connection = match &record.negotiated {
             None => None,
             Some(negotiated) => {
-                let device = descriptors.into_iter().next().ok_or(HandleError::Incomplete("device"))?;
+                let mut descriptors = descriptors.into_iter();
+                let device = descriptors.next().ok_or(HandleError::Incomplete("device"))?;
+                let in_flight = descriptors.next().map(InFlight::open).transpose()?;
                 let negotiated = Negotiated::from_bytes(negotiated)
                     .map_err(|source| HandleError::Record { key: record.key.clone(), source })?;
-                Some(Connection { device, negotiated })
+                Some(Connection { device, negotiated, in_flight })
             }
         };
         Ok(Self { key: record.key, path: record.path, connection, attached: record.attached })

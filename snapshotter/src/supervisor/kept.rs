@@ -4,24 +4,27 @@
 //! listener                        the socket that containerd calls
 //! mount/<key>/<minor>/<record>    a /dev/fuse: its mount's key, the number of its device, and what was agreed with the
 //!                                 kernel (Negotiated::to_bytes, in hexadecimal digits)
+//! in-flight/<key>/<minor>         the table of requests under way on that mount (jaunt_layerfs::fuse::in_flight)
 //! ```
 //!
 //! So a mount's descriptor and its record cannot be parted. Names have at most 255 bytes of ASCII without `:`; ours at most 154.
 //!
 //! Invariant: whatever else is found is told, let go and forgotten; nothing of it is an error.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use jaunt_layerfs::fuse::{Negotiated, mount};
+use jaunt_layerfs::fuse::{InFlight, Negotiated, mount};
 
 use super::protocol::MountKey;
 use super::service_manager::{Inherited, ServiceManager};
 
 const LISTENER: &str = "listener";
 const MOUNT: &str = "mount/";
+const IN_FLIGHT: &str = "in-flight/";
 /// `/dev/fuse`: major and minor number of the device (Linux, admin-guide/devices.txt).
 const DEVICE: (u32, u32) = (10, 229);
 
@@ -30,6 +33,14 @@ const DEVICE: (u32, u32) = (10, 229);
 pub(super) enum KeptName {
     Listener,
     Mount(MountName),
+    InFlight(TableName),
+}
+
+/// What a mount's table of requests is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TableName {
+    pub key: MountKey,
+    pub minor: u32,
 }
 
 /// What a mount's descriptor is called.
@@ -46,6 +57,7 @@ pub(super) struct MountName {
 pub(super) struct KeptMount {
     pub name: MountName,
     pub device: OwnedFd,
+    pub in_flight: Option<OwnedFd>,
 }
 
 /// What of all that was kept can be used.
@@ -59,6 +71,7 @@ impl Kept {
     /// Looks through what was handed over. `socket` is where the listener must listen.
     pub(super) fn sort(inherited: Vec<Inherited>, socket: &Path, manager: &ServiceManager) -> Self {
         let mut kept = Self::default();
+        let mut tables = BTreeMap::new();
         for Inherited { name, descriptor } in inherited {
             let refused = match KeptName::parse(&name) {
                 None => Some("its name says nothing"),
@@ -77,9 +90,16 @@ impl Kept {
                     None
                 }
                 Some(KeptName::Mount(name)) => {
-                    kept.mounts.push(KeptMount { name, device: descriptor });
+                    kept.mounts.push(KeptMount { name, device: descriptor, in_flight: None });
                     None
                 }
+                Some(KeptName::InFlight(name)) => match descriptor.try_clone().and_then(InFlight::open) {
+                    Ok(_) => {
+                        tables.insert(name, descriptor);
+                        None
+                    }
+                    Err(_) => Some("it is no table of requests"),
+                },
             };
             if let Some(why) = refused {
                 tracing::warn!(name, why, "a descriptor that the service manager kept is of no use");
@@ -89,7 +109,18 @@ impl Kept {
                 }
             }
         }
+        for mount in &mut kept.mounts {
+            mount.in_flight = tables.remove(&mount.name.table());
+        }
+        tables.keys().for_each(|name| manager.forget(&name.to_string()));
         kept
+    }
+}
+
+impl MountName {
+    /// What its table of requests is called.
+    pub(super) fn table(&self) -> TableName {
+        TableName { key: self.key.clone(), minor: self.minor }
     }
 }
 
@@ -97,6 +128,10 @@ impl KeptName {
     fn parse(name: &str) -> Option<Self> {
         if name == LISTENER {
             return Some(Self::Listener);
+        }
+        if let Some((key, minor)) = name.strip_prefix(IN_FLIGHT).and_then(|rest| rest.split_once('/')) {
+            let key = key.to_owned().try_into().ok()?;
+            return Some(Self::InFlight(TableName { key, minor: minor.parse().ok()? }));
         }
         let mut parts = name.strip_prefix(MOUNT)?.split('/');
         let (key, minor, record) = (parts.next()?, parts.next()?, parts.next()?);
@@ -114,6 +149,7 @@ impl fmt::Display for KeptName {
         match self {
             Self::Listener => f.write_str(LISTENER),
             Self::Mount(name) => name.fmt(f),
+            Self::InFlight(name) => name.fmt(f),
         }
     }
 }
@@ -122,6 +158,12 @@ impl fmt::Display for MountName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{MOUNT}{}/{}/", self.key, self.minor)?;
         self.negotiated.to_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{IN_FLIGHT}{}/{}", self.key, self.minor)
     }
 }
 
@@ -164,7 +206,8 @@ mod tests {
     fn names_are_read_back_and_garbage_is_not_a_name() {
         let key = MountKey::try_from("x".repeat(64)).unwrap();
         let mount = KeptName::Mount(MountName { key, minor: u32::MAX, negotiated: negotiated() });
-        for name in [KeptName::Listener, mount.clone()] {
+        let table = KeptName::InFlight(TableName { key: 7.into(), minor: 3 });
+        for name in [KeptName::Listener, mount.clone(), table] {
             let text = name.to_string();
             assert!(
                 text.len() <= 154 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
@@ -208,6 +251,7 @@ mod tests {
             inherited("listener", listener.try_clone().unwrap().into()),
             inherited("listener", listener.into()),
             inherited(&name, null()),
+            inherited("in-flight/7/45", null()),
             inherited(&name, std::fs::File::open("/dev/zero").unwrap().into()),
         ];
         let kept = Kept::sort(all, &path, &ServiceManager::default());

@@ -26,7 +26,7 @@ use std::rc::Rc;
 
 use jaunt_layerfs::erofs::{self, AttachError, Detached};
 use jaunt_layerfs::fuse::mount::{self, UnmountError};
-use jaunt_layerfs::fuse::{MountError, MountOptions, Negotiated};
+use jaunt_layerfs::fuse::{InFlight, MountError, MountOptions, Negotiated};
 
 use super::kept::{KeptMount, MountName};
 use super::lock::{LockError, create_directory};
@@ -54,6 +54,8 @@ struct Held {
 #[derive(Debug)]
 struct Connection {
     device: OwnedFd,
+    /// Requests under way, where the kernel does not send them again.
+    in_flight: Option<OwnedFd>,
     /// What it is called by the service manager, which keeps it.
     name: MountName,
 }
@@ -99,8 +101,10 @@ impl MountTable {
         tracing::info!(%key, path = %path.display(), "mounted");
         let (minor, negotiated) = (mounted.device_number.minor, mounted.negotiated);
         let name = MountName { key: key.clone(), minor, negotiated };
-        self.manager.keep(&name.to_string(), &[mounted.device.as_fd()]);
-        Ok(self.hold(key, path, Some(Connection { device: mounted.device, name })))
+        let in_flight = if mounted.negotiated.can_resend() { None } else { table_of_requests(key) };
+        let connection = Connection { device: mounted.device, in_flight, name };
+        connection.keep(&self.manager);
+        Ok(self.hold(key, path, Some(connection)))
     }
 
     /// Gives a mount its place that the worker has made.
@@ -138,9 +142,15 @@ impl MountTable {
         Some(held.record(key))
     }
 
-    /// The descriptor of a mount.
-    pub(super) fn device(&self, key: &MountKey) -> Option<BorrowedFd<'_>> {
-        self.held.get(key)?.connection.as_ref().map(|connection| connection.device.as_fd())
+    /// The descriptors of a mount: its device and, where there is one, its table of requests.
+    pub(super) fn descriptors(&self, key: &MountKey) -> Vec<BorrowedFd<'_>> {
+        let connection = self.held.get(key).and_then(|held| held.connection.as_ref());
+        let both = connection.map(|connection| (&connection.device, &connection.in_flight));
+        both.into_iter()
+            .flat_map(|(device, table)| [Some(device), table.as_ref()])
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect()
     }
 
     /// Ends one mount unless it is in use.
@@ -199,9 +209,7 @@ impl MountTable {
     /// Has all of them outlive this process.
     pub(super) fn keep_all(&self) {
         let connections = self.held.values().filter_map(|held| held.connection.as_ref());
-        connections.for_each(|connection| {
-            self.manager.keep(&connection.name.to_string(), &[connection.device.as_fd()])
-        });
+        connections.for_each(|connection| connection.keep(&self.manager));
     }
 
     /// Takes every mount off its path, in use or not. Closing the descriptors then breaks the users.
@@ -215,6 +223,25 @@ impl MountTable {
         }
         self.held.values().for_each(|held| held.forget(&self.manager));
     }
+}
+
+impl Connection {
+    /// Has it outlive this process.
+    fn keep(&self, manager: &ServiceManager) {
+        manager.keep(&self.name.to_string(), &[self.device.as_fd()]);
+        if let Some(table) = &self.in_flight {
+            manager.keep(&self.name.table().to_string(), &[table.as_fd()]);
+        }
+    }
+}
+
+/// Without one, requests that a dead worker had taken wait for ever.
+fn table_of_requests(key: &MountKey) -> Option<OwnedFd> {
+    InFlight::create()
+        .inspect_err(
+            |error| tracing::warn!(%key, %error, "requests of a worker that dies will not be failed"),
+        )
+        .ok()
 }
 
 impl Held {
@@ -238,6 +265,9 @@ impl Held {
     fn forget(&self, manager: &ServiceManager) {
         if let Some(connection) = &self.connection {
             manager.forget(&connection.name.to_string());
+            if connection.in_flight.is_some() {
+                manager.forget(&connection.name.table().to_string());
+            }
         }
     }
 

@@ -5,14 +5,15 @@
 //! reply carries some:
 //!
 //! ```text
-//! {"op":"hello","version":5}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
-//! {"op":"next","after":"17"}      -> {"reply":"mount", key, path, …}        + /dev/fuse    or {"reply":"end"}
+//! {"op":"hello","version":6}      -> {"reply":"hello","mounts":2}           + listener, root lock, run lock
+//! {"op":"next","after":"17"}      -> {"reply":"mount", key, path, …}        + /dev/fuse, table   or {"reply":"end"}
 //! {"op":"mount","key":"18",
 //!  "needs":{…}}                   -> {"reply":"mount", key, path, …}        + /dev/fuse
 //! {"op":"attach","key":"18-c"}    -> {"reply":"mount", key, path, …}        with the request: a detached mount
 //! {"op":"unmount","key":"18"}     -> {"reply":"unmounted","outcome":"done"}
 //! {"op":"serving"}                -> {"reply":"noted"}                       once it serves, and every few seconds from then on
 //! {"op":"unfit","why":"…"}        -> {"reply":"noted"}                       it cannot serve, nor will the next one
+//! (table: of requests under way, where the kernel does not send them again: `jaunt_layerfs::fuse::in_flight`)
 //! anything that went wrong        -> {"reply":"error","message":"…"}
 //! ```
 //!
@@ -31,7 +32,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of this protocol. Both ends come from one binary; a worker of another one is sent away.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 /// The longest message: a path (4096 at most) with its escapes is by far the longest part.
 pub(super) const MAX_MESSAGE: usize = 16 * 1024;
 /// The most descriptors in a message: those of `hello`.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::handle::SUPERVISOR_FD;
+use super::handle::{SUPERVISOR_FD, UNFIT_SECONDS};
 use super::service_manager;
 
 /// What to start as a worker.
@@ -130,12 +130,12 @@ impl Worker {
         }
     }
 
-    /// Starts a worker if one is due.
-    pub(super) fn start_if_due(&mut self) {
+    /// Starts a worker if one is due. It is told for how long none could serve.
+    pub(super) fn start_if_due(&mut self, unfit: Option<Duration>) {
         if self.due().is_none_or(|at| at > Instant::now()) {
             return;
         }
-        match self.spawn() {
+        match self.spawn(unfit) {
             Ok(running) => {
                 tracing::info!(pid = running.child.id(), "worker started");
                 self.state = State::Running(running);
@@ -192,12 +192,15 @@ impl Worker {
         }
     }
 
-    fn spawn(&self) -> io::Result<Running> {
+    fn spawn(&self, unfit: Option<Duration>) -> io::Result<Running> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mut command = Command::new(&self.command.program);
         for name in service_manager::VARIABLES {
             command.env_remove(name);
+        }
+        if let Some(unfit) = unfit {
+            command.env(UNFIT_SECONDS, unfit.as_secs().to_string());
         }
         let child = command
             .args(&self.command.args)

@@ -8,7 +8,6 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use jaunt_layerfs::fuse::mount::abort;
-use jaunt_layerfs::fuse::serve;
 use jaunt_snapshotter::supervisor::{
     Backoff, Handle, HandleError, HeldMount, MountKey, MountNeeds, Options, SUPERVISOR_FD, WorkerCommand, run,
 };
@@ -22,6 +21,7 @@ use crate::keeper::Keeper;
 const ROOT: &str = "TEST_ROOT";
 const RUN_DIR: &str = "TEST_RUN_DIR";
 const GARBAGE: &str = "TEST_GARBAGE";
+const NO_RESEND: &str = "TEST_NO_RESEND";
 
 /// Where a daemon lives.
 #[derive(Clone)]
@@ -75,9 +75,25 @@ impl Daemon {
         daemon
     }
 
+    /// The same on a kernel that does not send requests again.
+    pub fn start_without_resend(place: &Place) -> Self {
+        let daemon = Self::launch(place, &[(NO_RESEND, "1")]);
+        eventually("the daemon answers", || daemon.try_ask("pid").is_some());
+        daemon
+    }
+
     /// The same as a service of a manager, with what that has kept.
     pub fn start_kept(place: &Place, keeper: &Keeper) -> Self {
         let daemon = Self::launch_kept(place, keeper);
+        eventually("the daemon answers", || daemon.try_ask("pid").is_some());
+        daemon
+    }
+
+    /// The same on a kernel that does not send requests again.
+    pub fn start_kept_without_resend(place: &Place, keeper: &Keeper) -> Self {
+        let mut command = Self::command(place);
+        command.env(NO_RESEND, "1");
+        let daemon = Self::spawn(place, keeper.adopt(&command));
         eventually("the daemon answers", || daemon.try_ask("pid").is_some());
         daemon
     }
@@ -188,6 +204,9 @@ pub fn supervisor_process() {
     // Workers are killed young here; the usual pauses would be all that these tests do.
     options.backoff = Backoff { longest: Duration::from_millis(5), ..Backoff::default() };
     options.backoff.first = Duration::from_millis(1);
+    if std::env::var_os(NO_RESEND).is_some() {
+        options.mount.features = options.mount.features.without_resend();
+    }
     if let Err(error) = run(options) {
         eprintln!("supervisor failed: {error}");
         std::process::exit(1);
@@ -206,9 +225,9 @@ pub fn worker_process() {
     let gate = PathBuf::from(std::env::var_os(ROOT).unwrap()).join("gate");
     let handle = Handle::from_env().unwrap();
     let serve_one = |mount: HeldMount| -> String {
-        let fs = GatedFs { gate: gate.clone() };
         let connection = mount.connection.unwrap();
-        serve(fs, connection.device, &connection.negotiated, 4).unwrap();
+        let fs = GatedFs { gate: gate.clone(), in_flight: connection.in_flight.clone() };
+        connection.serve(fs, 4).unwrap();
         mount.path.display().to_string()
     };
     for mount in handle.mounts().unwrap() {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::Signal;
@@ -50,6 +51,28 @@ fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
     eventually("free", || second.ask("unmount 1") == "Done");
     eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
     assert!(!place.log().contains("of no use") && !place.log().contains("dead mount"), "{}", place.log());
+}
+
+#[test]
+fn the_table_of_requests_is_kept_with_its_mount() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::in_directory(dir.path());
+    let keeper = Keeper::start(dir.path());
+    let mut first = Daemon::start_kept_without_resend(&place, &keeper);
+    first.ask("mount 1");
+    drop(File::open(place.mount_point("1").join("data")).unwrap());
+    let gated = place.mount_point("1").join("gated");
+    let read = thread::spawn(move || File::open(gated).unwrap().read_at(&mut [0; 4096], 0).is_err());
+    thread::sleep(Duration::from_millis(100));
+    first.signal(Signal::KILL);
+    first.wait_for_exit();
+    let second = Daemon::start_kept_without_resend(&place, &keeper);
+    assert!(read.join().unwrap(), "failed, not for ever");
+    assert_eq!(second.ask("unmount 1"), "Done");
+    eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
 }
 
 #[test]

@@ -62,6 +62,36 @@ fn reads_and_calls_survive_the_death_of_the_worker() {
 }
 
 #[test]
+fn where_the_kernel_sends_nothing_again_a_read_in_flight_fails_and_the_next_one_is_right() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_without_resend(&Place::in_directory(dir.path()));
+    daemon.ask("mount 7");
+    let path = daemon.place.mount_point("7").join("gated");
+    for round in 0..10 {
+        let (file, before) = (File::open(&path).unwrap(), daemon.worker());
+        let reads: Vec<_> = (0..5)
+            .map(|n| {
+                let file = file.try_clone().unwrap();
+                thread::spawn(move || {
+                    file.read_at(&mut [0; 4096], n * 4096).map_err(|error| error.raw_os_error())
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(50));
+        daemon.kill_worker();
+        for read in reads {
+            assert_eq!(read.join().unwrap(), Err(Some(5)), "round {round}");
+        }
+        assert_ne!(daemon.worker(), before);
+    }
+    File::create(daemon.place.gate()).unwrap();
+    assert!(read_at(&path, 5) == content(5, 1 << 20));
+}
+
+#[test]
 fn fifty_deaths_under_load_lose_no_byte() {
     if !can_mount() {
         return;

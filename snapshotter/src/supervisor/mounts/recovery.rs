@@ -10,7 +10,6 @@
 //! A mount belongs to a descriptor by the number of its device, not by its path alone.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use jaunt_layerfs::erofs;
@@ -59,7 +58,7 @@ pub(super) fn recover(
 /// the worker answers its users with errors.
 fn hold_again(directory: &Path, kept: Vec<KeptMount>, manager: &ServiceManager) -> BTreeMap<MountKey, Held> {
     let mut held: BTreeMap<MountKey, Held> = BTreeMap::new();
-    for KeptMount { name, device } in kept {
+    for KeptMount { name, device, in_flight } in kept {
         let is_same = |held: &Held| held.minor() == Some(name.minor);
         let mut key = name.key.clone();
         if held.get(&key).is_some_and(is_same) {
@@ -72,9 +71,10 @@ fn hold_again(directory: &Path, kept: Vec<KeptMount>, manager: &ServiceManager) 
             key = stray;
         }
         // It may have been forgotten with another of its name.
-        manager.keep(&name.to_string(), &[device.as_fd()]);
+        let connection = Connection { device, in_flight, name };
+        connection.keep(manager);
         let path = directory.join(key.as_str());
-        held.insert(key, Held { path, connection: Some(Connection { device, name }), attached: false });
+        held.insert(key, Held { path, connection: Some(connection), attached: false });
     }
     held
 }
