@@ -30,7 +30,7 @@ struct Node {
 }
 
 const LIMITS: ResolveLimits =
-    ResolveLimits { timeout: Duration::from_secs(1), remember_failure: Duration::from_millis(200) };
+    ResolveLimits { timeout: Duration::from_secs(10), remember_failure: Duration::from_millis(200) };
 
 impl Node {
     fn new() -> Self {
