@@ -208,7 +208,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => run_status(&args),
         Command::Prune(args) => run_prune(args),
         Command::Check(args) => return run_check(args).unwrap_or_else(|error| failed(&error)),
-        Command::Install(args) => args.run().map_err(CommandError::from),
+        Command::Install(args) => run_install(args),
         Command::Uninstall(args) => run_uninstall(args),
         Command::Mount(args) => run_mount(args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
@@ -307,6 +307,10 @@ fn run_prune(args: PruneArgs) -> Result<(), CommandError> {
         false => print!("{}", prune::text(&pruned, args.dry_run)),
     }
     Ok(())
+}
+
+fn run_install(args: InstallArgs) -> Result<(), CommandError> {
+    Ok(runtime()?.block_on(args.run())?)
 }
 
 fn run_uninstall(args: UninstallArgs) -> Result<(), CommandError> {

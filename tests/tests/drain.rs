@@ -41,7 +41,7 @@ impl<'b> Given<'b> {
         // Paths are the same from the scratch, as the machine's root directory, and from outside.
         let within = bed.scratch.path().join(bed.scratch.path().strip_prefix("/").unwrap());
         fs::create_dir_all(within.parent().unwrap()).unwrap();
-        std::os::unix::fs::symlink(bed.scratch.path(), within).unwrap();
+        std::os::unix::fs::symlink("/", within).unwrap();
         let etc = bed.scratch.dir("etc/jaunt").unwrap();
         fs::write(etc.join("snapshotter.toml"), settings).unwrap();
         Self { bed, node, jaunt }

@@ -1,12 +1,14 @@
 //! The command lines of `install` and `uninstall`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
-use super::{InstallError, Request, Version, drain, install, plan, uninstall};
+use super::apply::PATIENCE;
+use super::host::Host;
+use super::{InstallError, Request, Version, drain, install, plan, uninstall, usage};
 use crate::config::{ConfigError, Settings};
-use crate::status;
 
 /// What `install` can be asked.
 #[derive(Debug, Args)]
@@ -38,6 +40,12 @@ pub struct InstallArgs {
     /// Start the daemon and restart containerd, with systemd
     #[arg(long)]
     start: bool,
+    /// With --start: seconds until the daemon must serve, before containerd is told of it
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs())]
+    wait: u64,
+    /// Pull with it again, on a node that was drained
+    #[arg(long)]
+    undrain: bool,
     /// Print what would be written, and write nothing
     #[arg(long, visible_alias = "dry-run")]
     print: bool,
@@ -76,9 +84,8 @@ impl InstallArgs {
     ///
     /// # Errors
     /// Something is in the way; nothing was written then, unless a disk failed in between.
-    pub fn run(self) -> Result<(), InstallCommandError> {
-        let config = self.host_root.join(crate::config::DEFAULT_FILE.trim_start_matches('/'));
-        let settings = Settings::read(config.exists().then_some(&*config))?.complete();
+    pub async fn run(self) -> Result<(), InstallCommandError> {
+        let settings = settings(&Host::new(&self.host_root))?.complete();
         let request = Request {
             host_root: self.host_root,
             containerd_config: self.containerd_config,
@@ -91,9 +98,11 @@ impl InstallArgs {
             docker: self.docker,
             unit: !self.no_unit,
             start: self.start,
+            patience: Duration::from_secs(self.wait),
+            undrain: self.undrain,
         };
         if !self.print {
-            install(&request)?.iter().for_each(|line| println!("{line}"));
+            install(&request).await?.iter().for_each(|line| println!("{line}"));
             if !request.start {
                 println!("next: systemctl enable --now jaunt-snapshotter && systemctl restart containerd");
             }
@@ -122,7 +131,8 @@ impl UninstallArgs {
             true => drain(&self.host_root, self.stop)?,
             false => {
                 if !self.force {
-                    self.refuse_in_use().await?;
+                    let host = Host::new(&self.host_root);
+                    usage::refuse_in_use(&host, &settings(&host)?.complete()).await?;
                 }
                 uninstall(&self.host_root, self.stop, self.force)?
             }
@@ -130,17 +140,10 @@ impl UninstallArgs {
         done.iter().for_each(|line| println!("{line}"));
         Ok(())
     }
+}
 
-    /// A daemon that does not answer has nothing that could be asked for.
-    async fn refuse_in_use(&self) -> Result<(), InstallCommandError> {
-        let config = self.host_root.join(crate::config::DEFAULT_FILE.trim_start_matches('/'));
-        let socket = Settings::read(config.exists().then_some(&*config))?.socket();
-        let socket = self.host_root.join(socket.strip_prefix("/").unwrap_or(&socket));
-        match status::fetch(&socket).await {
-            Ok(status) if !status.snapshots.is_empty() => {
-                Err(InstallError::InUse(status.snapshots.len()).into())
-            }
-            _ => Ok(()),
-        }
-    }
+/// What the daemon there is configured with.
+fn settings(host: &Host) -> Result<Settings, InstallCommandError> {
+    let config = host.at(Path::new(crate::config::DEFAULT_FILE))?;
+    Ok(Settings::read(config.exists().then_some(&*config))?)
 }

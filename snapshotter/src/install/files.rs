@@ -19,8 +19,8 @@ use super::host::Host;
 pub const RECORD: &str = "/etc/jaunt/installed.json";
 const KEPT: &str = "before-jaunt";
 
-/// What a file is, and so how it can be taken out where others have changed it since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a file is, and so how it can be taken out where others have changed it since. In the order of being taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// containerd's configuration.
@@ -33,6 +33,13 @@ pub enum Kind {
     Config,
     /// Our own program.
     Program,
+}
+
+impl Kind {
+    /// Whether nobody but us has something in it.
+    pub const fn is_own(self) -> bool {
+        !matches!(self, Self::Containerd | Self::Docker)
+    }
 }
 
 /// A file that is to be written.
@@ -59,6 +66,12 @@ pub struct Written {
     pub before: Option<PathBuf>,
     /// What was written.
     pub digest: Digest,
+    /// What that took the place of: a replacement that was cut short has left it.
+    #[serde(default)]
+    pub replaced: Option<Digest>,
+    /// Whether it has changes of others in it that were made after the first time.
+    #[serde(default)]
+    pub edited: bool,
 }
 
 /// All that were.
@@ -66,12 +79,18 @@ pub struct Written {
 pub struct Record {
     /// In the order of writing.
     pub files: Vec<Written>,
+    /// Whether pulls are to go elsewhere, also after another installation.
+    #[serde(default)]
+    pub drained: bool,
+    /// Whether containerd has not been restarted since its file was written.
+    #[serde(default)]
+    pub restart_due: bool,
 }
 
 impl Record {
     /// The machine's; empty, if nothing was installed.
     pub fn read(host: &Host) -> Result<Self, InstallError> {
-        let path = host.at(Path::new(RECORD));
+        let path = host.at(Path::new(RECORD))?;
         match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(InstallError::Io { path, source }),
@@ -86,9 +105,15 @@ impl Record {
         self.files.iter().find(|written| written.path == path)
     }
 
+    /// Puts a file on record, in the place of what was known of it.
+    pub fn put(&mut self, written: Written) {
+        self.files.retain(|earlier| earlier.path != written.path);
+        self.files.push(written);
+    }
+
     /// Makes it the machine's; an empty one is removed.
     pub fn write(&self, host: &Host) -> Result<(), InstallError> {
-        let path = host.at(Path::new(RECORD));
+        let path = host.at(Path::new(RECORD))?;
         if self.files.is_empty() {
             return remove(&path);
         }
@@ -98,25 +123,45 @@ impl Record {
     }
 }
 
-/// Writes a file, and keeps what is there; what an earlier run has kept stays. `None`, if the file is as it should be.
-pub fn install(host: &Host, planned: &Planned, record: &Record) -> Result<Option<Written>, InstallError> {
-    let place = host.at(&planned.path);
+/// Keeps what is there of a file that is to be written, and tells what then goes on record; what an earlier run has kept
+/// stays. `None`, if the file is as it should be.
+pub fn intend(host: &Host, planned: &Planned, record: &Record) -> Result<Option<Written>, InstallError> {
+    let place = host.at(&planned.path)?;
     let now = read(&place)?;
     if now.as_ref() == Some(&planned.content) {
         return Ok(None);
     }
-    let before = match (record.find(&planned.path), now) {
+    let replaced = now.as_deref().map(Digest::of);
+    let earlier = record.find(&planned.path);
+    let edited = earlier.is_some_and(|earlier| {
+        earlier.edited || replaced.is_some_and(|now| now != earlier.digest && Some(now) != earlier.replaced)
+    });
+    let before = match (earlier, now) {
         (Some(earlier), _) => earlier.before.clone(),
         (None, None) => None,
         (None, Some(now)) => {
-            let kept = free_name(host, &planned.path);
-            replace(&host.at(&kept), &now, mode_of(&place).unwrap_or(planned.mode))?;
+            let kept = free_name(host, &planned.path, KEPT)?;
+            replace(&host.at(&kept)?, &now, mode_of(&place).unwrap_or(planned.mode))?;
             Some(kept)
         }
     };
-    replace(&place, &planned.content, planned.mode)?;
     let Planned { kind, path, content, .. } = planned;
-    Ok(Some(Written { kind: *kind, path: path.clone(), before, digest: Digest::of(content) }))
+    Ok(Some(Written {
+        kind: *kind,
+        path: path.clone(),
+        before,
+        digest: Digest::of(content),
+        replaced,
+        edited,
+    }))
+}
+
+/// Moves a file to a name beside it, which is returned.
+pub fn move_aside(host: &Host, path: &Path, suffix: &str) -> Result<PathBuf, InstallError> {
+    let (place, aside) = (host.at(path)?, free_name(host, path, suffix)?);
+    let renamed = fs::rename(&place, place.with_file_name(aside.file_name().unwrap_or_default()));
+    renamed.map_err(|source| InstallError::Io { path: place, source })?;
+    Ok(aside)
 }
 
 /// What a file holds; `None`, if there is none.
@@ -127,11 +172,10 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, InstallError> {
     }
 }
 
-/// Puts a file in place, whole, with the owner and mode of the one before, if there was one.
+/// Puts a file in place, whole, with the owner and mode of the one before, if there was one. `path` is no link:
+/// [`Host::at`] has followed them.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), InstallError> {
     let fail = |source| InstallError::Io { path: path.to_owned(), source };
-    // A link is followed: it is the file behind it that is read.
-    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(fail)?;
     let before = fs::metadata(path).ok();
@@ -160,11 +204,14 @@ fn mode_of(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|stat| stat.mode() & 0o7777)
 }
 
-fn free_name(host: &Host, path: &Path) -> PathBuf {
+fn free_name(host: &Host, path: &Path, suffix: &str) -> Result<PathBuf, InstallError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Beside the file itself, should the path be a link.
+    let place = host.at(path)?;
     let numbered = |number: u32| match number {
-        0 => path.with_file_name(format!("{name}.{KEPT}")),
-        number => path.with_file_name(format!("{name}.{KEPT}-{number}")),
+        0 => format!("{name}.{suffix}"),
+        number => format!("{name}.{suffix}-{number}"),
     };
-    (0..u32::MAX).map(numbered).find(|kept| !host.at(kept).exists()).unwrap_or_else(|| numbered(u32::MAX))
+    let free = (0..u32::MAX).map(numbered).find(|name| !place.with_file_name(name).exists());
+    Ok(host.within(&place.with_file_name(free.unwrap_or_else(|| numbered(u32::MAX)))))
 }

@@ -1,12 +1,17 @@
 //! The machine that is changed: this one, or one whose root directory is mounted somewhere.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use super::InstallError;
 
 /// Where programs are, on distributions that have containerd.
 const PROGRAM_DIRS: [&str; 5] = ["usr/local/bin", "usr/bin", "bin", "usr/sbin", "usr/local/sbin"];
+
+/// As the kernel has it.
+const LINKS_MAX: usize = 40;
 
 /// A machine, by its root directory.
 #[derive(Clone, Debug)]
@@ -25,15 +30,46 @@ impl Host {
         self.root == Path::new("/")
     }
 
-    /// Where a path of its own is.
-    pub fn at(&self, path: &Path) -> PathBuf {
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    /// Where a path of its own is, with links followed as the machine follows them: an absolute one starts at its root,
+    /// and none leads out of it. What is not there stands for itself.
+    pub fn at(&self, path: &Path) -> Result<PathBuf, InstallError> {
+        let mut resolved = PathBuf::new();
+        let mut left: VecDeque<OsString> = names(path).collect();
+        let mut links = 0;
+        while let Some(name) = left.pop_front() {
+            if name == ".." {
+                resolved.pop();
+                continue;
+            }
+            let Ok(target) = std::fs::read_link(self.root.join(&resolved).join(&name)) else {
+                resolved.push(name);
+                continue;
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                let source = std::io::Error::from(rustix::io::Errno::LOOP);
+                return Err(InstallError::Io {
+                    path: self.root.join(path.strip_prefix("/").unwrap_or(path)),
+                    source,
+                });
+            }
+            if target.is_absolute() {
+                resolved.clear();
+            }
+            names(&target).rev().for_each(|name| left.push_front(name));
+        }
+        Ok(self.root.join(resolved))
+    }
+
+    /// A place of [`Host::at`] as the machine calls it.
+    pub fn within(&self, place: &Path) -> PathBuf {
+        Path::new("/").join(place.strip_prefix(&self.root).unwrap_or(place))
     }
 
     /// A program of its own, by its path there.
     pub fn find(&self, program: &str) -> Option<PathBuf> {
         let own = PROGRAM_DIRS.iter().map(|dir| Path::new("/").join(dir).join(program));
-        own.into_iter().find(|path| self.at(path).is_file())
+        own.into_iter().find(|path| self.at(path).is_ok_and(|place| place.is_file()))
     }
 
     /// A command that runs a program of its own on it.
@@ -57,4 +93,11 @@ impl Host {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+    path.components().filter_map(|part| match part {
+        Component::Normal(_) | Component::ParentDir => Some(part.as_os_str().to_owned()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    })
 }

@@ -4,17 +4,22 @@
 //! Nothing is written before all of it is known and containerd has read its new configuration. What was there is kept, and
 //! comes back byte for byte where nobody has changed the file since.
 
+mod apply;
 pub mod command;
 mod containerd;
 mod docker;
 mod files;
 mod host;
+mod services;
 mod undo;
+mod usage;
 mod version;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+pub use apply::{drain, install, uninstall};
 pub use containerd::EditError;
 pub use version::Version;
 
@@ -54,6 +59,10 @@ pub struct Request {
     pub unit: bool,
     /// Whether services are started.
     pub start: bool,
+    /// How long the daemon may take until it serves.
+    pub patience: Duration,
+    /// Whether a node that was drained is to pull with it again.
+    pub undrain: bool,
 }
 
 /// Why a machine was not changed, or not as asked.
@@ -135,6 +144,23 @@ pub enum InstallError {
     /// What was kept is gone.
     #[error("{path}, which has what was there before, is gone", path = .0.display())]
     Lost(PathBuf),
+    /// The daemon was started, and does not serve.
+    #[error(
+        "the daemon does not serve, and containerd was not told of it (journalctl -u jaunt-snapshotter): {0}"
+    )]
+    NotServing(String),
+    /// containerd did not take its configuration.
+    #[error("containerd does not start with its new configuration; the old one is back{again}", again = if *.again { ", and it runs" } else { ", and it still does not start" })]
+    PutBack {
+        /// What it said.
+        #[source]
+        why: Box<InstallError>,
+        /// Whether it runs with the old one.
+        again: bool,
+    },
+    /// Nobody tells whether containers still use it.
+    #[error("cannot tell whether snapshots are in use: {0} (--force does not ask)")]
+    UseUnknown(String),
     /// Containers still use it.
     #[error(
         "{0} snapshots are still in use or kept by containerd: drain the node first (uninstall --drain), or --force"
@@ -142,12 +168,18 @@ pub enum InstallError {
     InUse(usize),
 }
 
-/// What would be written: path and content, what is there already left out.
+/// What would be written, containerd's last: path and content, what is there already left out.
 pub fn plan(request: &Request) -> Result<(Vec<Planned>, Vec<String>), InstallError> {
     let host = Host::new(&request.host_root);
     let mut notes = Vec::new();
-    let mut planned = vec![containerd_file(request, &host, &mut notes)?];
-    if request.docker {
+    let pulls = request.undrain || !Record::read(&host)?.drained;
+    if !pulls {
+        notes.push(
+            "this node was drained: pulls go elsewhere (--undrain gives them back to Jaunt)".to_owned(),
+        );
+    }
+    let mut planned = if request.unit { own_files(request, &host)? } else { Vec::new() };
+    if request.docker && pulls {
         let path = PathBuf::from(DOCKER);
         let content = docker::add(&text(&host, &path)?)
             .map_err(|source| InstallError::Json { path: path.clone(), source })?;
@@ -156,69 +188,22 @@ pub fn plan(request: &Request) -> Result<(Vec<Planned>, Vec<String>), InstallErr
             "Docker's containerd image store does not show what its own store has: pull again".to_owned(),
         );
     }
-    if request.unit {
-        planned.extend(own_files(request, &host)?);
-    }
+    planned.push(containerd_file(request, request.cri && pulls, &host, &mut notes)?);
     let mut changed = Vec::new();
     for file in planned {
-        if files::read(&host.at(&file.path))?.as_ref() != Some(&file.content) {
+        if files::read(&host.at(&file.path)?)?.as_ref() != Some(&file.content) {
             changed.push(file);
         }
     }
     Ok((changed, notes))
 }
 
-/// Installs. What was done, a line each.
-pub fn install(request: &Request) -> Result<Vec<String>, InstallError> {
-    let host = Host::new(&request.host_root);
-    let (planned, notes) = plan(request)?;
-    let mut record = Record::read(&host)?;
-    let mut done = Vec::new();
-    for file in &planned {
-        let Some(written) = files::install(&host, file, &record)? else { continue };
-        let kept = written.before.as_ref().map(|kept| format!(" (as it was: {})", kept.display()));
-        done.push(format!("wrote {}{}", file.path.display(), kept.unwrap_or_default()));
-        record.files.retain(|earlier| earlier.path != written.path);
-        record.files.push(written);
-        record.write(&host)?;
-    }
-    if done.is_empty() {
-        done.push("all is installed already".to_owned());
-    }
-    if request.start {
-        done.extend(start(&host, !planned.is_empty())?);
-    }
-    done.extend(notes);
-    Ok(done)
-}
-
-/// Takes everything out again.
-pub fn uninstall(host_root: &Path, stop: bool, force: bool) -> Result<Vec<String>, InstallError> {
-    let host = Host::new(host_root);
-    if stop {
-        systemctl(&host, &["disable", "--now", "jaunt-snapshotter.service"])?;
-    }
-    let mut done = undo::undo(&host, force)?;
-    if stop {
-        systemctl(&host, &["daemon-reload"])?;
-        systemctl(&host, &["restart", "containerd.service"])?;
-        done.push("stopped the daemon, restarted containerd".to_owned());
-    }
-    Ok(done)
-}
-
-/// Has images pulled as before, and leaves the snapshotter to what runs on it.
-pub fn drain(host_root: &Path, restart: bool) -> Result<Vec<String>, InstallError> {
-    let host = Host::new(host_root);
-    let mut done = undo::drain(&host)?;
-    if restart && !done.is_empty() {
-        systemctl(&host, &["restart", "containerd.service"])?;
-        done.push("restarted containerd".to_owned());
-    }
-    Ok(done)
-}
-
-fn containerd_file(request: &Request, host: &Host, notes: &mut Vec<String>) -> Result<Planned, InstallError> {
+fn containerd_file(
+    request: &Request,
+    cri: bool,
+    host: &Host,
+    notes: &mut Vec<String>,
+) -> Result<Planned, InstallError> {
     let path = &request.containerd_config;
     let edit = |source| InstallError::Edit { path: path.clone(), source };
     let program = request.containerd.clone().or_else(|| host.find("containerd"));
@@ -231,10 +216,10 @@ fn containerd_file(request: &Request, host: &Host, notes: &mut Vec<String>) -> R
         (None, None) => return Err(InstallError::NoContainerd(request.host_root.clone())),
     };
     let (socket, root) = (request.socket.display().to_string(), request.root.display().to_string());
-    let wanted = Wanted { containerd, socket: &socket, root: &root, cri: request.cri };
+    let wanted = Wanted { containerd, socket: &socket, root: &root, cri };
     let before = text(host, path)?;
     let after = containerd::add(&before, &wanted).map_err(edit)?;
-    if containerd::has_no_cri(&before) && request.cri {
+    if containerd::has_no_cri(&before) && cri {
         notes.push("CRI is among disabled_plugins: for Kubernetes, take it out".to_owned());
     }
     match program {
@@ -253,7 +238,7 @@ fn verify(
     wanted: &Wanted<'_>,
 ) -> Result<(), InstallError> {
     let new = path.with_extension("jaunt-new");
-    let place = host.at(&new);
+    let place = host.at(&new)?;
     files::replace(&place, text.as_bytes(), 0o600)?;
     let config = new.display().to_string();
     let dumped = host.run(program, &["--config", &config, "config", "dump"]);
@@ -276,27 +261,13 @@ fn own_files(request: &Request, host: &Host) -> Result<Vec<Planned>, InstallErro
         Planned { kind: Kind::Unit, path: UNIT.into(), content: unit.into(), mode: 0o644 },
     ];
     // One that is there is somebody's.
-    if !host.at(&config).exists() {
+    if !host.at(&config)?.exists() {
         own.push(Planned { kind: Kind::Config, path: config, content: CONFIG_TEXT.into(), mode: 0o644 });
     }
     Ok(own)
 }
 
-fn start(host: &Host, changed: bool) -> Result<Vec<String>, InstallError> {
-    systemctl(host, &["daemon-reload"])?;
-    systemctl(host, &["enable", "--now", "jaunt-snapshotter.service"])?;
-    if changed {
-        systemctl(host, &["restart", "containerd.service"])?;
-    }
-    Ok(vec!["started the daemon; containerd has its configuration".to_owned()])
-}
-
-fn systemctl(host: &Host, words: &[&str]) -> Result<(), InstallError> {
-    let program = host.find("systemctl").unwrap_or_else(|| "/usr/bin/systemctl".into());
-    host.run(&program, words).map(drop)
-}
-
 fn text(host: &Host, path: &Path) -> Result<String, InstallError> {
-    let bytes = files::read(&host.at(path))?.unwrap_or_default();
+    let bytes = files::read(&host.at(path)?)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -4,34 +4,22 @@ use std::path::Path;
 
 use jaunt_formats::Digest;
 
-use super::files::{self, Kind, RECORD, Record, Written};
+use super::files::{self, Kind, Record, Written};
 use super::host::Host;
 use super::{InstallError, containerd, docker};
 
-/// Takes out everything, or says what is in the way before anything is changed. What was done, a line each.
-pub(super) fn undo(host: &Host, force: bool) -> Result<Vec<String>, InstallError> {
-    let mut record = Record::read(host)?;
-    if record.files.is_empty() {
-        return Err(InstallError::NotInstalled(host.at(Path::new(RECORD))));
-    }
-    let written = record.files.clone();
-    let steps = written.iter().rev().map(|written| Step::of(host, written, force));
-    let steps = steps.collect::<Result<Vec<_>, _>>()?;
-    let mut done = Vec::new();
-    for step in steps {
-        done.push(step.take(host)?);
-        record.files.pop();
-        record.write(host)?;
-    }
-    Ok(done)
+/// What an edited file is moved to.
+const EDITED: &str = "edited";
+
+/// How everything is taken out, what others have something in first; or what is in the way.
+pub(super) fn steps(host: &Host, record: &Record, force: bool) -> Result<Vec<Step>, InstallError> {
+    let mut written = record.files.clone();
+    written.sort_by_key(|written| written.kind);
+    written.into_iter().map(|written| Step::of(host, written, force)).collect()
 }
 
 /// Gives pulling back to what did it before, and leaves the snapshotter to what runs on it.
-pub(super) fn drain(host: &Host) -> Result<Vec<String>, InstallError> {
-    let mut record = Record::read(host)?;
-    if record.files.is_empty() {
-        return Err(InstallError::NotInstalled(host.at(Path::new(RECORD))));
-    }
+pub(super) fn drain(host: &Host, record: &mut Record) -> Result<Vec<String>, InstallError> {
     let mut done = Vec::new();
     for written in &mut record.files {
         let (now, before) = (text(host, &written.path)?, original(host, written)?);
@@ -41,7 +29,7 @@ pub(super) fn drain(host: &Host) -> Result<Vec<String>, InstallError> {
             Kind::Unit | Kind::Config | Kind::Program => continue,
         };
         if changed != now {
-            files::replace(&host.at(&written.path), changed.as_bytes(), 0o644)?;
+            files::replace(&host.at(&written.path)?, changed.as_bytes(), 0o644)?;
             // Nobody else has changed it: all of it can be put back later.
             if Digest::of(now.as_bytes()) == written.digest {
                 written.digest = Digest::of(changed.as_bytes());
@@ -49,63 +37,104 @@ pub(super) fn drain(host: &Host) -> Result<Vec<String>, InstallError> {
             done.push(format!("{}: pulls as before", written.path.display()));
         }
     }
+    record.drained = true;
     record.write(host)?;
     Ok(done)
 }
 
 /// How one file is taken out.
-enum Step<'w> {
+pub(super) enum Step {
     /// As it was, byte for byte.
-    Restore(&'w Written),
+    Restore(Written),
     /// Ours taken out of what others have changed meanwhile.
-    Merge(&'w Written, String),
+    Merge(Written, String),
+    /// Moved to another name, as somebody has put work into it.
+    Aside(Written),
     /// Already gone.
-    Gone(&'w Written),
+    Gone(Written),
 }
 
-impl<'w> Step<'w> {
-    fn of(host: &Host, written: &'w Written, force: bool) -> Result<Self, InstallError> {
-        let Some(now) = files::read(&host.at(&written.path))? else { return Ok(Self::Gone(written)) };
-        if Digest::of(&now) == written.digest {
+impl Step {
+    fn of(host: &Host, written: Written, force: bool) -> Result<Self, InstallError> {
+        let Some(now) = files::read(&host.at(&written.path)?)? else { return Ok(Self::Gone(written)) };
+        let digest = Digest::of(&now);
+        // One that was cut short before the file was replaced has left what was there.
+        let is_as_before = || match &written.before {
+            Some(kept) => Ok(files::read(&host.at(kept)?)?.as_ref() == Some(&now)),
+            None => Ok(written.kind.is_own() && written.replaced == Some(digest)),
+        };
+        if (digest == written.digest && !written.edited) || is_as_before()? {
             return Ok(Self::Restore(written));
         }
-        let (now, before) = (String::from_utf8_lossy(&now).into_owned(), original(host, written)?);
+        let (now, before) = (String::from_utf8_lossy(&now).into_owned(), original(host, &written)?);
         match written.kind {
             Kind::Containerd => {
-                Ok(Self::Merge(written, containerd::remove(&now, &before).map_err(edit(written))?))
+                let text = containerd::remove(&now, &before).map_err(edit(&written))?;
+                Ok(Self::Merge(written, text))
             }
-            Kind::Docker => Ok(Self::Merge(written, docker::remove(&now, &before).map_err(json(written))?)),
-            Kind::Unit | Kind::Config | Kind::Program if force => Ok(Self::Restore(written)),
-            Kind::Unit | Kind::Config | Kind::Program => Err(InstallError::Changed(written.path.clone())),
+            Kind::Docker => {
+                let text = docker::remove(&now, &before).map_err(json(&written))?;
+                Ok(Self::Merge(written, text))
+            }
+            Kind::Unit | Kind::Program if digest == written.digest => Ok(Self::Restore(written)),
+            Kind::Config => Ok(Self::Aside(written)),
+            Kind::Unit if force => Ok(Self::Aside(written)),
+            Kind::Program if force => Ok(Self::Restore(written)),
+            Kind::Unit | Kind::Program => Err(InstallError::Changed(written.path)),
         }
     }
 
-    fn take(self, host: &Host) -> Result<String, InstallError> {
-        match self {
-            Self::Gone(written) => Ok(format!("{}: gone already", written.path.display())),
+    /// What it takes out.
+    pub fn kind(&self) -> Kind {
+        self.written().kind
+    }
+
+    /// Where that is, on the machine.
+    pub fn path(&self) -> &Path {
+        &self.written().path
+    }
+
+    const fn written(&self) -> &Written {
+        let (Self::Restore(written) | Self::Merge(written, _) | Self::Aside(written) | Self::Gone(written)) =
+            self;
+        written
+    }
+
+    /// Takes it out. What was done, in words.
+    pub fn take(self, host: &Host) -> Result<String, InstallError> {
+        let place = host.at(self.path())?;
+        let path = self.path().display().to_string();
+        match &self {
+            Self::Gone(_) => Ok(format!("{path}: gone already")),
             Self::Merge(written, text) => {
-                files::replace(&host.at(&written.path), text.as_bytes(), 0o644)?;
+                files::replace(&place, text.as_bytes(), 0o644)?;
                 let kept = written.before.as_ref().map(|kept| format!("; as it was: {}", kept.display()));
                 let kept = kept.unwrap_or_default();
-                Ok(format!(
-                    "{}: our part removed, others have changed it since{kept}",
-                    written.path.display()
-                ))
+                Ok(format!("{path}: our part removed, others have changed it since{kept}"))
             }
-            Self::Restore(written) => {
-                let place = host.at(&written.path);
-                let Some(kept) = &written.before else {
-                    files::remove(&place)?;
-                    return Ok(format!("{}: removed", written.path.display()));
-                };
-                let kept = host.at(kept);
-                let Some(bytes) = files::read(&kept)? else { return Err(InstallError::Lost(kept)) };
-                files::replace(&place, &bytes, 0o644)?;
-                files::remove(&kept)?;
-                Ok(format!("{}: as it was before", written.path.display()))
+            Self::Aside(written) => {
+                let aside = files::move_aside(host, &written.path, EDITED)?;
+                if written.before.is_some() {
+                    restore(host, written)?;
+                }
+                Ok(format!("{path}: was edited, and is kept as {}", aside.display()))
             }
+            Self::Restore(written) => restore(host, written),
         }
     }
+}
+
+fn restore(host: &Host, written: &Written) -> Result<String, InstallError> {
+    let place = host.at(&written.path)?;
+    let Some(kept) = &written.before else {
+        files::remove(&place)?;
+        return Ok(format!("{}: removed", written.path.display()));
+    };
+    let kept = host.at(kept)?;
+    let Some(bytes) = files::read(&kept)? else { return Err(InstallError::Lost(kept)) };
+    files::replace(&place, &bytes, 0o644)?;
+    files::remove(&kept)?;
+    Ok(format!("{}: as it was before", written.path.display()))
 }
 
 /// What was there before the first installation.
@@ -117,7 +146,7 @@ fn original(host: &Host, written: &Written) -> Result<String, InstallError> {
 }
 
 fn text(host: &Host, path: &Path) -> Result<String, InstallError> {
-    let bytes = files::read(&host.at(path))?.unwrap_or_default();
+    let bytes = files::read(&host.at(path)?)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

@@ -1,6 +1,9 @@
 //! `install` and `uninstall` on machines that are directories, with the containerd of this one.
 #![allow(clippy::unwrap_used)]
 
+mod machines;
+mod services;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -137,6 +140,21 @@ fn a_drained_node_pulls_as_before_and_can_be_uninstalled_later() {
         !drained.contains("snapshotter = \"jaunt\"") && drained.contains("[proxy_plugins.jaunt]"),
         "{drained}"
     );
+    machine.run(&["uninstall"]);
+    assert_eq!(machine.config(), MINE);
+}
+
+#[test]
+fn a_drained_node_stays_drained_until_that_is_taken_back() {
+    let machine = Machine::new(Some(MINE));
+    machine.run(&INSTALL);
+    machine.run(&["uninstall", "--drain"]);
+    let drained = machine.config();
+    assert!(machine.run(&INSTALL).contains("this node was drained"));
+    assert_eq!(machine.config(), drained);
+    machine.run(&[&INSTALL[..], &["--undrain"]].concat());
+    assert!(machine.config().contains("snapshotter = \"jaunt\""));
+    assert!(!machine.run(&INSTALL).contains("drained"));
     machine.run(&["uninstall"]);
     assert_eq!(machine.config(), MINE);
 }

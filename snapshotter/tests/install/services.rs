@@ -1,0 +1,126 @@
+//! `--start` and `--stop`, with a `systemctl` that writes down what it is asked, and a daemon of this machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use super::{CONFIG, INSTALL, MINE, Machine};
+
+/// Notes what containerd would be restarted with, and fails where a file says so.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+jaunt=no
+while read -r line; do
+    case $line in *proxy_plugins.jaunt*) jaunt=yes ;; esac
+done < /etc/containerd/config.toml
+echo "$* jaunt=$jaunt" >> /asked
+if [ -e "/fails-$1-$jaunt" ]; then exit 1; fi
+"#;
+
+/// A machine with a shell; none, where nobody may change their root directory.
+fn machine() -> Option<Machine> {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tried: it needs root");
+        return None;
+    }
+    let machine = Machine::new(Some(MINE));
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain(["/bin/sh"]) {
+        let place = machine.at(file.trim_start_matches('/'));
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::copy(file, place).unwrap();
+    }
+    fs::create_dir_all(machine.at("usr/bin")).unwrap();
+    fs::write(machine.at("usr/bin/systemctl"), SYSTEMCTL).unwrap();
+    fs::set_permissions(machine.at("usr/bin/systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
+    Some(machine)
+}
+
+impl Machine {
+    /// What systemd was asked for since it was last looked at.
+    fn asked(&self) -> Vec<String> {
+        let asked = fs::read_to_string(self.at("asked")).unwrap_or_default();
+        let _ = fs::remove_file(self.at("asked"));
+        asked.lines().map(|line| line.replace(".service", "")).collect()
+    }
+}
+
+/// Killed at the end, its worker with it.
+struct Daemon(Child);
+
+impl Daemon {
+    fn of(machine: &Machine) -> Self {
+        let log = fs::File::create(machine.at("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
+        command.args(["serve", "--config", "/dev/null", "--root"]).arg(machine.at("var/lib/jaunt"));
+        command.arg("--run-dir").arg(machine.at("run/jaunt"));
+        Self(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(wait: &str) -> Vec<&str> {
+    [&INSTALL[..], &["--start", "--wait", wait]].concat()
+}
+
+#[test]
+fn containerd_is_told_of_a_daemon_that_serves_and_that_is_ended_last() {
+    let Some(machine) = machine() else { return };
+    let daemon = Daemon::of(&machine);
+    machine.run(&start("60"));
+    let started =
+        ["daemon-reload jaunt=no", "enable --now jaunt-snapshotter jaunt=no", "restart containerd jaunt=yes"];
+    assert_eq!(machine.asked(), started);
+    machine.run(&start("60"));
+    assert_eq!(machine.asked().len(), 2, "containerd is told once");
+    machine.run(&["uninstall", "--stop"]);
+    let stopped =
+        ["restart containerd jaunt=no", "disable --now jaunt-snapshotter jaunt=no", "daemon-reload jaunt=no"];
+    assert_eq!(machine.asked(), stopped);
+    assert_eq!(machine.config(), MINE);
+    drop(daemon);
+}
+
+#[test]
+fn containerd_is_not_told_of_a_daemon_that_does_not_serve() {
+    let Some(machine) = machine() else { return };
+    let said = machine.refused(&start("0"));
+    assert!(said.contains("does not serve") && said.contains("snapshotter.sock"), "{said}");
+    assert_eq!(machine.asked().len(), 2);
+    assert_eq!(machine.config(), MINE);
+    machine.run(&["uninstall"]);
+}
+
+#[test]
+fn a_containerd_that_does_not_come_back_gets_its_configuration_back() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    fs::write(machine.at("fails-restart-yes"), "").unwrap();
+    let said = machine.refused(&start("60"));
+    assert!(said.contains("the old one is back, and it runs"), "{said}");
+    assert_eq!(machine.config(), MINE);
+    assert_eq!(machine.asked().last().unwrap(), "restart containerd jaunt=no");
+    fs::remove_file(machine.at("fails-restart-yes")).unwrap();
+    machine.run(&start("60"));
+    assert_eq!(machine.asked().last().unwrap(), "restart containerd jaunt=yes");
+}
+
+#[test]
+fn nothing_is_stopped_when_something_is_in_the_way() {
+    let Some(machine) = machine() else { return };
+    machine.run(&INSTALL);
+    fs::write(machine.at("etc/systemd/system/jaunt-snapshotter.service"), "[Service]\n").unwrap();
+    let before = machine.files();
+    assert!(machine.refused(&["uninstall", "--stop"]).contains("was changed"));
+    assert_eq!(machine.asked(), [""; 0]);
+    assert_eq!(machine.files(), before);
+    assert!(Path::new(&machine.at(CONFIG)).exists());
+}
