@@ -115,7 +115,7 @@ async fn a_pack_that_is_right_stays() {
     assert!(again.read(0, &packed.fs.layers()[0], &(500_000..500_001)).is_some());
 }
 
-/// K3: A pack brings nothing of a layer in quarantine, whether the process found that out or the one before it.
+/// doc/SEMANTICS.md K3: a pack brings nothing of a layer in quarantine, whether the process found that out or the one before it.
 #[tokio::test]
 async fn a_pack_brings_nothing_of_a_layer_in_quarantine() {
     let tars = vec![tars().remove(0)];
