@@ -21,6 +21,9 @@ pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 /// As [`UID_MAPPING`], for groups.
 pub const GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
 
+/// Ours, on a committed snapshot whose files belong to the ids of a user namespace already.
+pub const REMAPPED: &str = "containerd.io/snapshot/jaunt.remapped";
+
 /// A layer that could be there already, as far as containerd describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteLayer {
@@ -89,6 +92,15 @@ pub fn mapped_root(mapping: &str) -> Option<u32> {
     })
 }
 
+/// Whether a commit of `key` as `name` is containerd's copy of an image for a user namespace, with the owner of every
+/// file changed. It makes one for snapshotters that are not said to map ids (`remap-ids`), and sends them the mapping
+/// all the same; 1.7 and 2.x derive the name from the parent's each in a way of its own, and call the key so.
+pub fn is_remap(key: &str, name: &str) -> bool {
+    // A proxied name follows its namespace and a number, which differs.
+    let own = |name| str::rsplit(name, '/').next().unwrap_or_default();
+    own(key).strip_suffix("-remap") == Some(own(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +145,16 @@ mod tests {
         assert_eq!(mapped_root("5:7:1,0:100000:1"), Some(100_000));
         for bad in ["", "0:1", "0:1:0", "1:2:3", "0:x:1", "0:1:2:3", "0:-1:2"] {
             assert_eq!(mapped_root(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_copy_with_changed_owners_is_known_by_its_key() {
+        assert!(is_remap("k8s.io/20/sha256:ab-1000-1000-remap", "k8s.io/21/sha256:ab-1000-1000"));
+        for (key, name) in
+            [("n/1/a", "n/2/a"), ("n/1/b-remap", "n/2/a"), ("n/1/a-remap-", "n/2/a"), ("-remap", "a")]
+        {
+            assert!(!is_remap(key, name), "{key} {name}");
         }
     }
 }

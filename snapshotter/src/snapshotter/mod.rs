@@ -124,12 +124,15 @@ impl Snapshotter {
         name: String,
         key: String,
         parent: Option<String>,
-        labels: Labels,
+        mut labels: Labels,
     ) -> Result<(), Error> {
         let _step = self.trace.step("commit", || key.clone());
         let active = Arc::clone(self.store.read().get(&key)?);
         let usage =
             if active.kind == Kind::Active { self.measure(active.id).await? } else { Usage::default() };
+        if labels::is_remap(&key, &name) {
+            labels.insert(labels::REMAPPED.to_owned(), "true".to_owned());
+        }
         self.store.commit(key, name, parent, labels, usage).await?;
         Ok(())
     }
@@ -232,7 +235,9 @@ impl Snapshotter {
     async fn mounts_of(&self, state: &State, snapshot: &Snapshot) -> Result<Vec<Mount>, Error> {
         let mut eager = Vec::new();
         let mut lazy = None;
-        for ancestor in state.ancestors(snapshot)? {
+        let ancestors = state.ancestors(snapshot)?;
+        let id_maps = id_maps(snapshot, &ancestors);
+        for ancestor in ancestors {
             if let Some(chain) = ancestor.lazy_chain() {
                 let _step = self.trace.step("mount", || chain.chain_id.to_string());
                 let for_pod = snapshot.name.starts_with(PODS);
@@ -259,7 +264,7 @@ impl Snapshotter {
             work: self.directories.work(snapshot.id),
             lowers,
             lazy: beside_lazy,
-            id_maps: id_maps(&snapshot.labels),
+            id_maps,
         };
         Ok(vec![layers.mount(&self.options)])
     }
@@ -296,9 +301,13 @@ fn mapped_root(labels: &Labels, label: &'static str) -> Result<Option<u32>, Erro
     }
 }
 
-fn id_maps(labels: &Labels) -> Vec<String> {
+/// What containerd is to map a snapshot's ids with: nothing where the files below have their new owners already.
+fn id_maps(snapshot: &Snapshot, ancestors: &[Arc<Snapshot>]) -> Vec<String> {
+    if ancestors.first().is_some_and(|parent| parent.labels.contains_key(labels::REMAPPED)) {
+        return Vec::new();
+    }
     [("uidmap", labels::UID_MAPPING), ("gidmap", labels::GID_MAPPING)]
         .iter()
-        .filter_map(|(option, label)| Some(format!("{option}={}", labels.get(*label)?)))
+        .filter_map(|(option, label)| Some(format!("{option}={}", snapshot.labels.get(*label)?)))
         .collect()
 }

@@ -69,6 +69,32 @@ async fn a_user_namespace_owns_its_upper_directory() {
     assert_eq!(daemon.prepare("b", "", bad).await, Err(Code::InvalidArgument));
 }
 
+/// containerd, where it is not said that we map ids, changes the owners itself.
+#[tokio::test]
+async fn files_with_changed_owners_are_not_mapped_again() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: changing owners needs root");
+        return;
+    }
+    let mut daemon = Daemon::start().await;
+    let mapping = || {
+        labels([
+            ("containerd.io/snapshot/uidmapping", "0:1000:65536"),
+            ("containerd.io/snapshot/gidmapping", "0:2000:65536"),
+        ])
+    };
+    daemon.prepare("a", "", Labels::new()).await.unwrap();
+    daemon.commit("ns/1/sha256:c", "a", Labels::new()).await.unwrap();
+    let mapped = daemon.prepare("mapped", "ns/1/sha256:c", mapping()).await.unwrap();
+    assert_eq!(option(&mapped[0], "gidmap"), Some("0:2000:65536"));
+    daemon.prepare("ns/2/sha256:d-remap", "ns/1/sha256:c", Labels::new()).await.unwrap();
+    daemon.commit("ns/3/sha256:d", "ns/2/sha256:d-remap", Labels::new()).await.unwrap();
+    let changed = daemon.prepare("changed", "ns/3/sha256:d", mapping()).await.unwrap();
+    assert_eq!((option(&changed[0], "uidmap"), option(&changed[0], "gidmap")), (None, None));
+    let upper = Path::new(option(&changed[0], "upperdir").unwrap()).metadata().unwrap();
+    assert_eq!((upper.uid(), upper.gid()), (1000, 2000));
+}
+
 #[tokio::test]
 async fn refusals_have_the_codes_that_containerd_expects() {
     let mut daemon = Daemon::start().await;
