@@ -11,6 +11,7 @@ pub mod cold;
 pub mod compare;
 pub mod container;
 pub mod containerd;
+pub mod cri;
 pub mod debian;
 pub mod docker;
 pub mod error;

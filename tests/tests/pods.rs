@@ -1,0 +1,171 @@
+//! Pods as the kubelet has them: images pulled, containers started, looked into and removed over CRI alone.
+//!
+//! `make test` runs these with this machine's containerd, `make test-matrix` with others.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use common::{Bed, backings, noise, runnable};
+use jaunt_tests::containerd::Version;
+use jaunt_tests::cri::{Cri, MAPPED};
+use jaunt_tests::image::{Image, Pushed, dir, file, layer};
+use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::{Node, mounts, needs_root};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The first whose pods have user namespaces; before, containerd ignores that the kubelet asks for one.
+const USER_NAMESPACES: Version = Version { major: 1, minor: 7 };
+
+/// A network for pods that want one of their own: an address that nobody has, on an interface that is not there.
+const CNI_PLUGIN: &str = r#"#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{"cniVersion":"0.4.0","supportedVersions":["0.3.1","0.4.0"]}' ;;
+ADD) echo '{"cniVersion":"0.4.0","interfaces":[{"name":"'"$CNI_IFNAME"'","sandbox":"'"$CNI_NETNS"'"}],
+    "ips":[{"version":"4","interface":0,"address":"198.18.0.2/32"}]}' ;;
+esac
+"#;
+
+fn image() -> Image {
+    Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755), file("data/one", "1\n"), file("data/unread", noise(8, 4 << 20))]))
+        .layer(layer([file("data/two", "2\n").owner(7, 8)]))
+        .command(&["/bin/sh", "-c", "exec sleep 600"])
+}
+
+/// What holds a pod's namespaces.
+fn pause(bed: &Bed) -> Pushed {
+    let image = Image::new().layer(layer(runnable())).command(&["/bin/sh", "-c", "exec sleep 600"]);
+    image.build().unwrap().push(&bed.registry, "pause", "v1").unwrap()
+}
+
+/// A node whose containerd can run pods.
+fn node_for_pods<'a>(bed: &'a Bed, pause: &Pushed) -> Node<'a> {
+    let mut node = bed.node();
+    let cni = node.containerd.config().with_file_name("cni");
+    fs::create_dir_all(cni.join("bin")).unwrap();
+    fs::create_dir_all(cni.join("conf")).unwrap();
+    for plugin in ["fixture", "loopback"].map(|name| cni.join("bin").join(name)) {
+        fs::write(&plugin, CNI_PLUGIN).unwrap();
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let list = r#"{"cniVersion":"0.4.0","name":"fixture","plugins":[{"type":"fixture"}]}"#;
+    fs::write(cni.join("conf/fixture.conflist"), list).unwrap();
+    let config = node.containerd.config();
+    let text = fs::read_to_string(&config).unwrap();
+    let runc = config.with_file_name("runc");
+    let text = match Version::installed(&bed.scratch).unwrap().major {
+        ..2 => for_pods_1(&text, &pause.reference, &runc.display().to_string()),
+        2.. => for_pods_2(&text, &pause.reference, &runc.display().to_string(), &cni.display().to_string()),
+    };
+    fs::write(&config, text).unwrap();
+    node.containerd.restart().unwrap();
+    node
+}
+
+fn for_pods_1(config: &str, pause: &str, runc: &str) -> String {
+    let cri = "[plugins.\"io.containerd.grpc.v1.cri\"]\n";
+    assert!(config.contains(cri), "{config}");
+    let own = format!("{cri}  sandbox_image = \"{pause}\"\n  restrict_oom_score_adj = true\n");
+    let runtime = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc";
+    config.replace(cri, &own)
+        + &format!(
+            "{runtime}]\n  runtime_type = \"io.containerd.runc.v2\"\n{runtime}.options]\n  Root = \"{runc}\"\n"
+        )
+}
+
+fn for_pods_2(config: &str, pause: &str, runc: &str, cni: &str) -> String {
+    let section = "[plugins.\"io.containerd.cri.v1.runtime\".cni]\n";
+    assert!(config.contains(section), "{config}");
+    let runtime = "[plugins.\"io.containerd.cri.v1.runtime\"";
+    config.replace(section, &format!("{section}  bin_dir = \"{cni}/bin\"\n"))
+        + &format!(
+            "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\n  sandbox = \"{pause}\"\n\
+             {runtime}]\n  restrict_oom_score_adj = true\n  netns_mounts_under_state_dir = true\n\
+             {runtime}.containerd.runtimes.runc]\n  runtime_type = \"io.containerd.runc.v2\"\n\
+             {runtime}.containerd.runtimes.runc.options]\n  Root = \"{runc}\"\n",
+        )
+}
+
+/// What is kept of decoded layers.
+fn kept(node: &Node<'_>) -> Vec<String> {
+    let dirs = fs::read_dir(node.jaunt.as_ref().unwrap().root().join("layers")).unwrap().flatten();
+    let names = dirs.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.len() == 64).collect()
+}
+
+#[test]
+fn the_kubelets_calls_run_a_lazy_pod_and_collect_its_image() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let pause = pause(&bed);
+    let node = node_for_pods(&bed, &pause);
+    println!("containerd {}", Version::installed(&bed.scratch).unwrap());
+    let cri = Cri::connect(&bed.scratch, &node.containerd.socket()).unwrap();
+    let id = cri.pull(&pushed.reference).unwrap();
+    assert_eq!(backings(&bed, &node), ["lazy"; 3]);
+    let known = cri.image(&pushed.reference).unwrap().unwrap();
+    assert_eq!(known.id, id);
+    assert!(known.size > 4 << 20, "{known:?}");
+
+    let pod = cri.run_pod(false).unwrap();
+    let container = cri.run(&pod, "app", &pushed.reference, &[]).unwrap();
+    let show = "cat /data/one /data/two; echo changed > /data/one; cat /data/one";
+    assert_eq!(cri.exec(&container, &["/bin/sh", "-ec", show]).unwrap(), "1\n2\nchanged\n");
+    let again = cri.run(&pod, "again", &pushed.reference, &[]).unwrap();
+    assert_eq!(cri.exec(&again, &["/bin/cat", "/data/one"]).unwrap(), "1\n");
+    wait_until("ImageFsInfo to count snapshots", LIMIT, || {
+        cri.image_fs().is_ok_and(|(point, bytes, inodes)| !point.is_empty() && bytes > 0 && inodes > 0)
+    })
+    .unwrap();
+
+    cri.remove_pod(&pod.id).unwrap();
+    let run_dir = node.jaunt.as_ref().unwrap().run_dir();
+    assert!(!mounts::below(&run_dir).is_empty() && !kept(&node).is_empty());
+    cri.remove_image(&pushed.reference).unwrap();
+    cri.remove_image(&pause.reference).unwrap();
+    assert!(cri.image(&pushed.reference).unwrap().is_none());
+    wait_until("collection of snapshots", LIMIT, || backings(&bed, &node).is_empty()).unwrap();
+    wait_until("mounts to go", LIMIT, || mounts::below(&run_dir).is_empty()).unwrap();
+    wait_until("what was decoded to go", LIMIT, || kept(&node).is_empty()).unwrap();
+    wait_until("content to go", LIMIT, || {
+        run(&mut node.containerd.ctr(&["content", "ls", "--quiet"])).unwrap().is_empty()
+    })
+    .unwrap();
+}
+
+/// containerd copies the image for it, with other owners, and so fetches all of it.
+#[test]
+fn a_pod_in_a_user_namespace_runs_a_lazy_image() {
+    needs_root!();
+    let bed = Bed::new();
+    let version = Version::installed(&bed.scratch).unwrap();
+    if version < USER_NAMESPACES {
+        eprintln!("skipped: {}: containerd {version} gives pods no user namespace", module_path!());
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let node = node_for_pods(&bed, &pause(&bed));
+    let cri = Cri::connect(&bed.scratch, &node.containerd.socket()).unwrap();
+    cri.pull(&pushed.reference).unwrap();
+    assert_eq!(backings(&bed, &node), ["lazy"; 3]);
+    let pod = cri.run_pod(true).unwrap();
+    let container = cri.run(&pod, "app", &pushed.reference, &[]).unwrap();
+    let map = cri.exec(&container, &["/bin/cat", "/proc/self/uid_map"]).unwrap();
+    let words: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!(words, ["0", MAPPED.0.to_string().as_str(), MAPPED.1.to_string().as_str()]);
+    let owners = cri.exec(&container, &["/bin/ls", "-ln", "/data"]).unwrap();
+    let owner = |name: &str| {
+        let line = owners.lines().find(|line| line.ends_with(name)).unwrap();
+        line.split_whitespace().skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((owner(" one"), owner(" two")), (vec!["0".into(); 2], vec!["7".into(), "8".into()]));
+    let change = "echo changed > /data/one; cat /data/one";
+    assert_eq!(cri.exec(&container, &["/bin/sh", "-ec", change]).unwrap(), "changed\n");
+    cri.remove_pod(&pod.id).unwrap();
+}
