@@ -7,10 +7,12 @@
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_formats::Digest;
+use jaunt_formats::boot::TablePlace;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{
-    DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_INDEX, OCI_EMPTY, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
+    BOOT_TABLE, DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_BOOT_PACK, LAUNCH_INDEX, OCI_EMPTY, OCI_LAYER_ZSTD,
+    OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
 };
 use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
 
@@ -67,6 +69,8 @@ pub struct Artifact {
     pub digest: Digest,
     /// The launch index.
     pub index: Descriptor,
+    /// The boot pack, if it has one.
+    pub boot: Option<Descriptor>,
     /// The converted layers, each once.
     pub layers: Vec<Descriptor>,
     /// The manifest, if our own tag does not name it: it was published only half.
@@ -101,8 +105,9 @@ impl Artifact {
         let mut layers = manifest.layers.into_iter();
         let index = layers.next().filter(|first| first.media_type == LAUNCH_INDEX);
         let index = index.ok_or_else(|| wrong("its first layer is no launch index"))?;
-        let layers = layers.filter(|layer| layer.annotation(DIFF_ID).is_some()).collect();
-        Ok(Self { digest, index, layers, untagged: None })
+        let (boot, layers): (Vec<_>, Vec<_>) = layers.partition(|layer| layer.media_type == LAUNCH_BOOT_PACK);
+        let layers = layers.into_iter().filter(|layer| layer.annotation(DIFF_ID).is_some()).collect();
+        Ok(Self { digest, index, boot: boot.into_iter().next(), layers, untagged: None })
     }
 
     /// Whether our own tag names it.
@@ -112,7 +117,7 @@ impl Artifact {
 
     /// Its own manifest, and the blobs that it names.
     pub fn blobs(&self) -> impl Iterator<Item = Digest> {
-        let named = self.layers.iter().chain([&self.index]).map(|blob| blob.digest);
+        let named = self.layers.iter().chain([&self.index]).chain(&self.boot).map(|blob| blob.digest);
         named.chain([self.digest])
     }
 
@@ -167,17 +172,46 @@ impl Artifact {
         index: Descriptor,
         layers: Vec<Descriptor>,
     ) -> Result<Self, Error> {
-        place.push_blob(&Digest::of(EMPTY), EMPTY.into()).await?;
+        Unpublished::new(subject, index, None, layers)?.publish(place).await
+    }
+}
+
+/// An artifact that is not in its place yet; its blobs are.
+pub struct Unpublished {
+    pub digest: Digest,
+    subject: Descriptor,
+    bytes: Bytes,
+    index: Descriptor,
+    boot: Option<Descriptor>,
+    layers: Vec<Descriptor>,
+}
+
+impl Unpublished {
+    /// The artifact of a manifest.
+    pub fn new(
+        subject: &Descriptor,
+        index: Descriptor,
+        boot: Option<Descriptor>,
+        layers: Vec<Descriptor>,
+    ) -> Result<Self, Error> {
+        let named = std::iter::once(&index).chain(&boot).chain(&layers).cloned();
         let artifact = ImageManifest {
             schema_version: 2,
             media_type: Some(OCI_MANIFEST.to_owned()),
             artifact_type: Some(LAUNCH_ARTIFACT.to_owned()),
             config: Descriptor::new(OCI_EMPTY, Digest::of(EMPTY), EMPTY.len() as u64),
-            layers: std::iter::once(index.clone()).chain(layers.iter().cloned()).collect(),
+            layers: named.collect(),
             subject: Some(subject.clone()),
             annotations: None,
         };
         let (digest, bytes) = manifest::encode(&artifact)?;
+        Ok(Self { digest, subject: subject.clone(), bytes, index, boot, layers })
+    }
+
+    /// Publishes it.
+    pub async fn publish(self, place: &Place) -> Result<Artifact, Error> {
+        let Self { digest, subject, bytes, index, boot, layers } = self;
+        place.push_blob(&Digest::of(EMPTY), EMPTY.into()).await?;
         let size = bytes.len() as u64;
         let pushed = place.push_manifest(&digest.to_string(), OCI_MANIFEST, bytes.clone()).await?;
         if pushed.subject.is_none() {
@@ -186,8 +220,15 @@ impl Artifact {
             referrers::list(place, &subject.digest, &descriptor).await?;
         }
         place.push_manifest(&tag(&subject.digest), OCI_MANIFEST, bytes).await?;
-        Ok(Self { digest, index, layers, untagged: None })
+        Ok(Artifact { digest, index, boot, layers, untagged: None })
     }
+}
+
+/// What a pack's descriptor says of its table.
+pub fn table_place(boot: &Descriptor, artifact: Digest) -> Result<TablePlace, Error> {
+    let place = boot.annotation(BOOT_TABLE).and_then(|text| text.parse().ok());
+    let what = || "its boot pack's descriptor does not say where the table is".to_owned();
+    place.ok_or_else(|| Error::Artifact { artifact, what: what() })
 }
 
 /// A launch index, verified against its digest and opened.

@@ -37,7 +37,11 @@ impl Cli {
             Command::Copy(CopyArgs { to, .. }) => (Some(to), true),
             // What stands under a tag of ours may have to be put right.
             Command::Revert(RevertArgs { common }) => (Some(&common.reference), false),
-            Command::Detach(_) | Command::Verify(_) | Command::Sign(_) | Command::Inspect(_) => (None, false),
+            Command::Optimize(_)
+            | Command::Detach(_)
+            | Command::Verify(_)
+            | Command::Sign(_)
+            | Command::Inspect(_) => (None, false),
         };
         match target {
             Some(target) if target.digest().is_some() => {
@@ -65,6 +69,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Give a replaced image's tag back what it named before
     Revert(RevertArgs),
+    /// Give a converted image a boot pack, made of traces of starts, or take it away
+    Optimize(OptimizeArgs),
     /// Remove an image's launch artifacts; the image stays
     Detach(ReadArgs),
     /// Copy an image with all that refers to it: launch artifact, signatures, attestations
@@ -118,6 +124,33 @@ pub enum Mode {
     Attach,
     /// The tag moves to a manifest whose layers are the converted ones; another tag keeps the original
     Replace,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["trace", "from", "drop"])))]
+pub struct OptimizeArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub platforms: Platforms,
+    /// A trace of a start, as `jaunt-snapshotter trace` gives it (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub trace: Vec<PathBuf>,
+    /// An image that this one follows: what its boot pack holds counts as a trace
+    #[arg(long, value_name = "REF")]
+    pub from: Option<ImageName>,
+    /// Take the boot pack away
+    #[arg(long, conflicts_with_all = ["trace", "from"])]
+    pub drop: bool,
+    /// MiB of files that a pack may hold
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub max_mib: u64,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Sign the new launch artifact with this key, after reading the old one back: PEM, or cosign's
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -271,6 +304,7 @@ impl Command {
             Self::Convert(ConvertArgs { common, .. })
             | Self::Revert(RevertArgs { common })
             | Self::Copy(CopyArgs { common, .. })
+            | Self::Optimize(OptimizeArgs { common, .. })
             | Self::Detach(ReadArgs { common, .. })
             | Self::Verify(VerifyArgs { common, .. })
             | Self::Sign(SignArgs { common, .. }) => &common.connection,

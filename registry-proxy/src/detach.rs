@@ -66,6 +66,13 @@ pub async fn run(client: Client, args: &ReadArgs) -> Result<(), Error> {
     if left.is_empty() { Ok(()) } else { Err(Error::NotDetached { reference, left }) }
 }
 
+/// Removes one artifact whose place another has taken, and its signature; what of it could not be deleted.
+pub async fn supersede(place: &Place, subject: &Digest, artifact: &Digest) -> Result<Vec<String>, Error> {
+    let mut removal = Removal { place, candidates: Vec::new(), left: Vec::new() };
+    removal.remove(subject, artifact, &[]).await?;
+    Ok(removal.left)
+}
+
 struct Removal<'p> {
     place: &'p Place,
     /// Blobs that may be named by nothing any more.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jaunt_distribution::signatures::KeyFileError;
+use jaunt_formats::boot::{BootError, TraceError};
 use jaunt_formats::cosign::KeyError;
 use jaunt_formats::cosign::manifest::ManifestError;
 use jaunt_formats::launch::LaunchError;
@@ -106,6 +107,18 @@ pub enum Error {
     NotConverted(Digest),
     #[error("{reference}: nothing to do: {}", reasons.join("; "))]
     NoImage { reference: String, reasons: Vec<String> },
+    #[error("launch artifact {0} has no boot pack")]
+    NoPack(Digest),
+    #[error("the traces touch nothing")]
+    EmptyTraces,
+    #[error("the traces touch more than {0} bytes")]
+    TooManyTouches(u64),
+    #[error("{}: {source}", path.display())]
+    Trace { path: PathBuf, source: TraceError },
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error("launch artifact {artifact} is signed ({by}): --sign-key signs the one that takes its place")]
+    SignedArtifact { artifact: Digest, by: String },
     #[error("launch artifact {artifact}: {what}")]
     Artifact { artifact: Digest, what: String },
     #[error("layer {layer}: {what}")]

@@ -30,6 +30,8 @@ pub enum Check {
     SeekTable,
     /// The launch index's tree.
     Tree,
+    /// The boot pack.
+    Boot,
     /// The blob that was converted.
     Original,
 }

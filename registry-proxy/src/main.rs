@@ -9,6 +9,7 @@
 mod artifact;
 mod cli;
 mod console;
+mod content;
 mod convert;
 mod copy;
 mod detach;
@@ -20,6 +21,7 @@ mod inspect;
 mod interrupt;
 mod launch;
 mod manifest;
+mod optimize;
 mod pipeline;
 mod place;
 mod referrers;
@@ -82,6 +84,7 @@ async fn command(client: Client, command: Command) -> Result<(), Error> {
         Command::Verify(args) => verify::run(client, &args).await,
         Command::Sign(args) => sign_command::run(client, &args).await,
         Command::Revert(args) => revert::run(client, &args).await,
+        Command::Optimize(args) => optimize::run(client, &args).await,
         Command::Detach(args) => detach::run(client, &args).await,
         Command::Copy(args) => copy::run(client, &args).await,
         Command::Inspect(args) => inspect::run(client, &args).await,

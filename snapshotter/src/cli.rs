@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jaunt_formats::Reference;
 
+use crate::boot::{self, TraceArgs, TraceCommandError};
 use crate::check::{self, CheckArgs, CheckCommandError};
 use crate::config::{Config, ConfigError, KernelFeature, LogFormat, RegistryFlags, Settings};
 use crate::credentials::SupervisedMemory;
@@ -57,6 +58,8 @@ enum Command {
     Uninstall(UninstallArgs),
     /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
     Mount(MountArgs),
+    /// Take out what starts were seen to touch first, for `jaunt-proxy optimize`.
+    Trace(TraceArgs),
     /// Unmount what `mount` has mounted.
     Umount(UmountArgs),
 }
@@ -191,6 +194,8 @@ enum CommandError {
     Mount(#[from] MountCommandError),
     #[error(transparent)]
     Umount(#[from] PointError),
+    #[error(transparent)]
+    Trace(#[from] TraceCommandError),
     #[error("cannot take memory for logins")]
     Memory(#[source] std::io::Error),
     #[error("cannot start the runtime")]
@@ -211,6 +216,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Install(args) => run_install(args),
         Command::Uninstall(args) => run_uninstall(args),
         Command::Mount(args) => run_mount(args),
+        Command::Trace(args) => run_trace(&args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
     };
     done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
@@ -320,6 +326,14 @@ fn run_uninstall(args: UninstallArgs) -> Result<(), CommandError> {
 fn run_check(args: CheckArgs) -> Result<ExitCode, CommandError> {
     let report = runtime()?.block_on(check::command(args))?;
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
+
+fn run_trace(args: &TraceArgs) -> Result<(), CommandError> {
+    let root = match &args.root {
+        Some(root) => root.clone(),
+        None => Settings::read(None)?.complete().root,
+    };
+    Ok(boot::run_trace(args, &root)?)
 }
 
 fn run_mount(args: MountArgs) -> Result<(), CommandError> {

@@ -242,6 +242,9 @@ fn assemble(
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
     mounts.use_packs(packs.clone());
+    if let Some(traces) = packs.traces() {
+        tokio::spawn(traces.clone().write());
+    }
     let limits = ResolveLimits {
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()

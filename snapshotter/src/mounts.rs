@@ -186,6 +186,9 @@ impl Mounts {
         let Some(connection) = held.connection else {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
+        if is_new && let Some(traces) = self.packs.get().and_then(|packs| packs.traces()) {
+            traces.record(&fs, chain.index);
+        }
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         match connection.serve(adapter, THREADS) {

@@ -9,8 +9,9 @@ use jaunt_formats::boot::{Extent, Pack, PackWriter};
 use jaunt_formats::launch::{LaunchIndex, unpack};
 use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, OCI_MANIFEST};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
+use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Node, needs_root};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LEN: usize = 700_000;
 const TOUCHED: [&str; 3] = ["bin/busybox", "etc/passwd", "data/touched"];
@@ -127,4 +128,103 @@ fn a_pack_of_another_image_is_not_used() {
     let node = bed.node();
     assert!(start(&bed, &node, &pushed).misses > 0);
     assert_eq!(complaints(&node), 1);
+}
+
+/// Runs `jaunt-proxy` on an image of the bed's registry, or another one.
+fn proxy(bed: &Bed, words: &[&str]) -> String {
+    let host = bed.registry.host();
+    let all = [&words[..1], &["--plain-http", &host], &words[1..]].concat();
+    run(&mut bed.binaries.proxy(&bed.scratch, &all)).unwrap()
+}
+
+fn inspected(bed: &Bed, reference: &str) -> Value {
+    serde_json::from_str(&proxy(bed, &["inspect", "--json", reference])).unwrap()
+}
+
+/// Starts the image on a new node, and takes out what it has noted of that.
+fn traced(bed: &Bed, pushed: &Pushed) -> (Cost, String) {
+    let (host, config) = (bed.registry.host(), "[boot]\nsettled_seconds = 1\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[host], config).unwrap();
+    let cost = start(bed, &node, pushed);
+    let root = node.jaunt.as_ref().unwrap().root();
+    let trace = bed.scratch.path().join("trace.jsonl");
+    let take_out = |words: &[&str]| {
+        let mut command = bed.binaries.snapshotter(&bed.scratch, &["trace", "--root"]);
+        run(command.arg(&root).args(words))
+    };
+    let to = trace.to_str().unwrap();
+    let limit = std::time::Duration::from_secs(60);
+    wait_until("a trace", limit, || take_out(&[&pushed.reference, "--output", to]).is_ok()).unwrap();
+    let listed = take_out(&["ls"]).unwrap();
+    assert!(listed.contains("/fixture") && listed.contains("came to rest"), "{listed}");
+    node.wipe().unwrap();
+    (cost, to.to_owned())
+}
+
+#[test]
+fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let reference = pushed.reference.as_str();
+    let (without, trace) = traced(&bed, &pushed);
+
+    let before = bed.artifact(&pushed);
+    proxy(&bed, &["optimize", "--dry-run", "--trace", &trace, reference]);
+    assert_eq!(bed.artifact(&pushed), before);
+    proxy(&bed, &["optimize", "--trace", &trace, reference]);
+    let optimized = bed.artifact(&pushed);
+    assert_eq!(optimized["layers"][1]["mediaType"], LAUNCH_BOOT_PACK);
+    assert_eq!(optimized["layers"][0], before["layers"][0], "the index stays");
+    proxy(&bed, &["optimize", "--trace", &trace, reference]);
+    assert_eq!(bed.artifact(&pushed), optimized, "the same trace gives the same pack");
+    proxy(&bed, &["verify", reference]);
+    let told = inspected(&bed, reference)["images"][0]["boot"].clone();
+    assert!(told["content_bytes"].as_u64().unwrap() >= LEN as u64, "{told}");
+
+    let node = bed.node();
+    let with = start(&bed, &node, &pushed);
+    let log = node.jaunt.as_ref().unwrap().log();
+    assert!(with.misses < without.misses && with.fetches < without.fetches, "{with:?} {without:?}\n{log}");
+    assert_eq!(complaints(&node), 0, "{log}");
+    node.wipe().unwrap();
+
+    // The next version: one file is as it was, one has changed, the rest is new.
+    let data = [dir("data", 0o755), file("data/touched", noise(9, LEN)), file("data/other", noise(2, LEN))];
+    let next = Image::new().layer(layer(runnable())).layer(layer(data)).build().unwrap();
+    let next = next.push(&bed.registry, "fixture", "v2").unwrap();
+    bed.binaries.convert(&bed.scratch, &next.reference).unwrap();
+    proxy(&bed, &["optimize", "--from", reference, &next.reference]);
+    proxy(&bed, &["verify", &next.reference]);
+    let carried = inspected(&bed, &next.reference)["images"][0]["boot"]["content_bytes"].clone();
+    assert_eq!(carried, told["content_bytes"]);
+
+    // A layout on disk has it as well, and loses it.
+    let layout = format!("oci:{}:v1", bed.scratch.path().join("layout").display());
+    proxy(&bed, &["copy", reference, &layout]);
+    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"]["digest"], told["digest"]);
+    proxy(&bed, &["optimize", "--drop", &layout]);
+    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"], Value::Null);
+    proxy(&bed, &["optimize", "--trace", &trace, &layout]);
+    proxy(&bed, &["verify", &layout]);
+    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"]["digest"], told["digest"]);
+}
+
+#[test]
+fn verify_finds_a_pack_that_does_not_hold_what_the_layers_have() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let honest = pack(&bed, &pushed, None);
+    attach(&bed, &pushed, &honest);
+    proxy(&bed, &["verify", &pushed.reference]);
+    let table = honest.table.to_string().parse::<jaunt_formats::boot::TablePlace>().unwrap();
+    let read = table.open(&honest.bytes[..honest.table.len()]).unwrap();
+    let mut lies = PackWriter::new(read.index).unwrap();
+    read.extents.iter().for_each(|extent| lies.push(*extent, &vec![7; extent.len as usize]).unwrap());
+    attach(&bed, &pushed, &lies.finish().unwrap());
+    let host = bed.registry.host();
+    let words = ["verify", "--plain-http", &host, &pushed.reference];
+    let error = run(&mut bed.binaries.proxy(&bed.scratch, &words)).unwrap_err().to_string();
+    assert!(error.contains("it does not hold what the layers have there"), "{error}");
 }

@@ -13,11 +13,13 @@ mod place;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod writer;
 
 use std::ops::Range;
 
 pub use place::{PlaceError, TablePlace};
+pub use trace::{MAX_TOUCHES, MAX_TRACE_LEN, Touch, Trace, TraceError, TraceHead};
 pub use writer::{Pack, PackWriter};
 
 use crate::{Digest, TarOffset};

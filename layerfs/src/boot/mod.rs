@@ -21,6 +21,7 @@ mod progress;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod touches;
 mod trust;
 
 use std::io;
@@ -34,6 +35,7 @@ use jaunt_formats::boot::{BootError, TablePlace};
 use jaunt_formats::launch::LaunchLayer;
 pub use load::Expected;
 use tokio::time::{Instant, timeout};
+pub use touches::{FirstTouches, Noted, Start, TouchLimits};
 
 use crate::layer::Layer;
 use crate::source::SourceError;

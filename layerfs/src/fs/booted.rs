@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{FsError, LayerFs};
-use crate::boot::Boot;
+use crate::boot::{Boot, FirstTouches};
 use crate::layer::Layer;
 
 impl LayerFs {
@@ -14,6 +14,16 @@ impl LayerFs {
     #[must_use]
     pub fn with_boot(self, boot: Option<Arc<Boot>>) -> Self {
         Self { boot, ..self }
+    }
+
+    /// Has what is touched first noted from now on; `false` if it is already.
+    pub fn note_first_touches(&self, touches: Arc<FirstTouches>) -> bool {
+        self.first_touches.set(touches).is_ok()
+    }
+
+    /// What has been touched first, if that is noted.
+    pub fn first_touches(&self) -> Option<&Arc<FirstTouches>> {
+        self.first_touches.get()
     }
 
     /// The image's boot pack, if it has one.

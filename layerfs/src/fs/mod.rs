@@ -14,8 +14,8 @@ mod stretch;
 mod touches;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -30,7 +30,7 @@ pub use condemned::Condemned;
 pub use error::FsError;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
-use crate::boot::Boot;
+use crate::boot::{Boot, FirstTouches};
 use crate::index_file::MappedIndex;
 use crate::layer::Layer;
 use crate::layers::Layers;
@@ -75,6 +75,7 @@ pub struct LayerFs {
     streams: Streams,
     boot: Option<Arc<Boot>>,
     touches: Touches,
+    first_touches: OnceLock<Arc<FirstTouches>>,
 }
 
 impl LayerFs {
@@ -115,6 +116,7 @@ impl LayerFs {
             streams,
             boot: None,
             touches,
+            first_touches: OnceLock::new(),
         })
     }
 
@@ -274,7 +276,10 @@ impl LayerFs {
     /// It is no regular file, or the disk failed.
     pub fn read_local(&self, inode: Ino, offset: u64, len: u32) -> Result<Option<Vec<u8>>, FsError> {
         let touch = self.touches.begin();
-        let (number, stretches, _) = self.plan(inode, offset, len)?;
+        let (number, stretches, size) = self.plan(inode, offset, len)?;
+        if let Some(touches) = self.first_touches.get() {
+            touches.note(inode.0, offset..offset.saturating_add(len.into()).min(size));
+        }
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_formats::launch::{LaunchIndex, LaunchLayer};
-use jaunt_formats::media_type::{CHUNKED_MANIFEST_CHECKSUM, RECIPE};
+use jaunt_formats::media_type::{BOOT_TRACES, CHUNKED_MANIFEST_CHECKSUM, RECIPE};
 use jaunt_formats::zstd_chunked::{Annotations, foreign};
 use jaunt_formats::{DiffId, Digest, seekable};
 use serde::Serialize;
 
 use super::Original;
-use crate::artifact::{self, Artifact};
+use crate::artifact::{self, Artifact, table_place};
 use crate::console::ratio;
 use crate::error::Error;
 use crate::image::{Image, Layer};
@@ -37,6 +37,7 @@ pub struct Report {
     /// Where a signature is, by what it signs: `image`, `artifact`.
     pub signed: BTreeMap<&'static str, Option<String>>,
     pub index: Option<IndexReport>,
+    pub boot: Option<BootReport>,
     pub readers: Readers,
     pub layers: Vec<LayerReport>,
     /// The layers that its manifest names.
@@ -61,6 +62,19 @@ pub struct IndexReport {
     pub entries: usize,
     pub inodes: usize,
     pub bytes_per_entry: f64,
+}
+
+/// What starts are seen to touch.
+#[derive(Serialize)]
+pub struct BootReport {
+    pub digest: Digest,
+    pub bytes: u64,
+    pub content_bytes: u64,
+    pub extents: usize,
+    pub frames: usize,
+    pub recipe: Option<String>,
+    /// Digests of what it was made of.
+    pub traces: Vec<String>,
 }
 
 /// Who needs not fetch the image whole. Whatever else runs images does.
@@ -134,6 +148,7 @@ pub async fn report(place: &Place, image: &Image, original: Option<&Original>) -
         recipe: artifact.as_ref().and_then(recipe),
         signed,
         readers: readers(image, &layers, artifact.is_some()),
+        boot: boot_report(place, artifact.as_ref()).await?,
         index: converted.map(|(artifact, index)| index_report(&artifact.index, index)),
         layers,
         named: image.layers.iter().map(|layer| (layer.descriptor.digest, layer.descriptor.size)).collect(),
@@ -150,6 +165,30 @@ fn readers(image: &Image, layers: &[LayerReport], converted: bool) -> Readers {
         layers: layers.len(),
         eager_needs_zstd: image.layers.iter().any(|layer| zstd(&layer)),
     }
+}
+
+async fn boot_report(place: &Place, artifact: Option<&Artifact>) -> Result<Option<BootReport>, Error> {
+    let Some((artifact, boot)) = artifact.and_then(|artifact| Some((artifact, artifact.boot.as_ref()?)))
+    else {
+        return Ok(None);
+    };
+    let table = table_place(boot, artifact.digest)?;
+    let bytes = place.blob_range(&boot.digest, 0..table.len() as u64).await?;
+    let pack = table.open(&bytes)?;
+    Ok(Some(BootReport {
+        digest: boot.digest,
+        bytes: boot.size,
+        content_bytes: pack.content_len(),
+        extents: pack.extents.len(),
+        frames: pack.frames.len(),
+        recipe: boot.annotation(RECIPE).map(str::to_owned),
+        traces: boot
+            .annotation(BOOT_TRACES)
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+    }))
 }
 
 fn index_report(named: &Descriptor, index: &LaunchIndex<Vec<u8>>) -> IndexReport {

@@ -38,6 +38,17 @@ pub fn image(console: &Console, report: &Report) {
         let each = index.bytes_per_entry;
         line("index", &format!("{packed} ({raw} unpacked), {} entries, {each:.1} B an entry", index.entries));
     }
+    if let Some(boot) = &report.boot {
+        let (packed, content) = (bytes(boot.bytes), bytes(boot.content_bytes));
+        line(
+            "boot pack",
+            &format!(
+                "{packed}, {content} of files in {} extents, of {} traces",
+                boot.extents,
+                boot.traces.len()
+            ),
+        );
+    }
     report.layers.iter().enumerate().for_each(|(number, one)| layer(console, number, one, true));
     if report.artifact.is_some() {
         total(console, &report.layers);

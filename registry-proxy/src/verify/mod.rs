@@ -5,6 +5,7 @@
 //! against the frames. Then the tree is built anew from the tars and must give the launch index, byte for
 //! byte. With `--originals`, the blobs that were converted are read, too.
 
+mod boot;
 mod layer;
 mod original;
 mod tail;
@@ -149,6 +150,14 @@ impl Checked {
         let sound = launch::check(&index).map_err(|error| self.refuse(Check::Tree, error.to_string()));
         self.check_descriptors(&artifact, image, &index);
         let entries = self.layers(place, &artifact, image, &index, depth, console).await?;
+        // What the layers themselves are not cannot be held against the pack.
+        if let Some(pack) = artifact.boot.as_ref().filter(|_| self.findings.count() == 0) {
+            let found = boot::check(place, &artifact, pack, &index).await?;
+            if found.is_empty() {
+                console.line(&format!("  boot pack {}: {}", pack.digest, bytes(pack.size)));
+            }
+            found.into_iter().for_each(|finding| self.findings.push(finding));
+        }
         if sound.is_ok() {
             self.tree(index, &entries).await?;
         }

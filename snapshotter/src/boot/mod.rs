@@ -8,6 +8,9 @@
 //! A pack is loaded only with the first resolution of its index on this node: what comes to be known of the same index later, from
 //! whatever repository, changes nothing for those who use it.
 
+mod command;
+mod traces;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +28,9 @@ use tokio::sync::oneshot;
 use crate::config::BootConfig;
 use crate::fallback::error_chain;
 
+pub use command::{TraceArgs, TraceCommandError, run as run_trace};
+pub use traces::Traces;
+
 /// How long a pack is kept that no snapshot uses yet: containerd records one some milliseconds after the resolution.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -34,6 +40,7 @@ pub struct BootPacks {
     layers: Layers,
     config: BootConfig,
     open: Mutex<HashMap<Digest, (Arc<Boot>, Instant)>>,
+    traces: Option<Arc<Traces>>,
 }
 
 /// A pack on its way. Dropped without [`admitted`](Self::admitted), it is given up.
@@ -55,7 +62,13 @@ impl BootPacks {
     pub fn open(root: &Path, layers: Layers, config: BootConfig) -> std::io::Result<Arc<Self>> {
         let directory = root.join("boot");
         std::fs::create_dir_all(&directory)?;
-        Ok(Arc::new(Self { directory, layers, config, open: Mutex::default() }))
+        let traces = Traces::open(root, &config)?;
+        Ok(Arc::new(Self { directory, layers, config, open: Mutex::default(), traces }))
+    }
+
+    /// What notes starts, if anything does.
+    pub fn traces(&self) -> Option<&Arc<Traces>> {
+        self.traces.as_ref()
     }
 
     /// Begins to load the pack of an index that is new to this node; `None` where it is not to be had.

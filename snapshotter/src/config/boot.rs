@@ -10,10 +10,16 @@ pub struct BootConfig {
     pub enabled: bool,
     /// MiB of a pack beyond which it is not fetched.
     pub max_mib: u64,
+    /// Traces of starts that are kept; 0: none are taken.
+    pub keep_traces: u64,
+    /// A start is over when nothing new has been touched for so long.
+    pub settled_seconds: u64,
+    /// No start is traced for longer.
+    pub longest_seconds: u64,
 }
 
 impl Default for BootConfig {
     fn default() -> Self {
-        Self { enabled: true, max_mib: 256 }
+        Self { enabled: true, max_mib: 256, keep_traces: 64, settled_seconds: 5, longest_seconds: 60 }
     }
 }
