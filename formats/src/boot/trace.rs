@@ -94,12 +94,15 @@ impl TraceHead {
 }
 
 impl Trace {
-    /// The text.
+    /// The text. What would make it longer than [`MAX_TRACE_LEN`] is left out: paths are as long as an image's author likes.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         let head = serde_json::to_string(&self.head);
         let touches = self.touches.iter().map(serde_json::to_string);
         for line in std::iter::once(head).chain(touches).flatten() {
+            if text.len() + line.len() >= MAX_TRACE_LEN {
+                break;
+            }
             text.push_str(&line);
             text.push('\n');
         }
@@ -155,5 +158,14 @@ mod tests {
             let error = Trace::parse(bad.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn a_trace_that_is_written_can_be_read() {
+        let touch = Touch { path: "x".repeat(4000), offset: 0, len: 1, ms: 0 };
+        let head = TraceHead::new("r/a".to_owned(), Digest::of(b""), 1);
+        let trace = Trace { head, touches: vec![touch; 5000] };
+        let read = Trace::parse(trace.to_text().as_bytes()).unwrap();
+        assert!((4000..5000).contains(&read.touches.len()), "{}", read.touches.len());
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use jaunt_formats::launch::InodeType;
+use jaunt_formats::entry::PATH_MAX;
+use jaunt_formats::launch::{InodeId, InodeType};
 
 use super::{Ino, LayerFs};
 
@@ -42,23 +43,49 @@ impl LayerFs {
         paths
     }
 
-    /// A path of each of some inodes, without a slash at the start, where one is text. Looks at every name.
+    /// A path of each of some inodes, without a slash at the start, where one is text and short enough to be opened. Looks at
+    /// every name. Holds names and not paths of what is not wanted: an image may nest them as it likes.
     pub fn paths_of(&self, wanted: &HashSet<Ino>) -> HashMap<Ino, String> {
         let mut paths = HashMap::new();
         let Ok(view) = self.view() else { return paths };
-        let mut pending = vec![(String::new(), self.numbers.root)];
-        while let Some((above, dir)) = pending.pop() {
-            let Ok(children) = view.children(dir, 0) else { continue };
-            for child in children.flatten() {
+        let mut dirs = vec![Dir { above: 0, name: "", inode: self.numbers.root }];
+        let mut at = 0;
+        while let Some(dir) = dirs.get(at).map(|dir| dir.inode) {
+            for child in view.children(dir, 0).into_iter().flatten().flatten() {
                 let Ok(name) = std::str::from_utf8(child.name) else { continue };
-                let path = if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") };
                 if self.index.attributes(child.inode).is_ok_and(|child| child.kind == InodeType::Directory) {
-                    pending.push((path, child.inode));
-                } else if wanted.contains(&self.ino(child.inode)) {
+                    dirs.push(Dir { above: at, name, inode: child.inode });
+                } else if wanted.contains(&self.ino(child.inode))
+                    && let Some(path) = path_below(&dirs, at, name)
+                {
                     paths.entry(self.ino(child.inode)).or_insert(path);
                 }
             }
+            at += 1;
         }
         paths
     }
+}
+
+/// A directory that was met.
+struct Dir<'i> {
+    /// Where the one is that holds it.
+    above: usize,
+    name: &'i str,
+    inode: InodeId,
+}
+
+/// The path of a name in a directory, unless it is too long.
+fn path_below(dirs: &[Dir<'_>], mut at: usize, name: &str) -> Option<String> {
+    let (mut names, mut len) = (vec![name], name.len());
+    while at > 0 {
+        names.push(dirs[at].name);
+        len += dirs[at].name.len() + 1;
+        if len > PATH_MAX {
+            return None;
+        }
+        at = dirs[at].above;
+    }
+    names.reverse();
+    Some(names.join("/"))
 }

@@ -1,25 +1,37 @@
 //! A predecessor's pack as a trace: what it holds, by path, in its order.
 
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{BootPack, Touch, Trace, TraceHead};
-use jaunt_formats::launch::{InodeType, LaunchIndex};
+use jaunt_formats::boot::{BootPack, MAX_TOUCHES, Touch, Trace, TraceHead};
+use jaunt_formats::entry::PATH_MAX;
+use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
 use crate::error::Error;
 
 /// A part of a file in a layer's tar.
-struct Part {
+struct Part<'i> {
     layer: u16,
     tar: std::ops::Range<u64>,
-    path: String,
+    dir: usize,
+    name: &'i str,
     file_offset: u64,
 }
 
-/// The trace that would give this pack again.
+/// A directory, and where the one is that holds it.
+struct Dir<'i> {
+    above: usize,
+    name: &'i str,
+    inode: InodeId,
+}
+
+/// The trace that would give this pack again, but for what is beyond the limit of traces.
 pub fn as_trace(index: &LaunchIndex<Vec<u8>>, digest: Digest, pack: &BootPack) -> Result<Trace, Error> {
     pack.check(digest, index.layers())?;
-    let parts = parts(index)?;
+    let (parts, dirs) = parts(index)?;
     let mut touches = Vec::new();
     for extent in &pack.extents {
+        if touches.len() >= MAX_TOUCHES {
+            break;
+        }
         let range = extent.tar_range();
         let first = parts.partition_point(|part| (part.layer, part.tar.end) <= (extent.layer, range.start));
         let held =
@@ -27,39 +39,55 @@ pub fn as_trace(index: &LaunchIndex<Vec<u8>>, digest: Digest, pack: &BootPack) -
         for part in held {
             let common = part.tar.start.max(range.start)..part.tar.end.min(range.end);
             let offset = part.file_offset + (common.start - part.tar.start);
-            touches.push(Touch { path: part.path.clone(), offset, len: common.end - common.start, ms: 0 });
+            let Some(path) = path(&dirs, part) else { continue };
+            touches.push(Touch { path, offset, len: common.end - common.start, ms: 0 });
         }
     }
+    touches.truncate(MAX_TOUCHES);
     let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
     Ok(Trace { head: TraceHead::new("a predecessor's pack".to_owned(), digest, prefix), touches })
 }
 
-/// All regular files' parts, by layer and place. A file with several names has one of them here.
-fn parts(index: &LaunchIndex<Vec<u8>>) -> Result<Vec<Part>, Error> {
+/// Of a part, unless it is too long to be opened.
+fn path(dirs: &[Dir<'_>], part: &Part<'_>) -> Option<String> {
+    let (mut names, mut len, mut at) = (vec![part.name], part.name.len(), part.dir);
+    while at > 0 && len <= PATH_MAX {
+        names.push(dirs[at].name);
+        len += dirs[at].name.len() + 1;
+        at = dirs[at].above;
+    }
+    names.reverse();
+    (len <= PATH_MAX).then(|| names.join("/"))
+}
+
+/// All regular files' parts, by layer and place, and the directories. A file with several names has one of them here. What is not
+/// in the pack needs no path: an image may nest names as it likes.
+fn parts(index: &LaunchIndex<Vec<u8>>) -> Result<(Vec<Part<'_>>, Vec<Dir<'_>>), Error> {
     let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
     let view = index.view(prefix).ok_or(Error::EmptyTraces)?;
-    let (mut parts, mut pending) = (Vec::new(), vec![(String::new(), view.root()?)]);
-    while let Some((path, dir)) = pending.pop() {
+    let (mut parts, mut at) = (Vec::new(), 0);
+    let mut dirs = vec![Dir { above: 0, name: "", inode: view.root()? }];
+    while let Some(dir) = dirs.get(at).map(|dir| dir.inode) {
         for child in view.children(dir, 0)? {
             let child = child?;
             // A trace cannot name what is not text.
             let Ok(name) = std::str::from_utf8(child.name) else { continue };
-            let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
             match index.attributes(child.inode)?.kind {
-                InodeType::Directory => pending.push((path, child.inode)),
+                InodeType::Directory => dirs.push(Dir { above: at, name, inode: child.inode }),
                 InodeType::Regular => {
                     let content = index.content(child.inode)?;
                     for extent in content.extents.iter().filter(|extent| extent.len > 0) {
                         let tar = extent.tar_offset.0..extent.tar_offset.0 + extent.len;
                         let (layer, file_offset) = (content.layer, extent.file_offset);
-                        parts.push(Part { layer, tar, path: path.clone(), file_offset });
+                        parts.push(Part { layer, tar, dir: at, name, file_offset });
                     }
                 }
                 _ => {}
             }
         }
+        at += 1;
     }
     parts.sort_unstable_by_key(|part| (part.layer, part.tar.start, part.tar.end));
     parts.dedup_by_key(|part| (part.layer, part.tar.start));
-    Ok(parts)
+    Ok((parts, dirs))
 }

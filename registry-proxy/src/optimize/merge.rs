@@ -15,6 +15,8 @@ use crate::error::Error;
 const PAGE: u64 = 4096;
 /// Pages of all traces together, of which memory is needed for each.
 const MAX_PAGES: usize = 1 << 20;
+/// Pages that one trace may name: one that starts told of names no page often.
+const MAX_NAMED: usize = 2 * MAX_PAGES;
 
 type Index = LaunchIndex<Vec<u8>>;
 
@@ -46,7 +48,7 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
     let (mut files, mut pages) = (HashMap::new(), BTreeMap::<(u16, u64), Page>::new());
     let mut absent = HashSet::new();
     for trace in traces {
-        let mut seen = HashSet::new();
+        let (mut seen, mut named) = (HashSet::new(), 0);
         for (place, touch) in trace.touches.iter().enumerate() {
             let number = files.len();
             let known = files.entry(touch.path.as_str());
@@ -61,7 +63,8 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
                     let page = Page { len, file: *file, places: Vec::new() };
                     pages.entry(key).or_insert(page).places.push(place);
                 }
-                if pages.len() > MAX_PAGES {
+                named += 1;
+                if pages.len() > MAX_PAGES || named > MAX_NAMED {
                     return Err(Error::TooManyTouches(MAX_PAGES as u64 * PAGE));
                 }
             }
@@ -83,13 +86,16 @@ fn find(index: &Index, view: &View<'_, Vec<u8>>, path: &str) -> Option<FileConte
 /// Where in the tar the pages are that a range of a file touches, and how long they are.
 fn pages_of(content: &FileContent, offset: u64, len: u64) -> impl Iterator<Item = (u64, u32)> {
     let (start, end) = (offset / PAGE * PAGE, offset.saturating_add(len).min(content.size));
-    content.extents.iter().flat_map(move |extent| {
+    let end = end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+    let reached = content.extents.partition_point(|extent| extent.file_offset + extent.len <= start);
+    let touched = content.extents[reached..].iter().take_while(move |extent| extent.file_offset < end);
+    touched.flat_map(move |extent| {
         let of_file = extent.file_offset.max(start)..(extent.file_offset + extent.len);
         let first = of_file.start / PAGE;
-        let last = of_file.end.min(end.next_multiple_of(PAGE)).div_ceil(PAGE).max(first);
+        let last = of_file.end.min(end).div_ceil(PAGE).max(first);
         (first..last).filter_map(move |page| {
             let from = (page * PAGE).max(extent.file_offset);
-            let to = ((page + 1) * PAGE).min(extent.file_offset + extent.len);
+            let to = (page + 1).saturating_mul(PAGE).min(extent.file_offset + extent.len);
             let len = u32::try_from(to.checked_sub(from)?).ok().filter(|len| *len > 0)?;
             Some((extent.tar_offset.0 + (from - extent.file_offset), len))
         })
@@ -147,6 +153,9 @@ mod tests {
         };
         assert_eq!(pages(&sparse, 0, 20_000), [(0, 10), (10, 1384), (1394, 2616)]);
         assert_eq!(pages(&sparse, 5000, 100), []);
+        assert_eq!(pages(&sparse, 1020, 1), [(0, 10)]);
+        let far = FileContent { layer: 0, size: u64::MAX, extents: vec![extent(u64::MAX - 10, 0, 10)] };
+        assert_eq!(pages(&far, 0, u64::MAX), [(0, 10)]);
     }
 
     #[test]

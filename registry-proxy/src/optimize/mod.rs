@@ -153,7 +153,10 @@ impl Work<'_> {
             extents.into_iter().zip(contents).try_for_each(|(extent, bytes)| writer.push(extent, &bytes))?;
             writer.finish()
         });
-        Ok((written.await??, wanted, made_of))
+        let pack = written.await??;
+        // What nodes would refuse is not published.
+        pack.table.open(&pack.bytes[..pack.table.len()])?.check(digest, index.layers())?;
+        Ok((pack, wanted, made_of))
     }
 
     /// The pack of the image that this one follows, of the same platform; its digest, and what it holds.

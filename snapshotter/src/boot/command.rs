@@ -1,12 +1,13 @@
 //! `trace`: takes out what the daemon has noted of starts.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jaunt_distribution::Repository;
-use jaunt_formats::Reference;
-use jaunt_formats::boot::{Trace, TraceError};
+use jaunt_formats::boot::{MAX_TRACE_LEN, Trace, TraceError};
+use jaunt_formats::{Reference, error_chain};
 
 use super::traces::{directory, list};
 
@@ -59,16 +60,16 @@ pub enum TraceCommandError {
 /// Runs the command on the daemon's state in `root`.
 ///
 /// # Errors
-/// There is no such trace, or it cannot be read or written.
+/// There is no such trace, or it cannot be written.
 pub fn run(args: &TraceArgs, root: &Path) -> Result<(), TraceCommandError> {
     let directory = directory(root);
     let paths = list(&directory).map_err(|source| TraceCommandError::File { path: directory, source })?;
+    let mut kept = paths.iter().filter_map(|path| readable(path));
     if args.what == "ls" {
-        return paths.iter().try_for_each(|path| tell(path));
+        return kept.try_for_each(|(path, _, trace)| tell(path, &trace));
     }
     let wanted = Repository::from(&args.what.parse::<Reference>()?);
-    for path in paths.iter().rev() {
-        let (text, trace) = read(path)?;
+    for (_, text, trace) in kept.rev() {
         if trace.head.image == wanted.to_string() {
             return match &args.output {
                 Some(to) => std::fs::write(to, text)
@@ -80,16 +81,29 @@ pub fn run(args: &TraceArgs, root: &Path) -> Result<(), TraceCommandError> {
     Err(TraceCommandError::None(wanted))
 }
 
+/// A file's text and trace; one that is damaged, or gone since, is told of and stands in no other's way.
+fn readable(path: &Path) -> Option<(&Path, Vec<u8>, Trace)> {
+    match read(path) {
+        Ok((text, trace)) => Some((path, text, trace)),
+        Err(error) => {
+            eprintln!("jaunt-snapshotter: {}", error_chain(&error));
+            None
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<(Vec<u8>, Trace), TraceCommandError> {
-    let path = path.to_owned();
-    let text =
-        std::fs::read(&path).map_err(|source| TraceCommandError::File { path: path.clone(), source })?;
-    let trace = Trace::parse(&text).map_err(|source| TraceCommandError::Trace { path, source })?;
+    let failed = |source| TraceCommandError::File { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(MAX_TRACE_LEN as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    let wrong = |source| TraceCommandError::Trace { path: path.to_owned(), source };
+    let trace = Trace::parse(&text).map_err(wrong)?;
     Ok((text, trace))
 }
 
-fn tell(path: &Path) -> Result<(), TraceCommandError> {
-    let (_, Trace { head, touches }) = read(path)?;
+fn tell(path: &Path, trace: &Trace) -> Result<(), TraceCommandError> {
+    let Trace { head, touches } = trace;
     let bytes: u64 = touches.iter().map(|touch| touch.len).fold(0, u64::saturating_add);
     let files: std::collections::HashSet<&str> = touches.iter().map(|touch| touch.path.as_str()).collect();
     let end = if head.settled { "came to rest" } else { "time was up" };

@@ -48,6 +48,8 @@ impl Traces {
         }
         let directory = directory(root);
         std::fs::create_dir_all(&directory)?;
+        // What a process before wrote only half.
+        with_extension(&directory, "new")?.iter().try_for_each(std::fs::remove_file)?;
         let limits = TouchLimits {
             settled: Duration::from_secs(config.settled_seconds),
             longest: Duration::from_secs(config.longest_seconds),
@@ -124,12 +126,15 @@ pub fn directory(root: &Path) -> PathBuf {
 /// # Errors
 /// It cannot be read.
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
-    let paths = entries.into_iter().map(|entry| entry.path());
-    let mut traces: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|is| is == "jsonl")).collect();
+    let mut traces = with_extension(directory, "jsonl")?;
     traces.sort();
     Ok(traces)
+}
+
+fn with_extension(directory: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    let paths = entries.into_iter().map(|entry| entry.path());
+    Ok(paths.filter(|path| path.extension().is_some_and(|is| is == extension)).collect())
 }
 
 /// By path, which means something in the image's next version as well. What has no name that is text is left out.
