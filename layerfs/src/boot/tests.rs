@@ -103,6 +103,15 @@ fn gated() -> (mpsc::UnboundedSender<Bytes>, Arc<dyn Source>) {
     (send, source)
 }
 
+/// The runtime's clock stands while this is held: it does not advance by itself while something blocks. So readers who would not
+/// wait for long wait for as long as a busy machine takes.
+fn stopped_clock() -> std::sync::mpsc::Sender<()> {
+    tokio::time::pause();
+    let (held, released) = std::sync::mpsc::channel();
+    tokio::task::spawn_blocking(move || released.recv());
+    held
+}
+
 #[tokio::test]
 async fn what_a_pack_has_is_read_without_fetching_a_span() {
     let bed = Bed::new();
@@ -177,6 +186,7 @@ async fn a_pack_of_another_index_or_length_is_not_used() {
 
 #[tokio::test]
 async fn a_reader_waits_for_what_is_about_to_come() {
+    let _clock = stopped_clock();
     let bed = Bed::new();
     let (send, source) = gated();
     let (table, frames) = bed.blob.split_at(bed.named.table.len());
@@ -214,6 +224,7 @@ async fn a_reader_goes_by_himself_where_a_pack_hangs_or_ends() {
 
 #[tokio::test]
 async fn the_stream_stands_back_for_other_readers_but_not_for_its_own() {
+    let _clock = stopped_clock();
     let bed = Bed::new();
     let (send, source) = gated();
     send.send(bed.blob.slice(..bed.named.table.len())).unwrap();
