@@ -58,7 +58,12 @@ impl Mounts {
         match key.map(|key| self.supervisor.unmount(&key)) {
             Some(Ok(Unmounted::Busy)) | None => {}
             Some(Ok(Unmounted::Done | Unmounted::Lingers)) => {
-                lock(&self.served).remove(&chain.snapshot_id);
+                let mut all = lock(&self.served);
+                // Another may have been put in its place meanwhile, over files that were found damaged.
+                if all.get(&chain.snapshot_id).is_some_and(|now| Arc::ptr_eq(now, cell)) {
+                    all.remove(&chain.snapshot_id);
+                }
+                drop(all);
                 if served.is_ours() {
                     served.settle();
                     served.root.parent().inspect(|mount| passthrough::forget(mount));
