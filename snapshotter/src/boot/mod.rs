@@ -114,23 +114,21 @@ impl BootPacks {
 
     /// The pack of an index, on its way or as it was left by an earlier life.
     pub fn of(&self, digest: &Digest, index: &MappedIndex) -> Option<Arc<Boot>> {
-        let mut open = self.lock();
-        if let Some((boot, _)) = open.get(digest) {
+        if let Some((boot, _)) = self.lock().get(digest) {
             return Some(boot.clone());
         }
-        let boot = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
-        open.insert(*digest, (boot.clone(), Instant::now()));
-        Some(boot)
+        // Nobody waits for the disk: whoever has opened it meanwhile was first.
+        let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
+        Some(self.lock().entry(*digest).or_insert_with(|| (opened, Instant::now())).0.clone())
     }
 
     /// Forgets the packs of indexes that are not `wanted`. Who reads from one still has it.
     pub fn retain(&self, wanted: impl Fn(&Digest) -> bool) {
-        let mut open = self.lock();
-        open.retain(|index, (_, since)| wanted(index) || since.elapsed() < UNUSED);
+        self.lock().retain(|index, (_, since)| wanted(index) || since.elapsed() < UNUSED);
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         for entry in entries.flatten() {
             let name = format!("sha256:{}", entry.file_name().to_string_lossy());
-            let is_kept = name.parse().is_ok_and(|index| wanted(&index) || open.contains_key(&index));
+            let is_kept = name.parse().is_ok_and(|index| wanted(&index) || self.lock().contains_key(&index));
             if !is_kept && let Err(error) = std::fs::remove_file(entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "an unused boot pack cannot be removed");
             }
