@@ -92,6 +92,11 @@ impl<'s> Containerd<'s> {
         self.snapshotter = snapshotter.name();
     }
 
+    /// SIGKILL, and wait. Containers go on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
     /// Its configuration file, read at each start.
     pub fn config(&self) -> PathBuf {
         self.dir.join("config.toml")

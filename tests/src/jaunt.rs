@@ -142,6 +142,11 @@ impl Jaunt {
         matches!(self.daemon.exited(), Ok(None))
     }
 
+    /// SIGKILL, and wait. Its worker dies with it.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.kill()
+    }
+
     /// SIGTERM, and wait.
     pub fn stop(&mut self) -> Result<()> {
         self.daemon.stop()

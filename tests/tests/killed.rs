@@ -1,0 +1,189 @@
+//! `kill -9` at random points while an image is pulled, run and removed: of the worker, of the supervisor, of containerd.
+//! Afterwards everything works, and nothing is left that nobody knows of.
+//!
+//! `JAUNT_KILL_SEEDS=n` tries that many seeds (`make test`: a few). A failure names its seed, and `JAUNT_KILL_SEED=n` tries that
+//! one alone.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::{Bed, noise, runnable, status};
+use jaunt_formats::Digest;
+use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::{Jaunt, Node, mounts, needs_root};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(120);
+const FILES: u64 = 4;
+const FILE_BYTES: usize = 300_000;
+/// So many seeds are tried where nothing else is asked for.
+const SEEDS: u64 = 3;
+/// A victim dies at most so many milliseconds after a command began: about what commands take.
+const WITHIN_MS: u64 = 600;
+
+/// xorshift64: the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+fn image() -> Image {
+    let files = (0..FILES).map(|n| file(format!("data/{n}"), noise(n + 1, FILE_BYTES)));
+    Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755)].into_iter().chain(files)))
+        .layer(layer([dir("more", 0o755), file("more/file", "m")]))
+        .command(&["/bin/sh", "-ec", "sha256sum /data/0 /data/1 /data/2 /data/3"])
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    match (number("JAUNT_KILL_SEED"), number("JAUNT_KILL_SEEDS")) {
+        (Some(seed), _) => vec![seed],
+        (None, seeds) => (1..=seeds.unwrap_or(SEEDS)).collect(),
+    }
+}
+
+/// Begins a command, kills somebody, and waits for the command's end, however it ends.
+fn interrupted(mut command: Command, bed: &Bed, node: &mut Node<'_>, dice: &mut Dice) {
+    let mut child: Child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(dice.below(WITHIN_MS)));
+    kill_somebody(bed, node, dice);
+    let ended = wait_until("the command's end", LIMIT, || child.try_wait().unwrap().is_some());
+    if ended.is_err() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("{command:?} hangs");
+    }
+}
+
+fn kill_somebody(bed: &Bed, node: &mut Node<'_>, dice: &mut Dice) {
+    let jaunt = node.jaunt.as_mut().unwrap();
+    match dice.below(4) {
+        0 => {
+            jaunt.kill().unwrap();
+            node.jaunt =
+                Some(Jaunt::start(&bed.binaries, &bed.scratch, "jaunt", &[bed.registry.host()]).unwrap());
+        }
+        1 => {
+            node.containerd.kill().unwrap();
+            node.containerd.restart().unwrap();
+        }
+        _ => {
+            let worker = jaunt.worker();
+            worker.inspect(|worker| signal_pid(*worker, Signal::KILL));
+        }
+    }
+}
+
+/// A container that may end in any way.
+fn run_command(node: &Node<'_>, bed: &Bed, reference: &str, id: &str) -> Command {
+    let mut command = node.containerd.ctr(&["run", "--snapshotter", "jaunt", "--fifo-dir"]);
+    command
+        .arg(bed.scratch.dir("fifo").unwrap())
+        .arg("--runc-root")
+        .arg(bed.scratch.path().join("containerd/runc"));
+    command.args([reference, id]);
+    command
+}
+
+/// What interrupted commands left in containerd: tasks, containers, and the leases of pulls.
+fn tidy(node: &Node<'_>) {
+    let list = |words: &[&str]| run(&mut node.containerd.ctr(words)).unwrap_or_default();
+    for task in list(&["tasks", "ls", "--quiet"]).lines() {
+        let _ = run(&mut node.containerd.ctr(&["tasks", "rm", "--force", task]));
+    }
+    for container in list(&["containers", "ls", "--quiet"]).lines() {
+        let _ = run(&mut node.containerd.ctr(&["containers", "rm", container]));
+    }
+    for lease in list(&["leases", "ls", "--quiet"]).lines() {
+        let _ = run(&mut node.containerd.ctr(&["leases", "rm", "--sync", lease]));
+    }
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// What containerd knows is what the daemon knows, and what lies on disk and is mounted belongs to it.
+fn agree(bed: &Bed, node: &Node<'_>) {
+    let jaunt = node.jaunt.as_ref().unwrap();
+    // containerd removes what nobody needs in its own time, here a moment later than in its own books.
+    let count = || status(bed, node)["snapshots"].as_array().unwrap().len();
+    let _ = wait_until("as many here as there", LIMIT, || {
+        count() == node.containerd.snapshots("jaunt").unwrap().len()
+    });
+    let status = status(bed, node);
+    let known = status["snapshots"].as_array().unwrap();
+    let ids: Vec<String> = known.iter().map(|snapshot| snapshot["id"].to_string()).collect();
+    let named = node.containerd.snapshots("jaunt").unwrap();
+    assert_eq!(known.len(), named.len(), "{known:?} are not {named:?}");
+    let is_known = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        ids.iter()
+            .any(|id| *id == name || name.strip_prefix(id.as_str()).is_some_and(|rest| rest.starts_with('-')))
+    };
+    for path in entries(&jaunt.root().join("snapshots")).iter().chain(&entries(&jaunt.run_dir().join("mnt")))
+    {
+        assert!(is_known(path), "nobody knows {}: {ids:?}", path.display());
+    }
+    let mut check =
+        bed.binaries.snapshotter(&bed.scratch, &["check", "--config", "/dev/null", "--deep", "--root"]);
+    check.arg(jaunt.root()).arg("--run-dir").arg(jaunt.run_dir()).arg("--socket").arg(jaunt.socket());
+    let found = check.output().unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&[found.stdout, found.stderr].concat()));
+}
+
+fn one(seed: u64) {
+    eprintln!("seed {seed}");
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let mut node = bed.node();
+    let reference = &pushed.reference;
+    for round in 0..2 {
+        interrupted(node.pull_command(reference), &bed, &mut node, &mut dice);
+        wait_until("a pull that nobody interrupts", LIMIT, || node.pull(reference).is_ok()).unwrap();
+        let id = format!("{}-k{round}", bed.scratch.name());
+        let command = run_command(&node, &bed, reference, &id);
+        interrupted(command, &bed, &mut node, &mut dice);
+        tidy(&node);
+        let names = run(&mut node.containerd.ctr(&["images", "ls", "--quiet"])).unwrap();
+        let mut remove = node.containerd.ctr(&["images", "rm", "--sync"]);
+        remove.args(names.lines());
+        interrupted(remove, &bed, &mut node, &mut dice);
+    }
+    wait_until("a pull after all", LIMIT, || node.pull(reference).is_ok()).unwrap();
+    let said = node.containerd.run(reference).unwrap().finish(LIMIT).unwrap();
+    for n in 0..FILES {
+        let line = format!("{}  /data/{n}", Digest::of(&noise(n + 1, FILE_BYTES)).hex());
+        assert!(said.contains(&line), "{said}");
+    }
+    tidy(&node);
+    agree(&bed, &node);
+    node.containerd.remove_images().unwrap();
+    agree(&bed, &node);
+    let jaunt = node.jaunt.as_ref().unwrap();
+    assert!(mounts::below(&jaunt.run_dir()).is_empty(), "{:?}", mounts::below(&jaunt.run_dir()));
+    wait_until("nothing kept", LIMIT, || entries(&jaunt.root().join("index")).is_empty()).unwrap();
+}
+
+#[test]
+fn whoever_is_killed_whenever_nothing_is_lost_and_nothing_is_left() {
+    needs_root!();
+    seeds().into_iter().for_each(one);
+}
