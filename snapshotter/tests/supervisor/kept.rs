@@ -127,7 +127,7 @@ fn a_daemon_that_serves_on_after_a_stop_hands_over_to_the_next_start() {
     let file = File::open(place.mount_point("1").join("data")).unwrap();
     first.signal(Signal::TERM);
     eventually("says so", || place.log().contains("in_use=1"));
-    assert!(keeper.all("STATUS=stopping: 1 mounts are in use").len() == 1);
+    eventually("tells the manager", || keeper.all("STATUS=stopping: 1 mounts are in use").len() == 1);
     first.signal(Signal::TERM);
     eventually("told twice, it serves on", || place.log().contains("told to stop again"));
     // The second finds the directory locked, and fails; the manager starts it again, with what it has by then.
