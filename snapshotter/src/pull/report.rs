@@ -1,34 +1,15 @@
 //! How much of an image is lazy, from the daemon's status.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use crate::proto::jaunt::status::v1::{GetResponse, Snapshot};
+use crate::proto::jaunt::status::v1::GetResponse;
+use crate::status::image_of_chain;
 
 /// "7 of 7 layers lazy", with the reasons for those that are not; `None` when the daemon has no snapshot of
 /// that chain.
 pub(super) fn layers(status: &GetResponse, image: &str, chain: &str) -> Option<String> {
-    let by_name: BTreeMap<&str, &Snapshot> = status.snapshots.iter().map(|s| (s.name.as_str(), s)).collect();
-    let mut layers: BTreeMap<&str, &Snapshot> = BTreeMap::new();
-    for top in status.snapshots.iter().filter(|s| s.kind == "committed" && s.chain_id == chain) {
-        let mut next = Some(top);
-        while let Some(layer) = next {
-            if layers.insert(&layer.name, layer).is_some() {
-                break;
-            }
-            next = by_name.get(layer.parent.as_str()).copied();
-        }
-    }
-    if layers.is_empty() {
-        return None;
-    }
-    let lazy = layers.values().filter(|layer| layer.backing == "lazy").count();
-    let reasons: BTreeSet<&str> = match lazy == layers.len() {
-        true => BTreeSet::new(),
-        false => status.fallbacks.iter().filter(|f| f.image == image).map(|f| f.code.as_str()).collect(),
-    };
-    let mut text = format!("{lazy} of {} layers lazy", layers.len());
-    if !reasons.is_empty() {
-        text.push_str(&format!(" ({})", reasons.into_iter().collect::<Vec<_>>().join(", ")));
+    let image = image_of_chain(status, image, chain)?;
+    let mut text = format!("{} of {} layers lazy", image.lazy, image.layers);
+    if !image.reasons.is_empty() {
+        text.push_str(&format!(" ({})", image.reasons.into_iter().collect::<Vec<_>>().join(", ")));
     }
     Some(text)
 }
@@ -36,7 +17,7 @@ pub(super) fn layers(status: &GetResponse, image: &str, chain: &str) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::jaunt::status::v1::Fallback;
+    use crate::proto::jaunt::status::v1::{Fallback, Snapshot};
 
     fn layer(name: &str, parent: &str, image: &str, backing: &str) -> Snapshot {
         Snapshot {

@@ -23,22 +23,39 @@ pub struct Image {
 
 /// All that pulls have named, by name.
 pub fn images(status: &GetResponse) -> Vec<Image> {
-    let committed = status.snapshots.iter().filter(|snapshot| snapshot.kind == "committed");
-    let by_name: BTreeMap<&str, &Snapshot> =
-        committed.map(|snapshot| (snapshot.name.as_str(), snapshot)).collect();
+    let by_name = committed(status);
     let mut layers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for snapshot in by_name.values().filter(|snapshot| !snapshot.image.is_empty()) {
-        let chain =
-            std::iter::successors(Some(*snapshot), |above| by_name.get(above.parent.as_str()).copied());
-        // No chain is longer than there are snapshots, whatever their parents say.
-        let chain = chain.take(by_name.len()).map(|layer| layer.name.as_str());
-        layers.entry(&snapshot.image).or_default().extend(chain);
+        layers.entry(&snapshot.image).or_default().extend(beneath(snapshot, &by_name));
     }
-    let one = |(name, layers): (&str, BTreeSet<&str>)| {
-        let layers: Vec<&Snapshot> = layers.iter().filter_map(|name| by_name.get(name).copied()).collect();
-        image(status, name, &layers)
-    };
-    layers.into_iter().map(one).collect()
+    layers.into_iter().map(|(name, layers)| image(status, name, &found(&layers, &by_name))).collect()
+}
+
+/// The image that is called `name`, by the chain ID of its top layer, whatever image has brought its layers here; `None`,
+/// if there is no snapshot of that chain.
+pub fn image_of_chain(status: &GetResponse, name: &str, chain: &str) -> Option<Image> {
+    let by_name = committed(status);
+    let tops = by_name.values().filter(|snapshot| snapshot.chain_id == chain);
+    let layers: BTreeSet<&str> = tops.flat_map(|top| beneath(top, &by_name)).collect();
+    (!layers.is_empty()).then(|| image(status, name, &found(&layers, &by_name)))
+}
+
+type ByName<'s> = BTreeMap<&'s str, &'s Snapshot>;
+
+fn committed(status: &GetResponse) -> ByName<'_> {
+    let committed = status.snapshots.iter().filter(|snapshot| snapshot.kind == "committed");
+    committed.map(|snapshot| (snapshot.name.as_str(), snapshot)).collect()
+}
+
+/// The names of a layer and all below it.
+fn beneath<'s>(top: &'s Snapshot, by_name: &ByName<'s>) -> impl Iterator<Item = &'s str> {
+    let chain = std::iter::successors(Some(top), |above| by_name.get(above.parent.as_str()).copied());
+    // No chain is longer than there are snapshots, whatever their parents say.
+    chain.take(by_name.len()).map(|layer| layer.name.as_str())
+}
+
+fn found<'s>(names: &BTreeSet<&str>, by_name: &ByName<'s>) -> Vec<&'s Snapshot> {
+    names.iter().filter_map(|name| by_name.get(name).copied()).collect()
 }
 
 fn image(status: &GetResponse, name: &str, layers: &[&Snapshot]) -> Image {
@@ -121,5 +138,8 @@ mod tests {
         assert_eq!(names, [("app:1", 2, 3), ("base:1", 1, 1), ("odd", 1, 1)]);
         assert_eq!((found[0].percent(), found[0].stalled_ms), (Some(25.0), 9));
         assert!(found[0].reasons.contains("timeout") && found[1].reasons.is_empty(), "all of it is lazy");
+        let another_tag = image_of_chain(&status, "app:latest", "sha256:2").unwrap();
+        assert_eq!((another_tag.lazy, another_tag.layers, another_tag.percent()), (2, 2, Some(25.0)));
+        assert_eq!(image_of_chain(&status, "app:1", "sha256:9"), None);
     }
 }

@@ -12,7 +12,7 @@ mod words;
 
 pub use client::{StatusError, fetch};
 pub use health::Health;
-pub use images::{Image, images};
+pub use images::{Image, image_of_chain, images};
 pub use server::StatusService;
 pub use show::{json, line, text};
 pub use watch::watch;
