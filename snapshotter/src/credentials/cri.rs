@@ -2,8 +2,8 @@
 //!
 //! What comes in goes out as it is, byte by byte: whatever a newer kubelet and a newer containerd say to each other
 //! they can say through here. Only PullImage is looked at on its way, for the login in it. It is known before containerd
-//! has the call, since containerd asks this snapshotter for the image's layers while it pulls; and forgotten again when it
-//! was new and the pull fails, so that nobody's wrong login takes the place of a good one.
+//! has the call, since containerd asks this snapshotter for the image's layers while it pulls; but on trial, after those that were
+//! good, until the pull succeeds: nobody's wrong login takes the place of a good one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -101,14 +101,15 @@ impl Proxy {
             message.map_err(|_| Status::resource_exhausted("PullImage is too long, or was cut short"))?;
         let message = message.to_bytes();
         let login = login_of(&message);
-        let is_new = login.clone().is_some_and(|login| self.kept.remember(login));
+        // Ends with the call, also where the kubelet gives it up.
+        let trial = login.map(|login| self.kept.try_out(login));
         let answered = self.pass_on(Request::from_parts(head, Body::new(Full::new(message)))).await;
         let (answer, succeeded) = match answered {
             Ok(answer) => whole(answer).await?,
             Err(status) => (status.into_http(), false),
         };
-        if let Some(login) = login.filter(|_| is_new && !succeeded) {
-            self.kept.forget(&login);
+        if let Some(trial) = trial.filter(|_| succeeded) {
+            trial.succeeded();
         }
         Ok(answer)
     }

@@ -46,6 +46,27 @@ pub struct KeptLogins {
     memory: Option<Mutex<Memory>>,
 }
 
+/// A login that nobody knows to be good yet.
+#[must_use]
+#[derive(Debug)]
+pub struct Trial<'k> {
+    kept: &'k KeptLogins,
+    login: GivenLogin,
+}
+
+impl Trial<'_> {
+    /// It is: it is remembered from now on.
+    pub fn succeeded(self) {
+        self.kept.remember(self.login.clone());
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.kept.logins.end_trial(&self.login);
+    }
+}
+
 #[derive(Debug)]
 struct Memory {
     file: File,
@@ -100,16 +121,15 @@ impl KeptLogins {
         &self.logins
     }
 
-    /// Remembers a login; whether it was unknown.
-    pub fn remember(&self, login: GivenLogin) -> bool {
-        let is_new = self.logins.remember(login);
-        self.keep();
-        is_new
+    /// Has a login tried for as long as the trial lives. The next worker does not know of it.
+    pub fn try_out(&self, login: GivenLogin) -> Trial<'_> {
+        self.logins.begin_trial(login.clone());
+        Trial { kept: self, login }
     }
 
-    /// Forgets a login.
-    pub fn forget(&self, login: &GivenLogin) {
-        self.logins.forget(login);
+    /// Remembers a login that was good.
+    pub fn remember(&self, login: GivenLogin) {
+        self.logins.remember(login);
         self.keep();
     }
 
@@ -201,15 +221,30 @@ mod tests {
         let path = memory.path();
         let first = KeptLogins::open(Some(&path));
         assert!(first.logins().all().is_empty());
-        logins().into_iter().for_each(|login| assert!(first.remember(login)));
-        assert!(!first.remember(logins()[0].clone()));
+        logins().into_iter().for_each(|login| first.remember(login));
+        first.remember(logins()[0].clone());
         drop(first);
         let second = KeptLogins::open(Some(&path));
         let [password, identity, registry] = logins();
         assert_eq!(second.logins().all(), [password.clone(), registry, identity.clone()]);
-        second.forget(&password);
-        assert_eq!(KeptLogins::open(Some(&path)).logins().all().last(), Some(&identity));
-        assert_eq!(KeptLogins::open(Some(&path)).logins().all().len(), 2);
+    }
+
+    #[test]
+    fn only_what_was_good_outlives_its_trial() {
+        let memory = SupervisedMemory::new().unwrap();
+        let (path, [good, wrong, _]) = (memory.path(), logins());
+        let kept = KeptLogins::open(Some(&path));
+        let trials = [kept.try_out(good.clone()), kept.try_out(wrong), kept.try_out(good.clone())];
+        assert!(kept.logins().all().is_empty());
+        let [first, wrong, second] = trials;
+        first.succeeded();
+        drop((wrong, second));
+        assert_eq!(
+            kept.logins().all(),
+            std::slice::from_ref(&good),
+            "the second pull with it may fail for a reason of its own"
+        );
+        assert_eq!(KeptLogins::open(Some(&path)).logins().all(), [good]);
     }
 
     #[test]
@@ -217,7 +252,7 @@ mod tests {
         let memory = SupervisedMemory::new().unwrap();
         let path = memory.path();
         let kept = KeptLogins::open(Some(&path));
-        logins().into_iter().for_each(|login| _ = kept.remember(login));
+        logins().into_iter().for_each(|login| kept.remember(login));
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         // The third write went to the second slot.
         file.write_all_at(b"torn", SLOT + HEADER as u64 + 3).unwrap();

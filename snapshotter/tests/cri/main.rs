@@ -27,7 +27,7 @@ struct Containerd(Arc<Mutex<Seen>>);
 #[derive(Default)]
 struct Seen {
     calls: Vec<(String, HeaderMap, Bytes)>,
-    /// What is known of logins when a call arrives.
+    /// How many logins would be tried when a call arrives.
     known: Vec<usize>,
     logins: Option<Arc<KeptLogins>>,
     /// What is answered: a message, and the status behind it.
@@ -56,7 +56,7 @@ async fn answer(State(containerd): State<Containerd>, request: Request<Body>) ->
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let mut seen = containerd.seen();
-    let known = seen.logins.as_ref().map_or(0, |logins| logins.logins().all().len());
+    let known = seen.logins.as_ref().map_or(0, |kept| kept.logins().of("r.example", "a").len());
     seen.known.push(known);
     seen.calls.push((head.uri.path().to_owned(), head.headers, body));
     let mut trailers = HeaderMap::new();
