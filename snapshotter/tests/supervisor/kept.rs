@@ -15,22 +15,46 @@ use crate::guards::{Point, can_mount, eventually};
 use crate::keeper::Keeper;
 use crate::read_at;
 
+/// A place for daemons, and the service manager that they have one after the other.
+struct Bed {
+    place: Place,
+    keeper: Keeper,
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    /// None where nothing can be mounted.
+    fn new() -> Option<Self> {
+        can_mount().then(|| {
+            let dir = tempfile::tempdir().unwrap();
+            Self { place: Place::in_directory(dir.path()), keeper: Keeper::start(dir.path()), dir }
+        })
+    }
+
+    /// The next daemon, with what was kept of those before.
+    fn start(&self) -> Daemon {
+        Daemon::start_kept(&self.place, &self.keeper)
+    }
+
+    /// An open file of a mount. The kernel has learnt by then that closing is no request: the next daemon's process begins
+    /// with copies of what is open here.
+    fn open(&self, key: &str) -> File {
+        let path = self.place.mount_point(key).join("data");
+        drop(File::open(&path).unwrap());
+        File::open(&path).unwrap()
+    }
+}
+
 #[test]
 fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let keeper = Keeper::start(dir.path());
-    let mut first = Daemon::start_kept(&place, &keeper);
+    let Some(bed) = Bed::new() else { return };
+    let Bed { place, keeper, .. } = &bed;
+    let mut first = bed.start();
     eventually("ready", || keeper.heard("READY=1"));
     eventually("the watchdog is fed", || keeper.all("WATCHDOG=1").len() > 2);
     first.ask("mount 1");
     first.ask("mount 2");
-    // The kernel learns that closing is no request: the next daemon's process begins with copies of what is open here.
-    drop(File::open(place.mount_point("1").join("data")).unwrap());
-    let open = File::open(place.mount_point("1").join("data")).unwrap();
+    let open = bed.open("1");
     let gated = place.mount_point("1").join("gated");
     let read = thread::spawn(move || read_at(&gated, 5));
     let worker = first.worker();
@@ -39,7 +63,7 @@ fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
     eventually("the worker dies with its supervisor", || !is_alive(worker));
     assert!(!read.is_finished(), "lost, not failed");
 
-    let second = Daemon::start_kept(&place, &keeper);
+    let second = bed.start();
     File::create(place.gate()).unwrap();
     assert!(read.join().unwrap() == content(5, 1 << 20), "a read that was in flight");
     let mut bytes = vec![0; 4096];
@@ -55,21 +79,17 @@ fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
 
 #[test]
 fn the_table_of_requests_is_kept_with_its_mount() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let keeper = Keeper::start(dir.path());
-    let mut first = Daemon::start_kept_without_resend(&place, &keeper);
+    let Some(bed) = Bed::new() else { return };
+    let Bed { place, keeper, .. } = &bed;
+    let mut first = Daemon::start_kept_without_resend(place, keeper);
     first.ask("mount 1");
-    drop(File::open(place.mount_point("1").join("data")).unwrap());
+    drop(bed.open("1"));
     let gated = place.mount_point("1").join("gated");
     let read = thread::spawn(move || File::open(gated).unwrap().read_at(&mut [0; 4096], 0).is_err());
     thread::sleep(Duration::from_millis(100));
     first.signal(Signal::KILL);
     first.wait_for_exit();
-    let second = Daemon::start_kept_without_resend(&place, &keeper);
+    let second = Daemon::start_kept_without_resend(place, keeper);
     assert!(read.join().unwrap(), "failed, not for ever");
     assert_eq!(second.ask("unmount 1"), "Done");
     eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
@@ -77,13 +97,9 @@ fn the_table_of_requests_is_kept_with_its_mount() {
 
 #[test]
 fn a_supervisor_that_hands_over_unmounts_nothing_and_keeps_calls_waiting() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let keeper = Keeper::start(dir.path());
-    let mut first = Daemon::start_kept(&place, &keeper);
+    let Some(bed) = Bed::new() else { return };
+    let place = &bed.place;
+    let mut first = bed.start();
     first.ask("mount 1");
     first.signal(Signal::USR1);
     assert!(first.wait_for_exit().success(), "{}", place.log());
@@ -92,7 +108,7 @@ fn a_supervisor_that_hands_over_unmounts_nothing_and_keeps_calls_waiting() {
         let place = place.clone();
         thread::spawn(move || Daemon::ask_at(&place, "mounts"))
     };
-    let second = Daemon::start_kept(&place, &keeper);
+    let second = bed.start();
     assert_eq!(calling.join().unwrap().unwrap(), "1:true", "{}", place.log());
     assert!(read_at(&place.mount_point("1").join("data"), 9) == content(9, 1 << 20));
     drop(second);
@@ -100,12 +116,9 @@ fn a_supervisor_that_hands_over_unmounts_nothing_and_keeps_calls_waiting() {
 
 #[test]
 fn told_to_hand_over_to_nobody_it_goes_on() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let mut daemon = Daemon::start(&place);
+    let Some(bed) = Bed::new() else { return };
+    let place = &bed.place;
+    let mut daemon = Daemon::start(place);
     daemon.ask("mount 1");
     daemon.signal(Signal::USR1);
     eventually("says so", || place.log().contains("no service manager keeps the mounts"));
@@ -115,27 +128,22 @@ fn told_to_hand_over_to_nobody_it_goes_on() {
 
 #[test]
 fn a_daemon_that_serves_on_after_a_stop_hands_over_to_the_next_start() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let keeper = Keeper::start(dir.path());
-    let mut first = Daemon::start_kept(&place, &keeper);
+    let Some(bed) = Bed::new() else { return };
+    let Bed { place, keeper, .. } = &bed;
+    let mut first = bed.start();
     first.ask("mount 1");
-    drop(File::open(place.mount_point("1").join("data")).unwrap());
-    let file = File::open(place.mount_point("1").join("data")).unwrap();
+    let file = bed.open("1");
     first.signal(Signal::TERM);
     eventually("says so", || place.log().contains("in_use=1"));
     eventually("tells the manager", || keeper.all("STATUS=stopping: 1 mounts are in use").len() == 1);
     first.signal(Signal::TERM);
     eventually("told twice, it serves on", || place.log().contains("told to stop again"));
     // The second finds the directory locked, and fails; the manager starts it again, with what it has by then.
-    let mut second = Daemon::launch_kept(&place, &keeper);
+    let mut second = Daemon::launch_kept(place, keeper);
     assert_eq!(second.wait_for_exit().code(), Some(1));
     std::mem::forget(second);
     assert!(first.wait_for_exit().success(), "{}", place.log());
-    let third = Daemon::start_kept(&place, &keeper);
+    let third = bed.start();
     let mut bytes = vec![0; 4096];
     file.read_exact_at(&mut bytes, 99).unwrap();
     assert!(bytes == content(99, 4096));
@@ -144,18 +152,14 @@ fn a_daemon_that_serves_on_after_a_stop_hands_over_to_the_next_start() {
 
 #[test]
 fn whatever_was_kept_or_lost_meanwhile_the_rest_is_served() {
-    if !can_mount() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let place = Place::in_directory(dir.path());
-    let keeper = Keeper::start(dir.path());
-    let mut first = Daemon::start_kept(&place, &keeper);
+    let Some(bed) = Bed::new() else { return };
+    let Bed { place, keeper, .. } = &bed;
+    let mut first = bed.start();
     for key in 1..=5 {
         first.ask(&format!("mount {key}"));
     }
-    let merged = Point::new(dir.path(), "merged");
-    let empty = dir.path().join("empty");
+    let merged = Point::new(bed.dir.path(), "merged");
+    let empty = bed.dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     let lower = format!("lowerdir={}:{}", place.mount_point("4").display(), empty.display());
     let lower = std::ffi::CString::new(lower).unwrap();
@@ -175,7 +179,7 @@ fn whatever_was_kept_or_lost_meanwhile_the_rest_is_served() {
     keeper.slip_in(&name.replace("mount/5/", "mount/1/"), device);
     keeper.slip_in("rubbish", File::open("/dev/null").unwrap().into());
     keeper.slip_in("mount/9/3/00", File::open("/dev/null").unwrap().into());
-    let daemon = Daemon::start_kept(&place, &keeper);
+    let daemon = bed.start();
     eventually("nobody uses the stray", || daemon.ask("mounts") == "1:true 4:false");
     assert!(read_at(&place.mount_point("1").join("data"), 0) == content(0, 1 << 20));
     assert!(std::fs::read(merged.join("data")).unwrap() == content(0, 8 << 20));
