@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and what becomes of it.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,6 @@ use jaunt_formats::Reference;
 use crate::boot::{self, TraceArgs, TraceCommandError};
 use crate::check::{self, CheckArgs, CheckCommandError};
 use crate::config::{Config, ConfigError, KernelFeature, LogFormat, RegistryFlags, Settings};
-use crate::credentials::SupervisedMemory;
 use crate::fallback::error_chain;
 use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
@@ -38,9 +37,6 @@ enum Command {
     Worker {
         /// Complete settings, in JSON.
         settings: String,
-        /// Memory of the supervisor's, for the worker that follows.
-        #[arg(long)]
-        memory: Option<PathBuf>,
     },
     /// Have containerd pull an image lazily.
     Pull(PullArgs),
@@ -196,8 +192,6 @@ enum CommandError {
     Umount(#[from] PointError),
     #[error(transparent)]
     Trace(#[from] TraceCommandError),
-    #[error("cannot take memory for logins")]
-    Memory(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -207,7 +201,7 @@ enum CommandError {
 pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve(args),
-        Command::Worker { settings, memory } => worker(&settings, memory.as_deref()),
+        Command::Worker { settings } => worker(&settings),
         Command::Pull(args) => run_pull(args),
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),
@@ -238,10 +232,7 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
     let settings = args.registries.over(Settings::read(args.config.as_deref())?);
     let config = settings.with_flags(flags).complete().with_keys_read().map_err(ConfigError::from)?;
     logging::init(config.log_format);
-    let mut worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
-    // Held to the end: it is gone with this process.
-    let memory = SupervisedMemory::new().map_err(CommandError::Memory)?;
-    worker_args.extend(["--memory".into(), memory.path().into()]);
+    let worker_args: Vec<OsString> = vec!["worker".into(), serde_json::to_string(&config)?.into()];
     let Config { root, run_dir, socket, avoid_kernel_features, .. } = config;
     let mut options = supervisor::Options::new(root, run_dir, socket, worker_args);
     if avoid_kernel_features.contains(&KernelFeature::Resend) {
@@ -250,10 +241,10 @@ fn serve(args: ServeArgs) -> Result<(), CommandError> {
     Ok(supervisor::run(options)?)
 }
 
-fn worker(settings: &str, memory: Option<&Path>) -> Result<(), CommandError> {
+fn worker(settings: &str) -> Result<(), CommandError> {
     let config: Config = serde_json::from_str(settings)?;
     logging::init(config.log_format);
-    Ok(daemon::run(&config, memory)?)
+    Ok(daemon::run(&config)?)
 }
 
 fn run_pull(args: PullArgs) -> Result<(), CommandError> {

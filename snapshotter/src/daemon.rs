@@ -94,8 +94,8 @@ impl DaemonError {
 /// How often the supervisor is told that this process serves.
 const PULSE: Duration = Duration::from_secs(10);
 
-/// Runs until the supervisor says stop. `memory` is what the worker before may have left logins in.
-pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
+/// Runs until the supervisor says stop.
+pub fn run(config: &Config) -> Result<(), DaemonError> {
     jaunt_layerfs::fuse::spare_buffers();
     let supervisor = Handle::from_env()?;
     // The supervisor kills a worker whose connection has ended: so it ends with the process, not before, and an
@@ -105,7 +105,7 @@ pub fn run(config: &Config, memory: Option<&Path>) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(memory)));
+    let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(Handle::memory().as_deref())));
     // Blocking calls to a dead disk or registry must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served

@@ -1,49 +1,33 @@
-//! Logins in memory that outlives a worker: a file without a name or a disk (memfd), which the supervisor holds.
+//! Logins in memory that outlives a worker ([`Memory`], which the supervisor holds).
 //!
 //! ```text
 //! two slots of SLOT bytes, written in turn:   generation u64 | length u64 | SHA-256 of the rest, 32 bytes | JSON
 //! ```
 //!
 //! Integers are little endian. A worker that dies while it writes leaves the other slot as it was; of two that are whole the
-//! one with the later generation counts. The memory ends with the supervisor, and with the machine.
+//! one with the later generation counts.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use jaunt_distribution::{Credential, GivenLogin, GivenLogins, Secret};
 use jaunt_formats::Digest;
-use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::supervisor::Memory;
+
 /// Bytes of a slot. Logins that do not fit, the oldest, are not kept.
-const SLOT: u64 = 1 << 20;
+const SLOT: u64 = Memory::BYTES / 2;
 const HEADER: usize = 48;
 
-/// The memory, as the supervisor holds it: closed to everything that is started but for who is told where it is.
-#[derive(Debug)]
-pub struct SupervisedMemory(OwnedFd);
-
-impl SupervisedMemory {
-    /// Takes memory; it is empty.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(rustix::fs::memfd_create("jaunt-logins", MemfdFlags::CLOEXEC)?))
-    }
-
-    /// By what a child of this process opens it.
-    pub fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()).into()
-    }
-}
-
-/// The same, as a worker uses it.
+/// Logins, and the memory that the supervisor holds for them.
 #[derive(Debug)]
 pub struct KeptLogins {
     logins: GivenLogins,
-    memory: Option<Mutex<Memory>>,
+    memory: Option<Mutex<Slots>>,
 }
 
 /// A login that nobody knows to be good yet.
@@ -67,8 +51,9 @@ impl Drop for Trial<'_> {
     }
 }
 
+/// The memory, open.
 #[derive(Debug)]
-struct Memory {
+struct Slots {
     file: File,
     generation: u64,
 }
@@ -111,7 +96,7 @@ impl KeptLogins {
             let (generation, records) = latest(&file).unwrap_or_default();
             let known = records.into_iter().filter_map(Record::login).collect::<Vec<_>>();
             known.into_iter().rev().for_each(|login| _ = logins.remember(login));
-            Mutex::new(Memory { file, generation })
+            Mutex::new(Slots { file, generation })
         });
         Self { logins, memory }
     }
@@ -142,7 +127,7 @@ impl KeptLogins {
     }
 }
 
-impl Memory {
+impl Slots {
     fn write(&mut self, logins: Vec<GivenLogin>) -> io::Result<()> {
         let mut records: Vec<Record> = logins.into_iter().map(Record::of).collect();
         let mut json = serde_json::to_vec(&records)?;
@@ -217,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_next_worker_finds_what_the_last_one_knew() {
-        let memory = SupervisedMemory::new().unwrap();
+        let memory = Memory::new().unwrap();
         let path = memory.path();
         let first = KeptLogins::open(Some(&path));
         assert!(first.logins().all().is_empty());
@@ -231,7 +216,7 @@ mod tests {
 
     #[test]
     fn only_what_was_good_outlives_its_trial() {
-        let memory = SupervisedMemory::new().unwrap();
+        let memory = Memory::new().unwrap();
         let (path, [good, wrong, _]) = (memory.path(), logins());
         let kept = KeptLogins::open(Some(&path));
         let trials = [kept.try_out(good.clone()), kept.try_out(wrong), kept.try_out(good.clone())];
@@ -249,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_write_that_was_cut_short_leaves_what_was_before_it() {
-        let memory = SupervisedMemory::new().unwrap();
+        let memory = Memory::new().unwrap();
         let path = memory.path();
         let kept = KeptLogins::open(Some(&path));
         logins().into_iter().for_each(|login| kept.remember(login));
@@ -263,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_kept_but_known() {
-        let memory = SupervisedMemory::new().unwrap();
+        let memory = Memory::new().unwrap();
         let kept = KeptLogins::open(Some(&memory.path()));
         for number in 0..40 {
             let credential = Credential::RegistryToken(Secret::new("x".repeat(64 << 10)));

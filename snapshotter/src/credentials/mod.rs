@@ -9,4 +9,4 @@ mod cri;
 mod kept;
 
 pub use cri::{CriError, serve};
-pub use kept::{KeptLogins, SupervisedMemory};
+pub use kept::KeptLogins;

@@ -19,6 +19,7 @@ use jaunt_layerfs::fuse::{InFlight, Negotiated, SessionError, SessionHandle, fus
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use super::memory::Memory;
 use super::protocol::{self, MountKey, MountNeeds, MountRecord, Reply, Request, Unmounted};
 
 /// Environment variable that names the descriptor of the supervisor's socket; always 0.
@@ -151,6 +152,11 @@ impl Handle {
     pub fn unfit(&self, why: &str) -> Result<(), HandleError> {
         // The reason of a reason may be as long as it likes; a message may not.
         self.tell(&Request::Unfit { why: why.chars().take(UNFIT_MAX).collect() })
+    }
+
+    /// Where the memory is that workers leave to each other.
+    pub fn memory() -> Option<PathBuf> {
+        Memory::from_env()
     }
 
     /// For how long no worker could serve, if the last one could not.

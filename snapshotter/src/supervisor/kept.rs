@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listener                        the socket that containerd calls
+//! memory                          what workers leave to each other (super::memory)
 //! mount/<key>/<minor>/<record>    a /dev/fuse: its mount's key, the number of its device, and what was agreed with the
 //!                                 kernel (Negotiated::to_bytes, in hexadecimal digits)
 //! in-flight/<key>/<minor>         the table of requests under way on that mount (jaunt_layerfs::fuse::in_flight)
@@ -19,10 +20,12 @@ use std::path::Path;
 
 use jaunt_layerfs::fuse::{InFlight, Negotiated, mount};
 
+use super::memory::Memory;
 use super::protocol::MountKey;
 use super::service_manager::{Inherited, ServiceManager};
 
 const LISTENER: &str = "listener";
+const MEMORY: &str = "memory";
 const MOUNT: &str = "mount/";
 const IN_FLIGHT: &str = "in-flight/";
 /// `/dev/fuse`: major and minor number of the device (Linux, admin-guide/devices.txt).
@@ -32,6 +35,7 @@ const DEVICE: (u32, u32) = (10, 229);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeptName {
     Listener,
+    Memory,
     Mount(MountName),
     InFlight(TableName),
 }
@@ -64,6 +68,7 @@ pub(super) struct KeptMount {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub listener: Option<UnixListener>,
+    pub memory: Option<Memory>,
     pub mounts: Vec<KeptMount>,
 }
 
@@ -83,6 +88,11 @@ impl Kept {
                     }
                     Err(why) => Some(why),
                 },
+                Some(KeptName::Memory) if kept.memory.is_some() => Some("there is one already"),
+                Some(KeptName::Memory) => {
+                    kept.memory = Memory::from_kept(descriptor);
+                    kept.memory.is_none().then_some("it is no memory of ours")
+                }
                 Some(KeptName::Mount(_)) if !is_fuse(&descriptor) => Some("it is no /dev/fuse"),
                 Some(KeptName::Mount(_)) if !mount::is_connected(&descriptor) => {
                     tracing::info!(name, "the last user of a kept mount is gone");
@@ -104,7 +114,12 @@ impl Kept {
             if let Some(why) = refused {
                 tracing::warn!(name, why, "a descriptor that the service manager kept is of no use");
                 // One of that name may be in use already.
-                if name != LISTENER || kept.listener.is_none() {
+                let in_use = match name.as_str() {
+                    LISTENER => kept.listener.is_some(),
+                    MEMORY => kept.memory.is_some(),
+                    _ => false,
+                };
+                if !in_use {
                     manager.forget(&name);
                 }
             }
@@ -129,6 +144,9 @@ impl KeptName {
         if name == LISTENER {
             return Some(Self::Listener);
         }
+        if name == MEMORY {
+            return Some(Self::Memory);
+        }
         if let Some((key, minor)) = name.strip_prefix(IN_FLIGHT).and_then(|rest| rest.split_once('/')) {
             let key = key.to_owned().try_into().ok()?;
             return Some(Self::InFlight(TableName { key, minor: minor.parse().ok()? }));
@@ -148,6 +166,7 @@ impl fmt::Display for KeptName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listener => f.write_str(LISTENER),
+            Self::Memory => f.write_str(MEMORY),
             Self::Mount(name) => name.fmt(f),
             Self::InFlight(name) => name.fmt(f),
         }
@@ -207,7 +226,7 @@ mod tests {
         let key = MountKey::try_from("x".repeat(64)).unwrap();
         let mount = KeptName::Mount(MountName { key, minor: u32::MAX, negotiated: negotiated() });
         let table = KeptName::InFlight(TableName { key: 7.into(), minor: 3 });
-        for name in [KeptName::Listener, mount.clone(), table] {
+        for name in [KeptName::Listener, KeptName::Memory, mount.clone(), table] {
             let text = name.to_string();
             assert!(
                 text.len() <= 154 && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'),
@@ -223,6 +242,7 @@ mod tests {
             "",
             "stored",
             "listener ",
+            "memory/",
             "mount/",
             "mount/7/1/",
             "mount/7/1/zz",
@@ -250,12 +270,14 @@ mod tests {
             inherited("listener", UnixListener::bind(&other).unwrap().into()),
             inherited("listener", listener.try_clone().unwrap().into()),
             inherited("listener", listener.into()),
+            inherited("memory", null()),
+            inherited("memory", Memory::new().unwrap().as_fd().try_clone_to_owned().unwrap()),
             inherited(&name, null()),
             inherited("in-flight/7/45", null()),
             inherited(&name, std::fs::File::open("/dev/zero").unwrap().into()),
         ];
         let kept = Kept::sort(all, &path, &ServiceManager::default());
-        assert!(kept.mounts.is_empty());
+        assert!(kept.mounts.is_empty() && kept.memory.is_some());
         let found = kept.listener.unwrap();
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         found.accept().unwrap();

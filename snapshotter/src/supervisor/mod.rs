@@ -33,6 +33,7 @@ mod handle;
 mod kept;
 mod listener;
 mod lock;
+mod memory;
 mod mounts;
 mod protocol;
 mod service_manager;
@@ -55,6 +56,7 @@ pub use listener::ListenError;
 pub(crate) use listener::bind as bind_socket;
 pub(crate) use lock::DirectoryLock;
 pub use lock::LockError;
+pub use memory::Memory;
 pub use protocol::{InvalidKey, MountKey, MountNeeds, Unmounted};
 pub use worker::{Backoff, WorkerCommand};
 
@@ -121,12 +123,14 @@ pub fn run(options: Options) -> Result<(), SupervisorError> {
         root = %options.root.display(), run_dir = %run_dir.display(), socket = %options.socket.display(),
         "supervisor started"
     );
-    let worker = worker::Worker::new(options.worker, options.backoff);
+    let memory = kept.memory.map_or_else(Memory::new, Ok).map_err(SupervisorError::Memory)?;
+    manager.keep(&KeptName::Memory.to_string(), &[memory.as_fd()]);
+    let worker = worker::Worker::new(options.worker, options.backoff, memory);
     let held = Held { listener, locks: [Some(root), run_lock].into_iter().flatten().collect() };
     let patience = Patience { stop: options.stop_timeout, silence: options.silence };
     let end = EventLoop::new(held, mounts, worker, patience, manager.clone())?.run();
     if !matches!(end, Ok(End::HandedOver)) {
-        manager.forget(&KeptName::Listener.to_string());
+        [KeptName::Listener, KeptName::Memory].iter().for_each(|name| manager.forget(&name.to_string()));
         // Ours still: the directory is locked, and nobody replaces a socket that is listened on.
         let _ = std::fs::remove_file(&options.socket);
     }
@@ -192,6 +196,9 @@ pub enum SupervisorError {
     /// The socket is another daemon's, or of no use.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// There is no memory for workers.
+    #[error("cannot take memory for workers: {0}")]
+    Memory(#[source] io::Error),
     /// Signals or poll(2) do not work.
     #[error("cannot wait for events: {0}")]
     Events(#[source] io::Error),

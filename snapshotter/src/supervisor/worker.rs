@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::handle::{SUPERVISOR_FD, UNFIT_SECONDS};
+use super::memory::Memory;
 use super::service_manager;
 
 /// What to start as a worker.
@@ -71,6 +72,8 @@ pub(super) struct Worker {
     backoff: Backoff,
     state: State,
     last_pause: Duration,
+    /// What one leaves to the next.
+    memory: Memory,
 }
 
 #[derive(Debug)]
@@ -91,8 +94,9 @@ struct Running {
 
 impl Worker {
     /// None yet; due at once.
-    pub(super) fn new(command: WorkerCommand, backoff: Backoff) -> Self {
-        Self { command, backoff, state: State::Due(Instant::now()), last_pause: Duration::ZERO }
+    pub(super) fn new(command: WorkerCommand, backoff: Backoff, memory: Memory) -> Self {
+        let state = State::Due(Instant::now());
+        Self { command, backoff, state, last_pause: Duration::ZERO, memory }
     }
 
     /// The supervisor's end of the socket to the running worker.
@@ -202,9 +206,11 @@ impl Worker {
         if let Some(unfit) = unfit {
             command.env(UNFIT_SECONDS, unfit.as_secs().to_string());
         }
+        let (memory, path) = self.memory.variable();
         let child = command
             .args(&self.command.args)
             .env(SUPERVISOR_FD, "0")
+            .env(memory, path)
             .stdin(Stdio::from(theirs))
             .process_group(0)
             .spawn()?;

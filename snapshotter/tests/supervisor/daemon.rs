@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use jaunt_distribution::{Credential, GivenLogin, Secret};
 use jaunt_layerfs::fuse::mount::abort;
+use jaunt_snapshotter::credentials::KeptLogins;
 use jaunt_snapshotter::supervisor::{
     Backoff, Handle, HandleError, HeldMount, MountKey, MountNeeds, Options, SUPERVISOR_FD, WorkerCommand, run,
 };
@@ -234,12 +236,13 @@ pub fn worker_process() {
         serve_one(mount);
     }
     handle.serving().unwrap();
+    let logins = KeptLogins::open(Handle::memory().as_deref());
     for stream in handle.listener().unwrap().incoming() {
         let mut stream = stream.unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
         let (command, key) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "0"));
-        let key = MountKey::try_from(key.to_owned()).unwrap();
+        let (name, key) = (key, MountKey::try_from(key.to_owned()).unwrap());
         let answer: Result<String, HandleError> = match command {
             "pid" => Ok(std::process::id().to_string()),
             "mount" => handle.mount(&key, MountNeeds::default()).map(serve_one),
@@ -248,6 +251,16 @@ pub fn worker_process() {
                 let keys: Vec<_> = mounts.iter().map(|m| format!("{}:{}", m.key, m.attached)).collect();
                 keys.join(" ")
             }),
+            "login" => {
+                let credential = Credential::RegistryToken(Secret::new("s".to_owned()));
+                let repository = format!("r.example/{name}").parse().unwrap();
+                logins.remember(GivenLogin { repository, credential });
+                Ok(String::new())
+            }
+            "logins" => {
+                let all = logins.logins().all();
+                Ok(all.iter().map(|login| login.repository.name()).collect::<Vec<_>>().join(" "))
+            }
             other => panic!("unknown command {other}"),
         };
         let _ = writeln!(stream, "{}", answer.unwrap_or_else(|error| format!("error: {error}")));

@@ -73,7 +73,7 @@ fn the_death_of_a_supervisor_costs_no_byte_where_its_descriptors_are_kept() {
     assert_eq!(second.ask("unmount 2"), "Done");
     drop(open);
     eventually("free", || second.ask("unmount 1") == "Done");
-    eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
+    eventually("nothing is kept of what is gone", || keeper.names() == ["listener", "memory"]);
     assert!(!place.log().contains("of no use") && !place.log().contains("dead mount"), "{}", place.log());
 }
 
@@ -92,7 +92,7 @@ fn the_table_of_requests_is_kept_with_its_mount() {
     let second = Daemon::start_kept_without_resend(place, keeper);
     assert!(read.join().unwrap(), "failed, not for ever");
     assert_eq!(second.ask("unmount 1"), "Done");
-    eventually("nothing is kept of what is gone", || keeper.names() == ["listener"]);
+    eventually("nothing is kept of what is gone", || keeper.names() == ["listener", "memory"]);
 }
 
 #[test]
@@ -112,6 +112,48 @@ fn a_supervisor_that_hands_over_unmounts_nothing_and_keeps_calls_waiting() {
     assert_eq!(calling.join().unwrap().unwrap(), "1:true", "{}", place.log());
     assert!(read_at(&place.mount_point("1").join("data"), 9) == content(9, 1 << 20));
     drop(second);
+}
+
+#[test]
+fn logins_outlive_a_supervisor_and_are_forgotten_with_a_stop() {
+    let Some(bed) = Bed::new() else { return };
+    let mut first = bed.start();
+    assert_eq!(first.ask("logins"), "");
+    first.ask("login one");
+    first.kill_worker();
+    assert_eq!(first.ask("logins"), "one");
+    first.signal(Signal::KILL);
+    first.wait_for_exit();
+    let mut second = bed.start();
+    assert_eq!(second.ask("logins"), "one");
+    second.ask("login two");
+    second.signal(Signal::USR1);
+    assert!(second.wait_for_exit().success(), "{}", bed.place.log());
+    let mut third = bed.start();
+    assert_eq!(third.ask("logins"), "two one");
+    third.signal(Signal::TERM);
+    assert!(third.wait_for_exit().success(), "{}", bed.place.log());
+    assert_eq!(bed.keeper.names(), [""; 0]);
+    assert_eq!(bed.start().ask("logins"), "");
+    assert!(!bed.place.log().contains("of no use"), "{}", bed.place.log());
+}
+
+#[test]
+fn memory_that_is_not_as_it_was_left_is_taken_anew() {
+    let Some(bed) = Bed::new() else { return };
+    let mut first = bed.start();
+    first.ask("login one");
+    first.signal(Signal::KILL);
+    first.wait_for_exit();
+    bed.keeper.lose("memory");
+    bed.keeper.slip_in("memory", File::open("/dev/null").unwrap().into());
+    let mut second = bed.start();
+    assert_eq!(second.ask("logins"), "");
+    assert!(bed.place.log().contains("no memory of ours"), "{}", bed.place.log());
+    second.ask("login two");
+    second.signal(Signal::KILL);
+    second.wait_for_exit();
+    assert_eq!(bed.start().ask("logins"), "two");
 }
 
 #[test]
