@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::fs;
 use std::time::Duration;
 
 use common::{Bed, noise, runnable};
 use jaunt_formats::Digest;
+use jaunt_tests::container::Container;
 use jaunt_tests::image::{Image, dir, file, layer};
-use jaunt_tests::process::{signal_pid, wait_until};
+use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, mounts, needs_root};
 use rustix::process::Signal;
 
@@ -71,6 +73,67 @@ fn killing_the_worker_again_and_again_costs_no_byte() {
     assert!(container.finish(LIMIT).unwrap().contains(&digests()[3]));
 }
 
+/// A container that reads its file 5 when it is woken.
+fn waiting(node: &Node<'_>, reference: &str) -> Container {
+    let script = "mkfifo /go; echo ready; cat /go > /dev/null; sha256sum /data/5 || echo refused";
+    let mut container = node.containerd.run_with(reference, &["/bin/sh", "-ec", script]).unwrap();
+    common::await_ready(&mut container);
+    container
+}
+
+fn wake(bed: &Bed, node: &Node<'_>, container: &Container) {
+    let words = ["tasks", "exec", "--exec-id", "wake", "--fifo-dir"];
+    let fifos = bed.scratch.dir(&format!("fifo-{}", container.id())).unwrap();
+    let mut exec = node.containerd.ctr(&words);
+    run(exec.arg(fifos).args([container.id(), "/bin/sh", "-c", "echo > /go"])).unwrap();
+}
+
+#[test]
+fn a_damaged_index_takes_its_own_image_alone_at_a_restart() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, damaged) = bed.converted(image());
+    let bytes = noise(99, FILE_BYTES);
+    let sound = Image::new()
+        .layer(layer(runnable()))
+        .layer(layer([dir("data", 0o755), file("data/5", bytes.clone())]))
+        .build()
+        .unwrap();
+    let sound = sound.push(&bed.registry, "fixture", "sound").unwrap();
+    bed.binaries.convert(&bed.scratch, &sound.reference).unwrap();
+    let config = "[completion]\nenabled = false\n";
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let jaunt = node.jaunt.as_ref().unwrap();
+    node.pull(&damaged.reference).unwrap();
+    let index = fs::read_dir(jaunt.root().join("index")).unwrap().next().unwrap().unwrap().path();
+    node.pull(&sound.reference).unwrap();
+    let running = [&damaged, &sound].map(|image| waiting(&node, &image.reference));
+
+    // Another file in its place: the worker has mapped this one.
+    let other = bed.scratch.dir("damaged").unwrap().join("index");
+    fs::write(&other, vec![0; 4096]).unwrap();
+    fs::rename(&other, &index).unwrap();
+    let worker = jaunt.worker().unwrap();
+    signal_pid(worker, Signal::KILL);
+    wait_until("another worker", LIMIT, || jaunt.worker().is_some_and(|pid| pid != worker)).unwrap();
+    let next = jaunt.worker();
+    running.iter().for_each(|container| wake(&bed, &node, container));
+    let said = running.map(|mut container| container.finish(LIMIT).unwrap());
+    let right = Digest::of(&bytes).hex();
+    assert!(said[0].contains("refused") && !said[0].contains(&digests()[5]), "{}", said[0]);
+    assert!(said[1].contains(&right), "{}", said[1]);
+
+    let read = ["/bin/sh", "-ec", "sha256sum /data/5"];
+    let mut new = node.containerd.run_with(&sound.reference, &read).unwrap();
+    assert!(new.finish(LIMIT).unwrap().contains(&right));
+    let refused = node.containerd.run_with(&damaged.reference, &read).and_then(|mut new| new.finish(LIMIT));
+    assert!(refused.is_err(), "{refused:?}");
+    let named = index.file_name().unwrap().to_str().unwrap().to_owned();
+    let log = jaunt.log();
+    assert!(log.contains(&named) && log.contains("the others are served"), "{log}");
+    assert_eq!(jaunt.worker(), next, "nothing of it ends the worker: {log}");
+}
+
 /// P2: A mount in use is never unmounted.
 #[test]
 fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
@@ -79,9 +142,7 @@ fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
     let (_, pushed) = bed.converted(image());
     let mut node = bed.node();
     node.pull(&pushed.reference).unwrap();
-    let fifo = "mkfifo /go; echo ready; cat /go > /dev/null; sha256sum /data/5";
-    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", fifo]).unwrap();
-    common::await_ready(&mut container);
+    let mut container = waiting(&node, &pushed.reference);
 
     let jaunt = node.jaunt.as_mut().unwrap();
     let (pid, run_dir) = (jaunt.pid(), jaunt.run_dir());
@@ -89,11 +150,7 @@ fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(jaunt.alive(), "stopped although a container runs: {}", jaunt.log());
 
-    let id = container.id().to_owned();
-    let wake = ["tasks", "exec", "--exec-id", "wake", "--fifo-dir"];
-    let fifos = bed.scratch.dir("fifo").unwrap();
-    let mut exec = node.containerd.ctr(&wake);
-    jaunt_tests::process::run(exec.arg(fifos).args([&id, "/bin/sh", "-c", "echo > /go"])).unwrap();
+    wake(&bed, &node, &container);
     assert!(container.finish(LIMIT).unwrap().contains(&digests()[5]));
     drop(container);
     let jaunt = node.jaunt.as_mut().unwrap();
