@@ -13,6 +13,7 @@ pub mod container;
 pub mod containerd;
 pub mod cri;
 pub mod debian;
+pub mod dice;
 pub mod docker;
 pub mod error;
 pub mod host;
@@ -34,6 +35,7 @@ pub mod usage;
 
 pub use container::{Container, Readiness};
 pub use containerd::{Containerd, Snapshotter};
+pub use dice::Dice;
 pub use error::{Error, Result};
 pub use jaunt::{Binaries, Jaunt};
 pub use network::{Network, Pod};

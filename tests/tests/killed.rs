@@ -17,7 +17,7 @@ use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
-use jaunt_tests::{Jaunt, Node, mounts, needs_root};
+use jaunt_tests::{Dice, Jaunt, Node, mounts, needs_root};
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -27,18 +27,6 @@ const FILE_BYTES: usize = 300_000;
 const SEEDS: u64 = 3;
 /// A victim dies at most so many milliseconds after a command began: about what commands take.
 const WITHIN_MS: u64 = 600;
-
-/// xorshift64: the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 fn image() -> Image {
     let files = (0..FILES).map(|n| file(format!("data/{n}"), noise(n + 1, FILE_BYTES)));
@@ -150,7 +138,7 @@ fn agree(bed: &Bed, node: &Node<'_>) {
 
 fn one(seed: u64) {
     eprintln!("seed {seed}");
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::new(seed);
     let bed = Bed::new();
     let (_, pushed) = bed.converted(image());
     let mut node = bed.node();

@@ -1,6 +1,7 @@
 //! Files that nobody touches: what an image has that a start does not need.
 
 use jaunt_formats::{DiffId, Digest};
+use jaunt_tests::Dice;
 use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::image::BuiltLayer;
 
@@ -12,17 +13,17 @@ const BLOCK: usize = 2 << 10;
 
 /// A layer with files of so many gigabytes in all, below one directory.
 pub fn layer(gigabytes: f64) -> Result<BuiltLayer> {
-    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let mut dice = Dice::new(1);
     let mut tar = tar::Builder::new(Vec::new());
     let (mut left, mut number) = (gigabytes * 1e9, 0_u32);
     while left > 0.0 {
-        let octave = SMALLEST << (chance.next() % u64::from(OCTAVES));
-        let size = octave + u32::try_from(chance.next() % u64::from(octave)).unwrap_or_default();
+        let octave = SMALLEST << (dice.below(OCTAVES.into()));
+        let size = octave + u32::try_from(dice.below(octave.into())).unwrap_or_default();
         let mut header = tar::Header::new_ustar();
         header.set_size(size.into());
         header.set_mode(0o644);
         let name = format!("padding/{}/{number}", number / 100);
-        tar.append_data(&mut header, &name, &*content(&mut chance, size)).at(&name)?;
+        tar.append_data(&mut header, &name, &*content(&mut dice, size)).at(&name)?;
         left -= f64::from(size);
         number += 1;
     }
@@ -31,28 +32,16 @@ pub fn layer(gigabytes: f64) -> Result<BuiltLayer> {
     Ok(BuiltLayer { media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(), bytes, diff_id })
 }
 
-fn content(chance: &mut Chance, size: u32) -> Vec<u8> {
+fn content(dice: &mut Dice, size: u32) -> Vec<u8> {
     let size = usize::try_from(size).unwrap_or_default();
     let mut bytes = vec![0; size];
     for block in bytes.chunks_mut(2 * BLOCK) {
         let half = block.len().min(BLOCK);
         for word in block[..half].chunks_mut(8) {
-            word.copy_from_slice(&chance.next().to_le_bytes()[..word.len()]);
+            word.copy_from_slice(&dice.roll().to_le_bytes()[..word.len()]);
         }
     }
     bytes
-}
-
-/// xorshift64: the same numbers in every run.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }
 
 #[cfg(test)]

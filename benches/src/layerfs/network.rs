@@ -17,6 +17,7 @@ use jaunt_formats::launch::LaunchLayer;
 use jaunt_layerfs::layers::Settings;
 use jaunt_layerfs::source::{MemorySource, RegistrySource, Source};
 use jaunt_layerfs::verify::verify;
+use jaunt_tests::Dice;
 use jaunt_tests::error::{At as _, Error, Result};
 use rustix::fs::Advice;
 use tokio::runtime::Runtime;
@@ -191,12 +192,6 @@ impl Network {
 
 /// Bytes of which half is chance: they compress to half.
 fn half_random(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut word = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes()
-    };
-    (0..len / 8).flat_map(|_| word()).collect()
+    let mut dice = Dice::new(1);
+    (0..len / 8).flat_map(|_| (dice.roll() & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes()).collect()
 }

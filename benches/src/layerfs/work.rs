@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use jaunt_tests::Dice;
 use jaunt_tests::error::{At as _, Error, Result};
 
 /// Files of this size are read sequentially, at random and mapped.
@@ -191,13 +192,11 @@ fn sequential(root: &Path, paths: &Paths) -> Result<u64> {
 fn random(root: &Path, paths: &Paths, reads: u64) -> Result<u64> {
     let open = |(path, len): &(PathBuf, u64)| Ok((File::open(root.join(path)).at(path)?, *len));
     let files: Vec<(File, u64)> = paths.large.iter().map(open).collect::<Result<_>>()?;
-    let (mut state, mut buffer, mut sum) = (0x9e37_79b9_7f4a_7c15_u64, [0; PAGE], 0);
+    let (mut dice, mut buffer, mut sum) = (Dice::new(1), [0; PAGE], 0);
     for _ in 0..reads {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let (file, len) = &files[usize::try_from(state >> 32).unwrap_or(0) % files.len()];
-        let page = state % (len / PAGE as u64);
+        let rolled = dice.roll();
+        let (file, len) = &files[usize::try_from(rolled >> 32).unwrap_or(0) % files.len()];
+        let page = rolled % (len / PAGE as u64);
         file.read_exact_at(&mut buffer, page * PAGE as u64).at(root)?;
         sum += u64::from(buffer[PAGE / 2]);
     }

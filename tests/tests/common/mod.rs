@@ -10,18 +10,13 @@ use jaunt_tests::image::{
     symlink, whiteout,
 };
 use jaunt_tests::process::run;
-use jaunt_tests::{Binaries, Container, Node, Readiness, Registry, Scratch, compare};
+use jaunt_tests::{Binaries, Container, Dice, Node, Readiness, Registry, Scratch, compare};
 use serde_json::Value;
 
-/// Bytes that do not compress, the same for the same seed (xorshift64).
+/// Bytes that do not compress, the same for the same seed.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
+    let mut dice = Dice::new(seed);
+    let words = std::iter::repeat_with(move || dice.roll().to_le_bytes());
     words.take(len / 8 + 1).flatten().take(len).collect()
 }
 
