@@ -31,7 +31,7 @@ pub fn pull(runtime: &Runtime, socket: &Path, reference: &str) -> Result<()> {
     })
 }
 
-async fn connect(socket: PathBuf) -> std::result::Result<Channel, tonic::transport::Error> {
+pub(crate) async fn connect(socket: PathBuf) -> std::result::Result<Channel, tonic::transport::Error> {
     // HTTP/2 wants an authority, which a socket has not.
     Endpoint::from_static("http://localhost")
         .connect_with_connector(tower::service_fn(move |_: Uri| {
