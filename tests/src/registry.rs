@@ -16,7 +16,7 @@ use crate::process::{Daemon, cpu_seconds, run};
 use crate::scratch::Scratch;
 
 const PORT: u16 = 5000;
-/// Where one behind a network tells what it has counted.
+/// Where it tells what it has counted.
 const FIGURES_PORT: u16 = 5001;
 /// Loopback addresses that are tried.
 const ADDRESSES: usize = 16;
@@ -78,7 +78,7 @@ impl Registry {
         let mut last = None;
         for address in addresses {
             let token = random();
-            let config = configure(scratch, address, token, "")?;
+            let config = configure(scratch, address, token)?;
             let mut command = scratch.command("docker-registry");
             command.envs(settings.iter().copied());
             match Self::start(scratch, command.arg("serve").arg(config), address, token) {
@@ -94,11 +94,7 @@ impl Registry {
     /// Starts one behind `network`.
     pub fn remote(scratch: &Scratch, network: &Network) -> Result<Self> {
         let token = random();
-        let figures = format!(
-            ", debug: {{addr: '{}:{FIGURES_PORT}', prometheus: {{enabled: true, path: /metrics}}}}",
-            network.remote()
-        );
-        let config = configure(scratch, network.remote(), token, &figures)?;
+        let config = configure(scratch, network.remote(), token)?;
         let mut command = network.command(scratch, "docker-registry");
         Self::start(scratch, command.arg("serve").arg(config), network.remote(), token)
     }
@@ -195,13 +191,25 @@ impl Registry {
         Ok(())
     }
 
-    /// Requests that one behind a network has answered so far.
+    /// Requests that it has answered so far.
     pub fn requests(&self) -> Result<u64> {
+        self.counted("")
+    }
+
+    /// Those of them that were for blobs.
+    pub fn blob_requests(&self) -> Result<u64> {
+        self.counted("handler=\"blob\"")
+    }
+
+    /// Requests whose labels have `part` in them.
+    fn counted(&self, part: &str) -> Result<u64> {
         let address = SocketAddr::new(self.address.ip(), FIGURES_PORT);
         let told = http::request(address, "GET", "/metrics", &[], b"")?.body;
         let told = String::from_utf8_lossy(&told).into_owned();
         let counts = told.lines().filter(|line| line.starts_with("registry_http_requests_total{"));
-        let counts = counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        let counts = counts
+            .filter(|line| line.contains(part))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
         // Whole numbers, which Prometheus writes as floating-point ones.
         Ok(counts.fold(0, |sum, count| sum.saturating_add(whole(count))))
     }
@@ -271,13 +279,14 @@ fn whole(count: f64) -> u64 {
     count as u64
 }
 
-fn configure(scratch: &Scratch, ip: Ipv4Addr, token: u64, more: &str) -> Result<PathBuf> {
+fn configure(scratch: &Scratch, ip: Ipv4Addr, token: u64) -> Result<PathBuf> {
     let data = data_dir(scratch, ip);
     fs::create_dir_all(&data).at(&data)?;
     let file: &Path = &data.with_extension("yml");
     let config = format!(
         "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}', headers: {{{TOKEN}: ['{token}']}}{more}}}\n",
+         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}', headers: {{{TOKEN}: ['{token}']}}, \
+         debug: {{addr: '{ip}:{FIGURES_PORT}', prometheus: {{enabled: true, path: /metrics}}}}}}\n",
         data.display(),
     );
     fs::write(file, config).at(file)?;

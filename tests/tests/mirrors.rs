@@ -4,16 +4,14 @@
 mod common;
 
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use common::{Bed, noise};
+use common::{Bed, behind, mount, noise};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{BuiltImage, Image, dir, file, layer};
 use jaunt_tests::process::Daemon;
 use jaunt_tests::{Registry, needs_root};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const FILES: u64 = 8;
 const FILE_BYTES: usize = 1 << 20;
 
@@ -36,19 +34,9 @@ impl Mirrored {
         convert(&bed, &mirror, &image);
         spoil(&bed, &mirror);
 
-        let certs = bed.scratch.dir("certs").unwrap();
-        let own = certs.join(bed.registry.host());
-        std::fs::create_dir(&own).unwrap();
-        let hosts = format!(
-            "server = 'http://{}'\n[host.'http://{}']\ncapabilities = ['pull', 'resolve']\n",
-            bed.registry.host(),
-            mirror.host(),
-        );
-        std::fs::write(own.join("hosts.toml"), hosts).unwrap();
         let point = bed.scratch.dir("point").unwrap();
-        let config = bed.scratch.path().join("snapshotter.toml");
-        std::fs::write(&config, format!("[registries]\ncerts_dirs = ['{}']\n", certs.display())).unwrap();
-        let mount = start(&bed, &reference, &point, &config);
+        let config = behind(&bed, &mirror.host());
+        let mount = mount(&bed, "mount", &reference, &point, &config);
         Self { bed, mirror, point, mount }
     }
 
@@ -61,16 +49,6 @@ fn convert(bed: &Bed, registry: &Registry, image: &BuiltImage) -> String {
     let pushed = image.push(registry, "fixture", "v1").unwrap();
     bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
     pushed.reference
-}
-
-fn start(bed: &Bed, reference: &str, point: &Path, config: &Path) -> Daemon {
-    let mut command = bed.binaries.snapshotter(&bed.scratch, &["mount", "--read-deadline", "10", "--config"]);
-    command.arg(config).arg("--root").arg(bed.scratch.dir("cache").unwrap()).arg(reference).arg(point);
-    let mut mount = Daemon::spawn("mount", &mut command, &bed.scratch.logs()).unwrap();
-    let log = bed.scratch.logs().join("mount.log");
-    let mounted = || std::fs::read_to_string(&log).is_ok_and(|said| said.contains("mounted on"));
-    mount.wait_until("mounted on", LIMIT, mounted).unwrap();
-    mount
 }
 
 #[test]

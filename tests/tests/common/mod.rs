@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 #![allow(clippy::unwrap_used)]
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jaunt_formats::ChainId;
@@ -9,7 +10,7 @@ use jaunt_tests::image::{
     BuiltImage, Entry, Image, Pushed, block_device, char_device, dir, fifo, file, hardlink, layer, opaque,
     symlink, whiteout,
 };
-use jaunt_tests::process::run;
+use jaunt_tests::process::{Daemon, run};
 use jaunt_tests::{Binaries, Container, Dice, Node, Readiness, Registry, Scratch, compare};
 use serde_json::Value;
 
@@ -198,4 +199,30 @@ pub fn differences(bed: &Bed, chain_ids: &[ChainId], reference: &str) -> Vec<Str
 /// Waits for a container's line `ready`.
 pub fn await_ready(container: &mut Container) {
     container.wait_ready(&Readiness::Line("ready".to_owned()), Duration::from_secs(60)).unwrap();
+}
+
+/// A configuration file by which the bed's registry is asked through a mirror first.
+pub fn behind(bed: &Bed, mirror: &str) -> PathBuf {
+    let certs = bed.scratch.dir("certs").unwrap();
+    let own = bed.scratch.dir(&format!("certs/{}", bed.registry.host())).unwrap();
+    let hosts = format!(
+        "server = 'http://{}'\n[host.'http://{mirror}']\ncapabilities = ['pull', 'resolve']\n",
+        bed.registry.host(),
+    );
+    std::fs::write(own.join("hosts.toml"), hosts).unwrap();
+    let config = bed.scratch.path().join("snapshotter.toml");
+    std::fs::write(&config, format!("[registries]\ncerts_dirs = ['{}']\n", certs.display())).unwrap();
+    config
+}
+
+/// Mounts an image by the command line, with content, under `name`, that no other mount has.
+pub fn mount(bed: &Bed, name: &str, reference: &str, point: &Path, config: &Path) -> Daemon {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let mut command = bed.binaries.snapshotter(&bed.scratch, &["mount", "--read-deadline", "10", "--config"]);
+    command.arg(config).arg("--root").arg(bed.scratch.dir(&format!("content-{name}")).unwrap());
+    let mut mount = Daemon::spawn(name, command.arg(reference).arg(point), &bed.scratch.logs()).unwrap();
+    let log = bed.scratch.logs().join(format!("{name}.log"));
+    let mounted = || std::fs::read_to_string(&log).is_ok_and(|said| said.contains("mounted on"));
+    mount.wait_until("mounted on", LIMIT, mounted).unwrap();
+    mount
 }
