@@ -18,6 +18,7 @@ mod figures;
 pub mod filters;
 pub mod index_store;
 pub mod install;
+mod introspection;
 pub mod labels;
 pub mod lazy;
 pub mod logging;

@@ -4,8 +4,9 @@
 //! microseconds, of the Unix epoch where something began, and of how long it took.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -18,10 +19,12 @@ use serde_json::{Value, json};
 
 /// Between two looks at what has happened.
 const EVERY: Duration = Duration::from_millis(250);
+/// Who may look.
+const OWNERS: u32 = 0o600;
 
 /// Appends to `path` what `trace` is told, as long as the process lives. Paths of files come from `observed`.
 pub fn follow(trace: Trace, observed: Arc<Observed>, path: &Path) -> io::Result<()> {
-    let mut file = File::options().append(true).create(true).open(path)?;
+    let mut file = open(path)?;
     let mut names = Names { observed, of: HashMap::new() };
     let write = move || {
         loop {
@@ -33,6 +36,15 @@ pub fn follow(trace: Trace, observed: Arc<Observed>, path: &Path) -> io::Result<
         }
     };
     thread::Builder::new().name("trace".to_owned()).spawn(write).map(drop)
+}
+
+/// It names what containers read, also where an earlier version let everybody see it.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::options().append(true).create(true).mode(OWNERS).open(path)?;
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(OWNERS))?;
+    }
+    Ok(file)
 }
 
 fn write(trace: &Trace, names: &mut Names, file: &mut impl io::Write) -> io::Result<()> {
@@ -91,6 +103,17 @@ mod tests {
     use jaunt_layerfs::store::Store;
 
     use super::*;
+
+    #[test]
+    fn only_its_owner_sees_what_containers_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trace");
+        std::fs::write(&path, "earlier\n").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        writeln!(open(&path).unwrap(), "later").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "earlier\nlater\n");
+    }
 
     #[test]
     fn every_event_is_a_line() {

@@ -1,43 +1,48 @@
 //! Doing it: our own files first and containerd's last, and out again the other way round.
 //!
-//! Each file is on record before it is replaced, so that what was begun can be ended, or undone.
+//! Each file is on record before it is replaced, so that what was begun can be ended, or undone. What a service does not
+//! work with is put back as it was before this run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::files::{self, Kind, Planned, RECORD, Record};
+use super::files::{self, Kind, Planned, RECORD, Record, Replaced};
 use super::host::Host;
 use super::undo::{self, Step};
-use super::{InstallError, Request, plan, services};
+use super::{InstallError, Request, loaded, plan, services};
+use crate::fallback::error_chain;
 
 /// How long a daemon may take until it serves, unless that is said.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Where containerd is asked, unless its configuration says.
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Installs. What was done, a line each.
 pub async fn install(request: &Request) -> Result<Vec<String>, InstallError> {
     let host = Host::new(&request.host_root);
     let mut record = Record::read(&host)?;
-    let (planned, notes) = plan(request)?;
+    let plan = plan(request)?;
     if request.undrain && record.drained {
         record.drained = false;
         record.write(&host)?;
     }
-    let (own, others): (Vec<_>, Vec<_>) = planned.into_iter().partition(|file| file.kind.is_own());
+    let (own, others): (Vec<_>, Vec<_>) = plan.files.into_iter().partition(|file| file.kind.is_own());
     let mut done = Vec::new();
-    write(&host, &own, &mut record, &mut done)?;
+    let replaced = write(&host, &own, &mut record, &mut done)?;
     if request.start {
-        services::start(&host, &request.socket, request.patience).await?;
+        start(&host, request, &mut record, replaced).await?;
         done.push("the daemon serves".to_owned());
     }
-    write(&host, &others, &mut record, &mut done)?;
+    let replaced = write(&host, &others, &mut record, &mut done)?;
     if request.start && record.restart_due {
-        tell_containerd(&host, &mut record)?;
-        done.push("restarted containerd".to_owned());
+        let socket = plan.containerd_socket.unwrap_or_else(|| PathBuf::from(CONTAINERD_SOCKET));
+        tell_containerd(&host, &socket, request.patience, &mut record, replaced).await?;
+        done.push("restarted containerd, which has the snapshotter".to_owned());
     }
     if own.is_empty() && others.is_empty() {
         done.push("all is installed already".to_owned());
     }
-    done.extend(notes);
+    done.extend(plan.notes);
     Ok(done)
 }
 
@@ -86,22 +91,29 @@ fn installed(host: &Host) -> Result<Record, InstallError> {
     Ok(record)
 }
 
+/// Writes what is planned, and tells what it took the place of, in that order.
 fn write(
     host: &Host,
     planned: &[Planned],
     record: &mut Record,
     done: &mut Vec<String>,
-) -> Result<(), InstallError> {
+) -> Result<Vec<Replaced>, InstallError> {
+    let mut all = Vec::new();
     for file in planned {
-        let Some(written) = files::intend(host, file, record)? else { continue };
+        let Some(replaced) = files::intend(host, file, record)? else { continue };
+        let written = &replaced.written;
         let kept = written.before.as_ref().map(|kept| format!(" (as it was: {})", kept.display()));
+        let aside = replaced.aside.as_ref().map(|aside| format!("; as it was edited: {}", aside.display()));
         record.restart_due |= file.kind == Kind::Containerd;
-        record.put(written);
+        record.renewal_due |= matches!(file.kind, Kind::Program | Kind::Unit);
+        record.put(written.clone());
         record.write(host)?;
         files::replace(&host.at(&file.path)?, &file.content, file.mode)?;
-        done.push(format!("wrote {}{}", file.path.display(), kept.unwrap_or_default()));
+        let told = [kept, aside].into_iter().flatten().collect::<String>();
+        done.push(format!("wrote {}{told}", file.path.display()));
+        all.push(replaced);
     }
-    Ok(())
+    Ok(all)
 }
 
 fn take(
@@ -119,15 +131,58 @@ fn take(
     Ok(())
 }
 
-/// Restarts containerd; one that does not come back gets its old configuration again.
-fn tell_containerd(host: &Host, record: &mut Record) -> Result<(), InstallError> {
-    let Err(why) = services::restart_containerd(host) else {
+/// Has the daemon of this program and unit serve. Where it does not, and another one did, that one is put back.
+async fn start(
+    host: &Host,
+    request: &Request,
+    record: &mut Record,
+    replaced: Vec<Replaced>,
+) -> Result<(), InstallError> {
+    let serve = |renewed| services::start(host, &request.socket, request.patience, renewed);
+    let Err(why) = serve(record.renewal_due).await else {
+        record.renewal_due = false;
+        return record.write(host);
+    };
+    let is_upgrade = replaced.iter().any(|file| file.written.kind == Kind::Program && file.earlier.is_some());
+    if !is_upgrade {
+        return Err(why);
+    }
+    put_back(host, record, replaced)?;
+    let again = serve(true).await.is_ok();
+    Err(InstallError::NotUpgraded { why: error_chain(&why), again })
+}
+
+/// Restarts containerd, and asks whether it has the snapshotter. Otherwise it gets its old configuration again.
+async fn tell_containerd(
+    host: &Host,
+    socket: &Path,
+    patience: Duration,
+    record: &mut Record,
+    replaced: Vec<Replaced>,
+) -> Result<(), InstallError> {
+    let told = match services::restart_containerd(host) {
+        Ok(()) => loaded::await_snapshotter(&host.at(socket)?, patience).await.map_err(InstallError::from),
+        Err(error) => Err(error),
+    };
+    let Err(why) = told else {
         record.restart_due = false;
         return record.write(host);
     };
-    let steps = undo::steps(host, record, false)?;
-    let theirs = steps.into_iter().filter(|step| step.kind() == Kind::Containerd).collect();
-    take(theirs, host, record, &mut Vec::new())?;
+    if replaced.is_empty() {
+        // An earlier run has written it, and was cut short.
+        let theirs = undo::step_of(host, record, Kind::Containerd)?;
+        take(theirs.into_iter().collect(), host, record, &mut Vec::new())?;
+    }
+    put_back(host, record, replaced)?;
     let again = services::restart_containerd(host).is_ok();
     Err(InstallError::PutBack { why: Box::new(why), again })
+}
+
+/// Undoes [`write`].
+fn put_back(host: &Host, record: &mut Record, replaced: Vec<Replaced>) -> Result<(), InstallError> {
+    for file in replaced.into_iter().rev() {
+        file.put_back(host, record)?;
+        record.write(host)?;
+    }
+    Ok(())
 }

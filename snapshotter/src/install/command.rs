@@ -104,19 +104,19 @@ impl InstallArgs {
         if !self.print {
             install(&request).await?.iter().for_each(|line| println!("{line}"));
             if !request.start {
-                println!("next: systemctl enable --now jaunt-snapshotter && systemctl restart containerd");
+                println!("next: install --start does the rest, where anything has changed");
             }
             return Ok(());
         }
-        let (planned, notes) = plan(&request)?;
-        for file in planned {
+        let plan = plan(&request)?;
+        for file in plan.files {
             println!("# {}", file.path.display());
             match String::from_utf8(file.content) {
                 Ok(text) => println!("{text}"),
                 Err(bytes) => println!("({} bytes)\n", bytes.as_bytes().len()),
             }
         }
-        notes.iter().for_each(|note| println!("# {note}"));
+        plan.notes.iter().for_each(|note| println!("# {note}"));
         Ok(())
     }
 }

@@ -5,13 +5,23 @@
 
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
+use super::tables::{EditError, find, find_mut, path, prune, set, table, uses};
 use super::version::Version;
 
 /// The name by which containerd knows the snapshotter.
 pub const NAME: &str = "jaunt";
 /// What nodes use without us.
 const USUAL: &str = "overlayfs";
-const TRANSFER: &str = "io.containerd.transfer.v1.local";
+/// The transfer service.
+pub(super) const TRANSFER: [&str; 2] = ["plugins", "io.containerd.transfer.v1.local"];
+/// CRI's part for images, from containerd 2 on.
+const IMAGES: [&str; 2] = ["plugins", "io.containerd.cri.v1.images"];
+/// CRI, before that.
+const CRI: [&str; 2] = ["plugins", "io.containerd.grpc.v1.cri"];
+/// What of it is about containerd.
+const CRI_CONTAINERD: [&str; 3] = [CRI[0], CRI[1], "containerd"];
+/// Whether CRI keeps to itself what a snapshotter needs to know.
+pub(super) const HIDES_LABELS: &str = "disable_snapshot_annotations";
 
 /// What is to be configured.
 #[derive(Clone, Debug)]
@@ -26,30 +36,14 @@ pub struct Wanted<'a> {
     pub cri: bool,
 }
 
-/// Why a configuration cannot be changed.
-#[derive(Debug, thiserror::Error)]
-pub enum EditError {
-    /// It is not TOML.
-    #[error("it cannot be read")]
-    Parse(#[source] Box<toml_edit::TomlError>),
-    /// Something else is where a table must be.
-    #[error("{0:?} is no table")]
-    NotATable(String),
-    /// A format of the file that nobody knows.
-    #[error("version = {0} is no version of the format that is known (1, 2 and 3 are)")]
-    Format(i64),
-    /// The change did not come out.
-    #[error("{0} cannot be set in it: write it by hand")]
-    NotSet(&'static str),
-}
-
 /// Adds our entries.
 pub fn add(text: &str, wanted: &Wanted<'_>) -> Result<String, EditError> {
     let mut document = parse(text)?;
     if document.is_empty() {
         document["version"] = value(if wanted.containerd >= Version::TWO { 3 } else { 2 });
     }
-    let cri = cri_tables(format(&document)?);
+    let format = format(&document)?;
+    let labels = wanted.containerd < Version::TRANSFER || pulls_by_itself(document.as_table());
     let root = document.as_table_mut();
     let plugin = table(table(root, "proxy_plugins", true)?, NAME, false)?;
     set(plugin, "type", "snapshot".into());
@@ -60,15 +54,17 @@ pub fn add(text: &str, wanted: &Wanted<'_>) -> Result<String, EditError> {
         set(exports, "enable_remote_snapshot_annotations", "true".into());
     }
     if wanted.cri {
-        let cri = path(root, cri)?;
-        set(cri, "snapshotter", NAME.into());
-        // The transfer service passes labels on by the export; this setting would have CRI do without that service.
-        if wanted.containerd < Version::TRANSFER {
-            set(cri, "disable_snapshot_annotations", false.into());
+        for section in cri_tables(format, wanted.containerd >= Version::TWO) {
+            let cri = path(root, section)?;
+            set(cri, "snapshotter", NAME.into());
+            // The transfer service passes labels on by the export; this setting has CRI do without that service.
+            if labels {
+                set(cri, HIDES_LABELS, false.into());
+            }
         }
     }
     if wanted.containerd >= Version::TRANSFER {
-        unpack(path(root, &["plugins", TRANSFER])?)?;
+        unpack(path(root, &TRANSFER)?)?;
     }
     let changed = document.to_string();
     let is_set =
@@ -79,28 +75,29 @@ pub fn add(text: &str, wanted: &Wanted<'_>) -> Result<String, EditError> {
 /// Gives CRI back the snapshotter that it had in `original`; ours stays known, for what still runs on it.
 pub fn drain(text: &str, original: &str) -> Result<String, EditError> {
     let (mut document, original) = (parse(text)?, parse(original)?);
-    let cri = cri_tables(format(&document)?);
-    give_back(&mut document, &original, cri, "snapshotter", |now| now.as_str() == Some(NAME));
-    prune(document.as_table_mut(), original.as_table(), cri);
+    for cri in cri_tables(format(&document)?, true) {
+        give_back(&mut document, &original, cri, "snapshotter", |now| now.as_str() == Some(NAME));
+        prune(document.as_table_mut(), original.as_table(), cri);
+    }
     Ok(document.to_string())
 }
 
 /// Takes our entries out, and gives the others the values that they had in `original`.
 pub fn remove(text: &str, original: &str) -> Result<String, EditError> {
     let (mut document, original) = (parse(&drain(text, original)?)?, parse(original)?);
-    let cri = cri_tables(format(&document)?);
-    give_back(&mut document, &original, cri, "disable_snapshot_annotations", |now| {
-        now.as_bool() == Some(false)
-    });
+    let sections = cri_tables(format(&document)?, true);
+    for cri in sections {
+        give_back(&mut document, &original, cri, HIDES_LABELS, |now| now.as_bool() == Some(false));
+    }
     let root = document.as_table_mut();
     if let Some(plugins) = root.get_mut("proxy_plugins").and_then(Item::as_table_like_mut) {
         plugins.remove(NAME);
     }
-    let had_unpack = find(original.as_table(), &["plugins", TRANSFER, "unpack_config"]).is_some();
-    if let Some(transfer) = find_mut(root, &["plugins", TRANSFER]).and_then(Item::as_table_like_mut) {
-        forget_unpack(transfer, had_unpack);
+    let had_unpack = find(original.as_table(), &TRANSFER).and_then(|found| found.get("unpack_config"));
+    if let Some(transfer) = find_mut(root, &TRANSFER).and_then(Item::as_table_like_mut) {
+        forget_unpack(transfer, had_unpack.is_some());
     }
-    for path in [&["proxy_plugins"][..], cri, &["plugins", TRANSFER]] {
+    for path in [&["proxy_plugins"][..], &TRANSFER].into_iter().chain(sections.iter().copied()) {
         prune(root, original.as_table(), path);
     }
     Ok(document.to_string())
@@ -118,78 +115,47 @@ pub fn has_no_cri(text: &str) -> bool {
     disabled.is_some_and(|names| names.iter().filter_map(Value::as_str).any(is_cri))
 }
 
-/// What of a configuration as containerd sees it is not as wanted: other files may overrule the one that was written.
-pub fn missing(dump: &str, wanted: &Wanted<'_>) -> Result<Vec<String>, EditError> {
-    let document = parse(dump)?;
-    let mut missing = Vec::new();
-    if !uses(&document, &["proxy_plugins", NAME], "address", wanted.socket) {
-        missing.push(format!("proxy_plugins.{NAME}"));
-    }
-    let cri = cri_tables(format(&document)?);
-    if wanted.cri && !uses(&document, cri, "snapshotter", NAME) {
-        missing.push(format!("{}.snapshotter", cri.join(".")));
-    }
-    Ok(missing)
+/// Whether CRI pulls without the transfer service: it is told so, or has a setting that only its own way of pulling heeds
+/// (containerd's documentation of CRI, "Image Pull Configuration").
+pub(super) fn pulls_by_itself(root: &Table) -> bool {
+    [&IMAGES[..], &CRI, &CRI_CONTAINERD].into_iter().any(|section| {
+        let setting = |key: &str| find(root, section)?.as_table_like()?.get(key);
+        let is = |key, wanted: bool| setting(key).and_then(Item::as_bool) == Some(wanted);
+        let has_registry = |key: &str| {
+            let registry = setting("registry").and_then(Item::as_table_like);
+            let entries = registry.and_then(|registry| registry.get(key)?.as_table_like());
+            entries.is_some_and(|entries| !entries.is_empty())
+        };
+        is("use_local_image_pull", true)
+            || is(HIDES_LABELS, false)
+            || is("discard_unpacked_layers", true)
+            || is("image_pull_with_sync_fs", true)
+            || setting("max_concurrent_downloads").and_then(Item::as_integer).is_some_and(|most| most != 3)
+            || ["mirrors", "configs", "auths"].into_iter().any(has_registry)
+    })
 }
 
-fn parse(text: &str) -> Result<DocumentMut, EditError> {
+/// Reads a configuration.
+pub(super) fn parse(text: &str) -> Result<DocumentMut, EditError> {
     text.parse().map_err(|error| EditError::Parse(Box::new(error)))
 }
 
 /// The format of a configuration; one that does not say is of the first.
-fn format(document: &DocumentMut) -> Result<i64, EditError> {
+pub(super) fn format(document: &DocumentMut) -> Result<i64, EditError> {
     match document.get("version").and_then(Item::as_integer).unwrap_or(1) {
         known @ 1..=3 => Ok(known),
         other => Err(EditError::Format(other)),
     }
 }
 
-/// Where CRI's snapshotter is named.
-fn cri_tables(format: i64) -> &'static [&'static str] {
-    match format {
-        1 => &["plugins", "cri", "containerd"],
-        2 => &["plugins", "io.containerd.grpc.v1.cri", "containerd"],
-        _ => &["plugins", "io.containerd.cri.v1.images"],
-    }
-}
-
-fn table<'t>(
-    of: &'t mut dyn TableLike,
-    key: &str,
-    implicit: bool,
-) -> Result<&'t mut dyn TableLike, EditError> {
-    let new = || {
-        let mut table = Table::new();
-        table.set_implicit(implicit);
-        Item::Table(table)
-    };
-    let item = of.entry(key).or_insert_with(new);
-    item.as_table_like_mut().ok_or_else(|| EditError::NotATable(key.to_owned()))
-}
-
-/// The table at a path; those on the way come into being with it.
-fn path<'t>(root: &'t mut Table, path: &[&str]) -> Result<&'t mut dyn TableLike, EditError> {
-    let mut at: &mut dyn TableLike = root;
-    for (depth, key) in path.iter().enumerate() {
-        at = table(at, key, depth + 1 < path.len())?;
-    }
-    Ok(at)
-}
-
-/// Sets a value and leaves the spaces and comments around it.
-fn set(table: &mut dyn TableLike, key: &str, new: Value) {
-    let same = |old: &Value| {
-        old.as_str().is_some_and(|text| new.as_str() == Some(text))
-            || old.as_bool().is_some_and(|is| new.as_bool() == Some(is))
-    };
-    match table.get_mut(key).and_then(Item::as_value_mut) {
-        Some(old) if same(old) => {}
-        Some(old) => {
-            let decor = old.decor().clone();
-            *old = new;
-            *old.decor_mut() = decor;
-        }
-        None => drop(table.insert(key, Item::Value(new))),
+/// Where CRI's snapshotter is named. containerd 2 takes what a file of format 2 says of it for its own section only where the
+/// file lists runtimes as well, so there it is named in both.
+pub(super) fn cri_tables(format: i64, two: bool) -> &'static [&'static [&'static str]] {
+    match (format, two) {
+        (1, _) => &[&["plugins", "cri", "containerd"]],
+        (2, false) => &[&CRI_CONTAINERD],
+        (2, true) => &[&CRI_CONTAINERD, &IMAGES],
+        _ => &[&IMAGES],
     }
 }
 
@@ -223,7 +189,8 @@ fn unpack_for(name: &str) -> Table {
     entry
 }
 
-fn is_ours(entry: &dyn TableLike) -> bool {
+/// Whether an entry of a list of snapshotters is for ours.
+pub(super) fn is_ours(entry: &dyn TableLike) -> bool {
     entry.get("snapshotter").and_then(Item::as_str) == Some(NAME)
 }
 
@@ -266,42 +233,9 @@ fn give_back(
     }
 }
 
-/// Removes the tables of a path, from its end, that are empty and were not there.
-fn prune(root: &mut Table, original: &Table, path: &[&str]) {
-    for len in (1..=path.len()).rev() {
-        let (Some((last, above)), None) = (path[..len].split_last(), find(original, &path[..len])) else {
-            return;
-        };
-        let is_empty = |item: &Item| item.as_table_like().is_some_and(TableLike::is_empty);
-        let parent = if above.is_empty() {
-            Some(root as &mut dyn TableLike)
-        } else {
-            find_mut(root, above).and_then(Item::as_table_like_mut)
-        };
-        match parent {
-            Some(parent) if parent.get(last).is_some_and(is_empty) => drop(parent.remove(last)),
-            _ => return,
-        }
-    }
-}
-
-fn uses(document: &DocumentMut, path: &[&str], key: &str, wanted: &str) -> bool {
-    let table = find(document.as_table(), path).and_then(Item::as_table_like);
-    table.and_then(|table| table.get(key)?.as_str()) == Some(wanted)
-}
-
-fn find<'t>(root: &'t Table, path: &[&str]) -> Option<&'t Item> {
-    let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(root.get(first)?, |item, key| item.as_table_like()?.get(key))
-}
-
-fn find_mut<'t>(root: &'t mut Table, path: &[&str]) -> Option<&'t mut Item> {
-    let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(root.get_mut(first)?, |item, key| item.as_table_like_mut()?.get_mut(key))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::merged::missing;
     use super::*;
 
     fn wanted(major: u32, minor: u32) -> Wanted<'static> {
@@ -310,7 +244,7 @@ mod tests {
     }
 
     /// As distributions ship them, and as people write them.
-    const FILES: [(&str, (u32, u32)); 6] = [
+    const FILES: [(&str, (u32, u32)); 8] = [
         ("", (1, 7)),
         ("", (2, 1)),
         ("# Docker's\ndisabled_plugins = [\"cri\"]\n\n#root = \"/var/lib/containerd\"\n", (1, 7)),
@@ -323,6 +257,11 @@ mod tests {
             (2, 2),
         ),
         ("version = 3\n[plugins]\n\"io.containerd.cri.v1.images\" = { snapshotter = \"native\" }\n", (2, 1)),
+        (
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"\n",
+            (2, 1),
+        ),
+        ("version = 3\n[plugins.'io.containerd.cri.v1.images']\n  use_local_image_pull = true\n", (2, 1)),
     ];
 
     #[test]
@@ -375,7 +314,11 @@ mod tests {
         for (text, (major, minor)) in FILES {
             let wanted = wanted(major, minor);
             let drained = drain(&add(text, &wanted).unwrap(), text).unwrap();
-            assert_eq!(missing(&drained, &wanted).unwrap().len(), 1, "{drained}");
+            let missing = missing(&drained, &wanted).unwrap();
+            assert!(
+                !missing.is_empty() && missing.iter().all(|what| what.ends_with("snapshotter")),
+                "{missing:?}"
+            );
             assert!(drained.contains("/run/jaunt/snapshotter.sock"), "{drained}");
         }
     }
@@ -393,6 +336,36 @@ mod tests {
         assert_eq!(new.matches("unpack_config]]").count(), 2, "{new}");
         assert!(!new.contains("disable_snapshot_annotations"), "{new}");
         assert!(has_no_cri(FILES[2].0) && !has_no_cri(&new));
+    }
+
+    #[test]
+    fn what_pulls_without_the_transfer_service_shows_its_labels() {
+        let wanted = wanted(2, 1);
+        let cri = "[plugins.'io.containerd.cri.v1.images']\n";
+        for setting in [
+            "use_local_image_pull = true",
+            "max_concurrent_downloads = 10",
+            "discard_unpacked_layers = true",
+            "registry.mirrors.\"docker.io\".endpoint = [\"https://mirror.example\"]",
+        ] {
+            let added = add(&format!("version = 3\n{cri}{setting}\n"), &wanted).unwrap();
+            assert!(added.contains("disable_snapshot_annotations = false"), "{added}");
+            let hidden = added.replace("annotations = false", "annotations = true");
+            let missing = missing(&hidden, &wanted).unwrap();
+            assert!(matches!(&missing[..], [what] if what.ends_with("annotations = false")), "{missing:?}");
+        }
+        let usual = add(&format!("version = 3\n{cri}max_concurrent_downloads = 3\n"), &wanted).unwrap();
+        assert!(!usual.contains("disable_snapshot_annotations"), "{usual}");
+        let unlisted = usual.replace("unpack_config", "unpack_nothing");
+        let missing = missing(&unlisted, &wanted).unwrap();
+        assert!(matches!(&missing[..], [what] if what.contains("unpack_config")), "{missing:?}");
+    }
+
+    #[test]
+    fn a_containerd_1_that_hides_labels_is_told() {
+        let wanted = wanted(1, 7);
+        let hidden = add("", &wanted).unwrap().replace("annotations = false", "annotations = true");
+        assert_eq!(missing(&hidden, &wanted).unwrap().len(), 1);
     }
 
     #[test]

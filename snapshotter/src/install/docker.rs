@@ -1,8 +1,17 @@
 //! Docker's `daemon.json`: its containerd image store, with our snapshotter. No I/O.
 
+use serde::de::Error as _;
 use serde_json::{Map, Value, json};
 
 use super::containerd::NAME;
+
+/// What is to be done after it was changed.
+pub const CHANGED: &str = "next, for Docker: systemctl restart docker. Its containerd image store does not show what its own store has: \
+     pull again";
+/// What becomes of Docker's own when the storage driver is another one again.
+pub const LEFT: &str = "next, for Docker: remove its containers and images, then systemctl restart docker. Until then it pulls with \
+     Jaunt; from then on it does not show what it has there (containers that run go on without it, as containerd's tasks in the \
+     namespace moby), and what it does not show keeps its disk and its snapshots";
 
 const FEATURES: &str = "features";
 const STORE: &str = "containerd-snapshotter";
@@ -16,9 +25,9 @@ pub fn add(text: &str) -> Result<String, serde_json::Error> {
     if before == (Some(json!(true)), Some(json!(NAME))) {
         return Ok(text.to_owned());
     }
-    if let Some(features) = settings.get_mut(FEATURES).and_then(Value::as_object_mut) {
-        features.insert(STORE.to_owned(), json!(true));
-    }
+    let features = settings.get_mut(FEATURES).and_then(Value::as_object_mut);
+    let features = features.ok_or_else(|| serde_json::Error::custom("\"features\" is no object"))?;
+    features.insert(STORE.to_owned(), json!(true));
     settings.insert(DRIVER.to_owned(), json!(NAME));
     print(&settings)
 }
@@ -72,6 +81,8 @@ mod tests {
             assert_eq!(add(&added).unwrap(), added);
             assert_eq!(parse(&remove(&added, text).unwrap()).unwrap(), parse(text).unwrap());
         }
-        assert!(add("[]").is_err() && add("{,}").is_err());
+        for bad in ["[]", "{,}", r#"{"features": []}"#, r#"{"features": null}"#] {
+            assert!(add(bad).is_err(), "{bad}");
+        }
     }
 }

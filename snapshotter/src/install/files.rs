@@ -18,6 +18,8 @@ use super::host::Host;
 /// The record, on the machine.
 pub const RECORD: &str = "/etc/jaunt/installed.json";
 const KEPT: &str = "before-jaunt";
+/// What an edited file is moved, or copied, to.
+pub const EDITED: &str = "edited";
 
 /// What a file is, and so how it can be taken out where others have changed it since. In the order of being taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -85,6 +87,43 @@ pub struct Record {
     /// Whether containerd has not been restarted since its file was written.
     #[serde(default)]
     pub restart_due: bool,
+    /// Whether the daemon has not been, since its program or unit was.
+    #[serde(default)]
+    pub renewal_due: bool,
+}
+
+/// What a file took the place of in this run.
+#[derive(Debug)]
+pub struct Replaced {
+    /// What is on record of it.
+    pub written: Written,
+    /// What was on record before.
+    pub earlier: Option<Written>,
+    /// Where changes of others went that were made since.
+    pub aside: Option<PathBuf>,
+    bytes: Option<Vec<u8>>,
+}
+
+impl Replaced {
+    /// Puts back what was there, and what was on record.
+    pub fn put_back(self, host: &Host, record: &mut Record) -> Result<(), InstallError> {
+        let Self { written, earlier, bytes, .. } = self;
+        let place = host.at(&written.path)?;
+        match bytes {
+            Some(bytes) => replace(&place, &bytes, 0o644)?,
+            None => remove(&place)?,
+        }
+        match earlier {
+            Some(earlier) => record.put(earlier),
+            None => {
+                record.files.retain(|other| other.path != written.path);
+                if let Some(kept) = &written.before {
+                    remove(&host.at(kept)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Record {
@@ -125,35 +164,41 @@ impl Record {
 
 /// Keeps what is there of a file that is to be written, and tells what then goes on record; what an earlier run has kept
 /// stays. `None`, if the file is as it should be.
-pub fn intend(host: &Host, planned: &Planned, record: &Record) -> Result<Option<Written>, InstallError> {
+pub fn intend(host: &Host, planned: &Planned, record: &Record) -> Result<Option<Replaced>, InstallError> {
     let place = host.at(&planned.path)?;
     let now = read(&place)?;
     if now.as_ref() == Some(&planned.content) {
         return Ok(None);
     }
     let replaced = now.as_deref().map(Digest::of);
-    let earlier = record.find(&planned.path);
-    let edited = earlier.is_some_and(|earlier| {
-        earlier.edited || replaced.is_some_and(|now| now != earlier.digest && Some(now) != earlier.replaced)
-    });
-    let before = match (earlier, now) {
+    let earlier = record.find(&planned.path).cloned();
+    let is_changed = |earlier: &Written| {
+        replaced.is_some_and(|now| now != earlier.digest && Some(now) != earlier.replaced)
+    };
+    let edited_now = earlier.as_ref().is_some_and(is_changed);
+    let edited = edited_now || earlier.as_ref().is_some_and(|earlier| earlier.edited);
+    // Of others' files what they have changed is in the new one as well.
+    let aside = match &now {
+        Some(now) if edited_now && planned.kind == Kind::Unit => Some(keep(host, planned, now, EDITED)?),
+        _ => None,
+    };
+    let before = match (&earlier, &now) {
         (Some(earlier), _) => earlier.before.clone(),
         (None, None) => None,
-        (None, Some(now)) => {
-            let kept = free_name(host, &planned.path, KEPT)?;
-            replace(&host.at(&kept)?, &now, mode_of(&place).unwrap_or(planned.mode))?;
-            Some(kept)
-        }
+        (None, Some(now)) => Some(keep(host, planned, now, KEPT)?),
     };
     let Planned { kind, path, content, .. } = planned;
-    Ok(Some(Written {
-        kind: *kind,
-        path: path.clone(),
-        before,
-        digest: Digest::of(content),
-        replaced,
-        edited,
-    }))
+    let (kind, path, digest) = (*kind, path.clone(), Digest::of(content));
+    let written = Written { kind, path, before, digest, replaced, edited };
+    Ok(Some(Replaced { written, earlier, aside, bytes: now }))
+}
+
+/// A copy of a file beside it.
+fn keep(host: &Host, planned: &Planned, now: &[u8], suffix: &str) -> Result<PathBuf, InstallError> {
+    let mode = mode_of(&host.at(&planned.path)?).unwrap_or(planned.mode);
+    let kept = free_name(host, &planned.path, suffix)?;
+    replace(&host.at(&kept)?, now, mode)?;
+    Ok(kept)
 }
 
 /// Moves a file to a name beside it, which is returned.

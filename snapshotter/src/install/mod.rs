@@ -10,7 +10,10 @@ mod containerd;
 mod docker;
 mod files;
 mod host;
+mod loaded;
+mod merged;
 mod services;
+mod tables;
 mod undo;
 mod usage;
 mod version;
@@ -20,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use apply::{drain, install, uninstall};
-pub use containerd::EditError;
+pub use loaded::NotLoaded;
+pub use tables::EditError;
 pub use version::Version;
 
 use containerd::Wanted;
@@ -128,7 +132,7 @@ pub enum InstallError {
         said: String,
     },
     /// Another file has the last word.
-    #[error("containerd would not use it: {what} is set elsewhere, see imports in {path}; nothing was changed", path = .path.display())]
+    #[error("containerd would not use it: another file overrules {what}, see imports in {path}; nothing was changed", path = .path.display())]
     Overruled {
         /// containerd's configuration.
         path: PathBuf,
@@ -149,8 +153,22 @@ pub enum InstallError {
         "the daemon does not serve, and containerd was not told of it (journalctl -u jaunt-snapshotter): {0}"
     )]
     NotServing(String),
+    /// A newer one was started in the place of one that ran, and does not serve.
+    #[error(
+        "the new daemon does not serve (journalctl -u jaunt-snapshotter): {why}; the old program and unit are back{again}",
+        again = if *.again { ", and serve" } else { ", and do not serve either" }
+    )]
+    NotUpgraded {
+        /// What was seen.
+        why: String,
+        /// Whether the old one serves.
+        again: bool,
+    },
+    /// containerd was restarted, and has not got it.
+    #[error(transparent)]
+    NotLoaded(#[from] NotLoaded),
     /// containerd did not take its configuration.
-    #[error("containerd does not start with its new configuration; the old one is back{again}", again = if *.again { ", and it runs" } else { ", and it still does not start" })]
+    #[error("containerd does not work with its new configuration; the old one is back{again}", again = if *.again { ", and it runs" } else { ", and it does not start" })]
     PutBack {
         /// What it said.
         #[source]
@@ -168,8 +186,19 @@ pub enum InstallError {
     InUse(usize),
 }
 
-/// What would be written, containerd's last: path and content, what is there already left out.
-pub fn plan(request: &Request) -> Result<(Vec<Planned>, Vec<String>), InstallError> {
+/// What would be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Path and content, containerd's last, what is there already left out.
+    pub files: Vec<Planned>,
+    /// What whoever asks has to know.
+    pub notes: Vec<String>,
+    /// Where containerd is asked, as its configuration says.
+    pub containerd_socket: Option<PathBuf>,
+}
+
+/// What would be written.
+pub fn plan(request: &Request) -> Result<Plan, InstallError> {
     let host = Host::new(&request.host_root);
     let mut notes = Vec::new();
     let pulls = request.undrain || !Record::read(&host)?.drained;
@@ -184,18 +213,17 @@ pub fn plan(request: &Request) -> Result<(Vec<Planned>, Vec<String>), InstallErr
         let content = docker::add(&text(&host, &path)?)
             .map_err(|source| InstallError::Json { path: path.clone(), source })?;
         planned.push(Planned { kind: Kind::Docker, path, content: content.into(), mode: 0o644 });
-        notes.push(
-            "Docker's containerd image store does not show what its own store has: pull again".to_owned(),
-        );
+        notes.push(docker::CHANGED.to_owned());
     }
-    planned.push(containerd_file(request, request.cri && pulls, &host, &mut notes)?);
+    let (file, containerd_socket) = containerd_file(request, request.cri && pulls, &host, &mut notes)?;
+    planned.push(file);
     let mut changed = Vec::new();
     for file in planned {
         if files::read(&host.at(&file.path)?)?.as_ref() != Some(&file.content) {
             changed.push(file);
         }
     }
-    Ok((changed, notes))
+    Ok(Plan { files: changed, notes, containerd_socket })
 }
 
 fn containerd_file(
@@ -203,7 +231,7 @@ fn containerd_file(
     cri: bool,
     host: &Host,
     notes: &mut Vec<String>,
-) -> Result<Planned, InstallError> {
+) -> Result<(Planned, Option<PathBuf>), InstallError> {
     let path = &request.containerd_config;
     let edit = |source| InstallError::Edit { path: path.clone(), source };
     let program = request.containerd.clone().or_else(|| host.find("containerd"));
@@ -222,31 +250,34 @@ fn containerd_file(
     if containerd::has_no_cri(&before) && cri {
         notes.push("CRI is among disabled_plugins: for Kubernetes, take it out".to_owned());
     }
+    let mut socket = None;
     match program {
-        Some(program) => verify(host, &program, path, &after, &wanted)?,
+        Some(program) => socket = verify(host, &program, path, &after, &wanted)?,
         None => notes.push("no containerd to check its configuration with".to_owned()),
     }
-    Ok(Planned { kind: Kind::Containerd, path: path.clone(), content: after.into(), mode: 0o644 })
+    let (path, content) = (path.clone(), after.into());
+    Ok((Planned { kind: Kind::Containerd, path, content, mode: 0o644 }, socket))
 }
 
-/// Has containerd read its new configuration, from beside the old one: what it imports counts as well.
+/// Has containerd read its new configuration, from beside the old one: what it imports counts as well. Its socket, as it says.
 fn verify(
     host: &Host,
     program: &Path,
     path: &Path,
     text: &str,
     wanted: &Wanted<'_>,
-) -> Result<(), InstallError> {
+) -> Result<Option<PathBuf>, InstallError> {
     let new = path.with_extension("jaunt-new");
     let place = host.at(&new)?;
     files::replace(&place, text.as_bytes(), 0o600)?;
     let config = new.display().to_string();
     let dumped = host.run(program, &["--config", &config, "config", "dump"]);
     files::remove(&place)?;
+    let dumped = dumped?;
     let edit = |source| InstallError::Edit { path: path.to_owned(), source };
-    let missing = containerd::missing(&dumped?, wanted).map_err(edit)?;
+    let missing = merged::missing(&dumped, wanted).map_err(edit)?;
     if missing.is_empty() {
-        return Ok(());
+        return Ok(merged::address(&dumped));
     }
     Err(InstallError::Overruled { path: path.to_owned(), what: missing.join(" and ") })
 }

@@ -12,20 +12,39 @@ use crate::status;
 const UNIT: &str = "jaunt-snapshotter.service";
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts the daemon, and waits until it serves.
-pub(super) async fn start(host: &Host, socket: &Path, patience: Duration) -> Result<(), InstallError> {
+/// Starts the daemon, and waits until it serves. One that runs already is replaced when it is to be `renewed`: it leaves its
+/// mounts to the one that follows.
+pub(super) async fn start(
+    host: &Host,
+    socket: &Path,
+    patience: Duration,
+    renewed: bool,
+) -> Result<(), InstallError> {
     systemctl(host, &["daemon-reload"])?;
-    systemctl(host, &["enable", "--now", UNIT])?;
+    let started = match renewed {
+        false => systemctl(host, &["enable", "--now", UNIT]),
+        true => {
+            systemctl(host, &["enable", UNIT])?;
+            systemctl(host, &["restart", UNIT])
+        }
+    };
+    // A first attempt may fail where a daemon was left to what used it: it hands over, and the next one takes over.
+    let told = started.err().map(|error| error_chain(&error));
     let deadline = Instant::now() + patience;
     loop {
-        // A link that is not there yet may be made by the daemon's start.
-        match status::fetch(&host.at(socket)?).await {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(InstallError::NotServing(error_chain(&error)));
-            }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+        let seen = match systemctl(host, &["is-active", "--quiet", UNIT]) {
+            Err(_) => format!("{UNIT} is not active"),
+            // A link that is not there yet may be made by the daemon's start.
+            Ok(()) => match status::fetch(&host.at(socket)?).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error_chain(&error),
+            },
+        };
+        if Instant::now() >= deadline {
+            let seen = told.into_iter().chain([seen]).collect::<Vec<_>>().join("; ");
+            return Err(InstallError::NotServing(seen));
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -4,18 +4,21 @@ use std::path::Path;
 
 use jaunt_formats::Digest;
 
-use super::files::{self, Kind, Record, Written};
+use super::files::{self, EDITED, Kind, Record, Written};
 use super::host::Host;
-use super::{InstallError, containerd, docker};
-
-/// What an edited file is moved to.
-const EDITED: &str = "edited";
+use super::{EditError, InstallError, containerd, docker};
 
 /// How everything is taken out, what others have something in first; or what is in the way.
 pub(super) fn steps(host: &Host, record: &Record, force: bool) -> Result<Vec<Step>, InstallError> {
     let mut written = record.files.clone();
     written.sort_by_key(|written| written.kind);
     written.into_iter().map(|written| Step::of(host, written, force)).collect()
+}
+
+/// How one of them is.
+pub(super) fn step_of(host: &Host, record: &Record, kind: Kind) -> Result<Option<Step>, InstallError> {
+    let written = record.files.iter().find(|written| written.kind == kind);
+    written.map(|written| Step::of(host, written.clone(), false)).transpose()
 }
 
 /// Gives pulling back to what did it before, and leaves the snapshotter to what runs on it.
@@ -35,6 +38,9 @@ pub(super) fn drain(host: &Host, record: &mut Record) -> Result<Vec<String>, Ins
                 written.digest = Digest::of(changed.as_bytes());
             }
             done.push(format!("{}: pulls as before", written.path.display()));
+            if written.kind == Kind::Docker {
+                done.push(docker::LEFT.to_owned());
+            }
         }
     }
     record.drained = true;
@@ -59,9 +65,11 @@ impl Step {
         let Some(now) = files::read(&host.at(&written.path)?)? else { return Ok(Self::Gone(written)) };
         let digest = Digest::of(&now);
         // One that was cut short before the file was replaced has left what was there.
-        let is_as_before = || match &written.before {
-            Some(kept) => Ok(files::read(&host.at(kept)?)?.as_ref() == Some(&now)),
-            None => Ok(written.kind.is_own() && written.replaced == Some(digest)),
+        let is_as_before = || -> Result<bool, InstallError> {
+            match &written.before {
+                Some(kept) => Ok(files::read(&host.at(kept)?)?.as_ref() == Some(&now)),
+                None => Ok(written.kind.is_own() && written.replaced == Some(digest)),
+            }
         };
         if (digest == written.digest && !written.edited) || is_as_before()? {
             return Ok(Self::Restore(written));
@@ -150,7 +158,7 @@ fn text(host: &Host, path: &Path) -> Result<String, InstallError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn edit(written: &Written) -> impl FnOnce(containerd::EditError) -> InstallError {
+fn edit(written: &Written) -> impl FnOnce(EditError) -> InstallError {
     let path = written.path.clone();
     move |source| InstallError::Edit { path, source }
 }

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use tonic::transport::Channel;
 
 use super::{PullError, Request, in_namespace, refused};
-use crate::proto::containerd::services::introspection::v1::introspection_client::IntrospectionClient;
-use crate::proto::containerd::services::introspection::v1::{Plugin, PluginsRequest};
+use crate::introspection::{self, failure, find};
+use crate::proto::containerd::services::introspection::v1::Plugin;
 use crate::proto::containerd::services::version::v1::version_client::VersionClient;
 
-const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 /// The one namespace of containerd's CRI plugin.
 const CRI_NAMESPACE: &str = "k8s.io";
@@ -64,14 +63,11 @@ impl Way {
 impl Containerd {
     /// Asks for version and plugins.
     pub async fn inspect(channel: Channel, request: &Request) -> Result<Self, PullError> {
-        let mut client = IntrospectionClient::new(channel.clone());
-        let everything = in_namespace(PluginsRequest { filters: Vec::new() }, &request.namespace);
-        let plugins = client.plugins(everything).await.map_err(refused(&request.address, "list plugins"))?;
-        let plugins = plugins.into_inner().plugins;
-        let find = |kind: &str, id: &str| plugins.iter().find(|p| p.r#type == kind && p.id == id);
+        let plugins = introspection::plugins(channel.clone(), &request.namespace).await;
+        let plugins = plugins.map_err(refused(&request.address, "list plugins"))?;
         let works = |plugin: Option<&Plugin>| plugin.is_some_and(|plugin| failure(plugin).is_none());
 
-        let Some(snapshotter) = find(SNAPSHOTTER, &request.snapshotter) else {
+        let Some(snapshotter) = introspection::snapshotter(&plugins, &request.snapshotter) else {
             return Err(PullError::NotConfigured {
                 address: request.address.clone(),
                 snapshotter: request.snapshotter.clone(),
@@ -89,8 +85,8 @@ impl Containerd {
             snapshotter_socket: exported("address").map(PathBuf::from),
             passes_labels: transfer_heeds_exports(&version)
                 && exported("enable_remote_snapshot_annotations").is_some_and(|value| value == "true"),
-            transfer: works(find(GRPC, "transfer")) && works(find(GRPC, "streaming")),
-            cri: works(find(GRPC, "cri")),
+            transfer: works(find(&plugins, GRPC, "transfer")) && works(find(&plugins, GRPC, "streaming")),
+            cri: works(find(&plugins, GRPC, "cri")),
             version,
         })
     }
@@ -118,10 +114,6 @@ fn transfer_heeds_exports(version: &str) -> bool {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= TRANSFER_PASSES_LABELS,
         _ => true,
     }
-}
-
-fn failure(plugin: &Plugin) -> Option<String> {
-    plugin.init_err.as_ref().map(|status| status.message.clone())
 }
 
 #[cfg(test)]

@@ -33,6 +33,24 @@ fn a_changed_unit_that_is_removed_by_force_is_kept_as_well() {
     assert_eq!(kept.unwrap(), "[Service]\n");
 }
 
+#[test]
+fn an_edited_unit_is_replaced_and_kept_when_it_is_installed_again() {
+    let machine = Machine::new(Some(MINE));
+    let unit = "etc/systemd/system/jaunt-snapshotter.service";
+    machine.run(&INSTALL);
+    let shipped = fs::read_to_string(machine.at(unit)).unwrap();
+    fs::write(machine.at(unit), "[Service]\n").unwrap();
+    let said = machine.run(&INSTALL);
+    assert!(
+        said.contains("as it was edited: /etc/systemd/system/jaunt-snapshotter.service.edited"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(machine.at(unit)).unwrap(), shipped);
+    assert_eq!(fs::read_to_string(machine.at(&format!("{unit}.edited"))).unwrap(), "[Service]\n");
+    machine.run(&["uninstall"]);
+    assert!(!machine.at(unit).exists() && machine.at(&format!("{unit}.edited")).exists());
+}
+
 #[tokio::test]
 async fn a_daemon_that_does_not_answer_is_not_taken_for_one_without_snapshots() {
     let machine = Machine::new(Some(MINE));

@@ -1,6 +1,7 @@
 //! `install` and `uninstall` on machines that are directories, with the containerd of this one.
 #![allow(clippy::unwrap_used)]
 
+mod containerd;
 mod machines;
 mod services;
 
@@ -216,7 +217,7 @@ fn containerd_itself_reads_what_is_written() {
     let before = machine.files();
     let overruled = install(&[]);
     let said = String::from_utf8_lossy(&overruled.stderr);
-    assert!(!overruled.status.success() && said.contains("set elsewhere"), "{said}");
+    assert!(!overruled.status.success() && said.contains("another file overrules"), "{said}");
     assert_eq!(machine.files(), before, "not even what was tried is left");
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command};
 
+use super::containerd::{Containerd, Reads};
 use super::{CONFIG, INSTALL, MINE, Machine};
 
 /// Notes what containerd would be restarted with, and fails where a file says so.
@@ -15,6 +16,10 @@ while read -r line; do
 done < /etc/containerd/config.toml
 echo "$* jaunt=$jaunt" >> /asked
 if [ -e "/fails-$1-$jaunt" ]; then exit 1; fi
+if [ "$1" = is-active ] && [ -e /old-alone ]; then
+    read -r line < /usr/local/bin/jaunt-snapshotter
+    [ "$line" = old ] || exit 3
+fi
 "#;
 
 /// A machine with a shell; none, where nobody may change their root directory.
@@ -39,11 +44,12 @@ fn machine() -> Option<Machine> {
 }
 
 impl Machine {
-    /// What systemd was asked for since it was last looked at.
+    /// What systemd was asked to do since it was last looked at.
     fn asked(&self) -> Vec<String> {
         let asked = fs::read_to_string(self.at("asked")).unwrap_or_default();
         let _ = fs::remove_file(self.at("asked"));
-        asked.lines().map(|line| line.replace(".service", "")).collect()
+        let asked = asked.lines().filter(|line| !line.starts_with("is-active"));
+        asked.map(|line| line.replace(".service", "")).collect()
     }
 }
 
@@ -75,12 +81,18 @@ fn start(wait: &str) -> Vec<&str> {
 fn containerd_is_told_of_a_daemon_that_serves_and_that_is_ended_last() {
     let Some(machine) = machine() else { return };
     let daemon = Daemon::of(&machine);
+    let _containerd = Containerd::of(&machine, Reads::TheFile);
     machine.run(&start("60"));
-    let started =
-        ["daemon-reload jaunt=no", "enable --now jaunt-snapshotter jaunt=no", "restart containerd jaunt=yes"];
+    let started = [
+        "daemon-reload jaunt=no",
+        "enable jaunt-snapshotter jaunt=no",
+        "restart jaunt-snapshotter jaunt=no",
+        "restart containerd jaunt=yes",
+    ];
     assert_eq!(machine.asked(), started);
     machine.run(&start("60"));
-    assert_eq!(machine.asked().len(), 2, "containerd is told once");
+    let again = ["daemon-reload jaunt=yes", "enable --now jaunt-snapshotter jaunt=yes"];
+    assert_eq!(machine.asked(), again, "nothing is restarted where nothing has changed");
     machine.run(&["uninstall", "--stop"]);
     let stopped =
         ["restart containerd jaunt=no", "disable --now jaunt-snapshotter jaunt=no", "daemon-reload jaunt=no"];
@@ -94,15 +106,30 @@ fn containerd_is_not_told_of_a_daemon_that_does_not_serve() {
     let Some(machine) = machine() else { return };
     let said = machine.refused(&start("0"));
     assert!(said.contains("does not serve") && said.contains("snapshotter.sock"), "{said}");
-    assert_eq!(machine.asked().len(), 2);
+    assert_eq!(machine.asked().len(), 3);
     assert_eq!(machine.config(), MINE);
     machine.run(&["uninstall"]);
+}
+
+#[test]
+fn a_daemon_whose_unit_is_not_active_does_not_serve() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    fs::write(machine.at("fails-restart-no"), "").unwrap();
+    fs::write(machine.at("fails-is-active-no"), "").unwrap();
+    let said = machine.refused(&start("1"));
+    assert!(
+        said.contains("restart jaunt-snapshotter.service failed") && said.contains("is not active"),
+        "{said}"
+    );
+    assert_eq!(machine.config(), MINE);
 }
 
 #[test]
 fn a_containerd_that_does_not_come_back_gets_its_configuration_back() {
     let Some(machine) = machine() else { return };
     let _daemon = Daemon::of(&machine);
+    let _containerd = Containerd::of(&machine, Reads::TheFile);
     fs::write(machine.at("fails-restart-yes"), "").unwrap();
     let said = machine.refused(&start("60"));
     assert!(said.contains("the old one is back, and it runs"), "{said}");
@@ -111,6 +138,74 @@ fn a_containerd_that_does_not_come_back_gets_its_configuration_back() {
     fs::remove_file(machine.at("fails-restart-yes")).unwrap();
     machine.run(&start("60"));
     assert_eq!(machine.asked().last().unwrap(), "restart containerd jaunt=yes");
+}
+
+#[test]
+fn a_containerd_that_comes_back_without_the_snapshotter_gets_its_configuration_back() {
+    for (reads, why) in [(Reads::Another, "another configuration file"), (Reads::InVain, "dial failed")] {
+        let Some(machine) = machine() else { return };
+        let _daemon = Daemon::of(&machine);
+        // Until the daemon serves, so that the time is containerd's.
+        machine.run(&[&INSTALL[..], &["--no-cri"]].concat());
+        machine.run(&["uninstall"]);
+        let _containerd = Containerd::of(&machine, reads);
+        let said = machine.refused(&start("5"));
+        assert!(said.contains(why) && said.contains("the old one is back, and it runs"), "{said}");
+        assert_eq!(machine.config(), MINE);
+        let asked = machine.asked();
+        assert_eq!(asked[asked.len() - 2..], ["restart containerd jaunt=yes", "restart containerd jaunt=no"]);
+        machine.run(&["uninstall"]);
+        assert_eq!(machine.config(), MINE);
+    }
+}
+
+#[test]
+fn a_containerd_that_is_silent_gets_its_configuration_back() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    let said = machine.refused(&start("5"));
+    assert!(said.contains("not reachable at") && said.contains("containerd.sock"), "{said}");
+    assert_eq!(machine.config(), MINE);
+}
+
+#[test]
+fn a_newer_program_takes_the_place_of_the_one_that_runs_and_containerd_runs_on() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    let _containerd = Containerd::of(&machine, Reads::TheFile);
+    machine.run(&start("60"));
+    machine.asked();
+    let program = machine.at("usr/local/bin/jaunt-snapshotter");
+    let new = fs::read(&program).unwrap();
+    fs::write(&program, "old\n").unwrap();
+    machine.run(&start("60"));
+    let upgraded = [
+        "daemon-reload jaunt=yes",
+        "enable jaunt-snapshotter jaunt=yes",
+        "restart jaunt-snapshotter jaunt=yes",
+    ];
+    assert_eq!(machine.asked(), upgraded);
+    assert!(fs::read(&program).unwrap() == new);
+
+    // One that does not serve goes again.
+    fs::write(&program, "old\n").unwrap();
+    fs::write(machine.at("old-alone"), "").unwrap();
+    let said = machine.refused(&start("5"));
+    assert!(said.contains("the old program and unit are back, and serve"), "{said}");
+    assert_eq!(fs::read(&program).unwrap(), b"old\n");
+    assert_eq!(machine.asked(), [upgraded, upgraded].concat());
+    assert!(machine.config().contains("[proxy_plugins.jaunt]"), "containerd was not asked about it");
+}
+
+#[test]
+fn a_drain_restarts_containerd_and_leaves_docker_to_its_operator() {
+    let Some(machine) = machine() else { return };
+    machine.run(&[&INSTALL[..], &["--docker"]].concat());
+    let said = machine.run(&["uninstall", "--drain", "--stop"]);
+    assert!(said.contains("restarted containerd") && said.contains("systemctl restart docker"), "{said}");
+    assert_eq!(machine.asked(), ["restart containerd jaunt=yes"], "it is known still, for what runs");
+    let said = machine.run(&["uninstall", "--drain", "--stop"]);
+    assert_eq!((said.as_str(), machine.asked()), ("", Vec::new()), "once is enough");
 }
 
 #[test]
