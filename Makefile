@@ -18,7 +18,7 @@ REPORT ?= target/bench
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node deps clean
+.PHONY: help build release check fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,13 @@ bench-node: ## Measure 200 calls and 100 containers at once on one node (ROUNDS=
 	@tests/deps.sh demo
 	@$(MAKE) --no-print-directory release
 	@exec target/release/bench-node --rounds "$(ROUNDS)" --report "$(REPORT)"
+
+bench-nodes: ROUNDS = 3
+bench-nodes: ## Measure 1 to 8 nodes that start one image at once, with and without nginx between (ROUNDS=n)
+	@test "$$(id -u)" = 0 || { echo "make bench-nodes: needs root, for containerd, mounts and networks of its own" >&2; exit 1; }
+	@tests/deps.sh demo
+	@$(MAKE) --no-print-directory release
+	@exec target/release/bench-nodes --rounds "$(ROUNDS)" --report "$(REPORT)"
 
 deps: ## Install what the tests and the demo drive, where it is missing (Debian, root)
 	@tests/deps.sh demo

@@ -1,4 +1,4 @@
-//! Measurements: what the `demo` and `bench-convert` binaries are made of.
+//! Measurements: what the `demo` and the `bench-` programs are made of.
 //!
 //! They drive the same tools as the whole-system tests, through the same harness, and know Jaunt by its
 //! command lines only: what they measure is what a user would see. (The criterion benches in `benches/` look
@@ -14,6 +14,7 @@ pub mod files;
 pub mod interrupt;
 pub mod layerfs;
 pub mod node;
+pub mod nodes;
 pub mod parts;
 pub mod progress;
 pub mod report;

@@ -23,6 +23,12 @@ impl Stat {
         let at = |index: usize| figures.get(index).copied().unwrap_or_default();
         Self { median: at(figures.len() / 2), min: at(0), max: at(figures.len().saturating_sub(1)) }
     }
+
+    /// Each figure times `factor`, which is not negative.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
+    }
 }
 
 /// `2.34 (2.10-2.61)`, with the precision asked for.

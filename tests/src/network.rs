@@ -1,7 +1,7 @@
 //! A second machine: a network namespace behind a veth pair whose two directions are shaped.
 //!
 //! The namespace carries its scratch's name and goes with it. Addresses come from 198.18.0.0/15
-//! (RFC 2544: for tests of networks, routed nowhere), four of them a scratch.
+//! (RFC 2544: for tests of networks, routed nowhere), sixteen of them a scratch.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,6 +11,8 @@ use std::process::Command;
 use crate::error::{At as _, Error, Result};
 use crate::process::run;
 use crate::scratch::Scratch;
+
+mod switch;
 
 /// Bits a second of the link that figures are quoted for.
 pub const GIGABIT: u64 = 1_000_000_000;
@@ -23,6 +25,9 @@ const QUEUE_LATENCY: &str = "20ms";
 
 /// What a bucket refills in this time may pass at once on faster links: its timer wakes late.
 const BURST_S: f64 = 0.001;
+
+/// Of a scratch's subnet, with its sixteen addresses.
+const PREFIX: u32 = 28;
 
 /// A shaped link between this machine and a namespace of its own.
 #[derive(Debug)]
@@ -66,8 +71,8 @@ impl Network {
         let ip = |words: &str| run(scratch.command("ip").args(words.split(' ')));
         ip(&format!("netns add {name}"))?;
         ip(&format!("link add {link} type veth peer name {peer} netns {name}"))?;
-        ip(&format!("addr add {local}/30 dev {link}"))?;
-        ip(&format!("-n {name} addr add {remote}/30 dev {peer}"))?;
+        ip(&format!("addr add {local}/{PREFIX} dev {link}"))?;
+        ip(&format!("-n {name} addr add {remote}/{PREFIX} dev {peer}"))?;
         ip(&format!("-n {name} link set lo up"))?;
         ip(&format!("-n {name} link set {peer} up"))?;
         ip(&format!("link set {link} up"))?;
@@ -78,9 +83,7 @@ impl Network {
 
     /// Makes the link as fast as that, each way.
     pub fn shape(&self, scratch: &Scratch, bits_per_second: u64) -> Result<()> {
-        let burst = (bits_per_second as f64 / 8.0 * BURST_S).max(BURST_BYTES.into());
-        let shape = format!("rate {bits_per_second}bit burst {burst:.0} latency {QUEUE_LATENCY}");
-        let tbf = |dev: &str| format!("qdisc replace dev {dev} root tbf {shape}");
+        let tbf = |dev: &str| format!("qdisc replace dev {dev} root {}", bucket(bits_per_second));
         run(scratch.command("tc").args(tbf(&self.link).split(' ')))?;
         run(self.command(scratch, "tc").args(tbf(&self.peer).split(' ')))?;
         Ok(())
@@ -107,14 +110,20 @@ impl Network {
     }
 }
 
-/// Two addresses of a /30 that no interface of this machine has.
+/// What shapes an interface, as tc(8) calls it.
+fn bucket(bits_per_second: u64) -> String {
+    let burst = (bits_per_second as f64 / 8.0 * BURST_S).max(BURST_BYTES.into());
+    format!("tbf rate {bits_per_second}bit burst {burst:.0} latency {QUEUE_LATENCY}")
+}
+
+/// The first two addresses of a subnet that no interface of this machine has.
 fn free_addresses(scratch: &Scratch) -> Result<[Ipv4Addr; 2]> {
-    /// The /30 networks within 198.18.0.0/15.
-    const SUBNETS: u32 = 1 << 15;
+    /// The subnets within 198.18.0.0/15.
+    const SUBNETS: u32 = 1 << (PREFIX - 15);
     let taken = run(scratch.command("ip").args(["-o", "-4", "addr", "show"]))?;
     let start = std::process::id();
     for n in 0..64 {
-        let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + start.wrapping_add(n * 97) % SUBNETS * 4;
+        let base = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + start.wrapping_add(n * 97) % SUBNETS * 16;
         let [local, remote] = [Ipv4Addr::from(base + 1), Ipv4Addr::from(base + 2)];
         if !taken.contains(&format!(" {local}/")) {
             return Ok([local, remote]);

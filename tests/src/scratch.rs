@@ -31,6 +31,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Scratch {
     path: PathBuf,
     name: String,
+    /// Whether its programs run in the network namespace of its name.
+    inside: bool,
 }
 
 impl Scratch {
@@ -46,10 +48,18 @@ impl Scratch {
             }
             let reaper = start_reaper(&path)?;
             REAPERS.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), reaper);
-            let scratch = Self { path, name };
+            let scratch = Self { path, name, inside: false };
             fs::create_dir(scratch.logs()).at(scratch.logs())?;
             return Ok(scratch);
         }
+    }
+
+    /// The same as a machine of its own: all its programs run in the network namespace of its [name](Scratch::name), which
+    /// must be there by then.
+    #[must_use]
+    pub fn inside(mut self) -> Self {
+        self.inside = true;
+        self
     }
 
     /// The directory.
@@ -77,7 +87,14 @@ impl Scratch {
     /// A command whose process, and whatever that starts, will not outlive this scratch.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         park_if_abandoned();
-        let mut command = Command::new(program);
+        let mut command = match self.inside {
+            // Not `ip netns exec`, which would give it a copy of all mounts: those of others would stay in use as long as it runs.
+            true => Command::new("nsenter"),
+            false => Command::new(program.as_ref()),
+        };
+        if self.inside {
+            command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program);
+        }
         command.env(MARK, &self.path).stdin(Stdio::null());
         command
     }
