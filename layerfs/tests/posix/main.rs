@@ -10,6 +10,7 @@ mod directories;
 mod erofs;
 mod exec;
 mod fixture;
+mod fsck;
 mod idmap;
 mod mounted;
 mod operations;
