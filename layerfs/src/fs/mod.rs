@@ -8,8 +8,10 @@ mod booted;
 mod complete;
 mod condemned;
 mod error;
+mod foresight;
 mod numbers;
 mod path;
+mod programs;
 mod stretch;
 mod touches;
 
@@ -18,8 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use jaunt_formats::entry::NAME_MAX;
 use jaunt_formats::launch::{Attributes, InodeId, InodeType, LaunchError, View};
 use jaunt_formats::{Timestamp, Xattr};
@@ -39,6 +39,7 @@ use crate::source::Source;
 use crate::store::{LargeFiles, Store};
 use crate::trouble_log::TroubleLog;
 use numbers::Numbers;
+use programs::Programs;
 use stretch::{Stretch, stretches};
 use touches::Touches;
 
@@ -73,6 +74,7 @@ pub struct LayerFs {
     stalls: Stalls<Ino>,
     troubles: TroubleLog<Ino>,
     streams: Streams,
+    programs: Programs,
     boot: Option<Arc<Boot>>,
     touches: Touches,
     first_touches: OnceLock<Arc<FirstTouches>>,
@@ -114,6 +116,7 @@ impl LayerFs {
             stalls,
             troubles,
             streams,
+            programs: Programs::default(),
             boot: None,
             touches,
             first_touches: OnceLock::new(),
@@ -312,34 +315,15 @@ impl LayerFs {
 
     async fn read_missing(&self, inode: Ino, offset: u64, len: u32) -> Result<Vec<u8>, FsError> {
         let (number, stretches, size) = self.plan(inode, offset, len)?;
+        let alone = size >= LARGE && !self.programs.has(inode.0);
         let mut bytes = Vec::new();
         for stretch in stretches {
             match stretch {
                 Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
-                Stretch::Tar(range) => bytes.append(&mut self.bytes(number, range, size >= LARGE).await?),
+                Stretch::Tar(range) => bytes.append(&mut self.bytes(number, range, alone).await?),
             }
         }
         Ok(bytes)
-    }
-
-    /// Notes a read; what is worth fetching ahead of its reader, as something to be run, if he reads in sequence.
-    pub fn ahead(
-        &self,
-        inode: Ino,
-        offset: u64,
-        len: u32,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let ahead = self.streams.note(inode.0, offset..offset.saturating_add(len.into()))?;
-        let content = self.index.content(self.inode(inode).ok()?).ok()?;
-        let layer = self.layer(content.layer).ok()?;
-        self.streams.set_most(layer.worth_ahead());
-        let ranges = stretches(&content.extents, ahead.start..ahead.end.min(content.size));
-        let fetches = ranges.into_iter().filter_map(|stretch| match stretch {
-            Stretch::Tar(range) if !self.is_packed(content.layer, &range) => layer.ahead(&range),
-            Stretch::Tar(_) | Stretch::Zeros(_) => None,
-        });
-        let fetches: Vec<_> = fetches.collect();
-        (!fetches.is_empty()).then(|| self.streams.fetching(inode.0, ahead.end, join_all(fetches).map(drop)))
     }
 
     /// The number of the layer that has a range of a file, where in its tar it is, and the file's size.

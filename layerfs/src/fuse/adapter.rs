@@ -24,7 +24,8 @@ use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
 use super::in_flight::InFlight;
-use super::told::{logged, well};
+use super::reading::answer;
+use super::told::logged;
 use crate::fs::{CompleteChain, FsError, Ino, LayerFs};
 
 /// How long the kernel may keep what it was told: the tree is immutable, so a hundred years.
@@ -171,27 +172,18 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let ino = Ino(ino.0);
-        match self.fs.read_local(ino, offset, size) {
-            Ok(Some(bytes)) => {
-                reply.data(&bytes);
-                well(&self.fs, ino);
-            }
-            Ok(None) => {
-                let fs = self.fs.clone();
+        match self.fs.read_local(ino, offset, size).transpose() {
+            Some(read) => answer(&self.fs, &self.runtime, (ino, offset), read, reply),
+            None => {
+                let (fs, runtime) = (self.fs.clone(), self.runtime.clone());
                 let taken = self.in_flight.as_ref().map(|table| table.take(request.unique().0));
                 self.runtime.spawn(async move {
                     // Until it is answered.
                     let _taken = taken;
-                    match fs.read(ino, offset, size).await {
-                        Ok(bytes) => {
-                            reply.data(&bytes);
-                            well(&fs, ino);
-                        }
-                        Err(error) => reply.error(logged(&fs, ino, "read", &error)),
-                    }
+                    let read = fs.read(ino, offset, size).await;
+                    answer(&fs, &runtime, (ino, offset), read, reply);
                 });
             }
-            Err(error) => reply.error(logged(&self.fs, ino, "read", &error)),
         }
         if let Some(ahead) = self.fs.ahead(ino, offset, size) {
             self.runtime.spawn(ahead);

@@ -19,6 +19,7 @@ pub mod init;
 pub mod mount;
 mod noting;
 mod orphan;
+mod reading;
 pub mod session;
 mod told;
 
