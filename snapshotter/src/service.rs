@@ -129,8 +129,8 @@ fn code(error: &Error) -> Code {
         | Error::Mapping { .. } => Code::InvalidArgument,
         Error::Store(Store::Closed) | Error::Stopping => Code::Unavailable,
         Error::Store(Store::Open { .. } | Store::Corrupt { .. }) => Code::Internal,
-        Error::Store(Store::Write(_)) | Error::Io { .. } => Code::Unknown,
-        Error::Lazy(LazyError::Busy { .. }) => Code::FailedPrecondition,
+        Error::Store(Store::Write(_)) | Error::Io { .. } | Error::Map(_) => Code::Unknown,
+        Error::Lazy(LazyError::Busy { .. }) | Error::Unmappable => Code::FailedPrecondition,
         Error::Lazy(LazyError::Index { .. } | LazyError::Quarantined { .. }) => Code::DataLoss,
         Error::Lazy(LazyError::Mount { .. } | LazyError::Other { .. }) => Code::Unknown,
     }

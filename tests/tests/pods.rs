@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use common::{Bed, backings, noise, runnable};
+use common::{Bed, backings, noise, runnable, status};
 use jaunt_tests::containerd::Version;
 use jaunt_tests::cri::{Cri, MAPPED};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
@@ -19,6 +19,9 @@ use jaunt_tests::{Node, mounts, needs_root};
 const LIMIT: Duration = Duration::from_secs(60);
 /// The first whose pods have user namespaces; before, containerd ignores that the kubelet asks for one.
 const USER_NAMESPACES: Version = Version { major: 1, minor: 7 };
+
+/// The first that may be told that ids are mapped.
+const MAPS_IDS: Version = Version { major: 2, minor: 0 };
 
 /// A network for pods that want one of their own: an address that nobody has, on an interface that is not there.
 const CNI_PLUGIN: &str = r#"#!/bin/sh
@@ -45,7 +48,36 @@ fn pause(bed: &Bed) -> Pushed {
 
 /// A node whose containerd can run pods.
 fn node_for_pods<'a>(bed: &'a Bed, pause: &Pushed) -> Node<'a> {
-    let mut node = bed.node();
+    for_pods(bed, pause, bed.node())
+}
+
+/// The same, whose containerd maps ids.
+fn node_that_maps_ids<'a>(bed: &'a Bed, pause: &Pushed, config: &str) -> Node<'a> {
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let (file, proxy) = (node.containerd.config(), "[proxy_plugins.jaunt]\n");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(proxy), "{text}");
+    fs::write(&file, text.replace(proxy, &format!("{proxy}  capabilities = [\"remap-ids\"]\n"))).unwrap();
+    for_pods(bed, pause, node)
+}
+
+/// Whether containerd and the kernel can.
+fn can_map_ids(bed: &Bed) -> bool {
+    let version = Version::installed(&bed.scratch).unwrap();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = kernel.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let kernel_can = (numbers.next(), numbers.next()) >= (Some(6), Some(12));
+    let can = kernel_can && version >= MAPS_IDS;
+    if !can {
+        eprintln!(
+            "skipped: {}: containerd {version} on Linux {kernel} maps no ids of lazy images",
+            module_path!()
+        );
+    }
+    can
+}
+
+fn for_pods<'a>(bed: &'a Bed, pause: &Pushed, mut node: Node<'a>) -> Node<'a> {
     let cni = node.containerd.config().with_file_name("cni");
     fs::create_dir_all(cni.join("bin")).unwrap();
     fs::create_dir_all(cni.join("conf")).unwrap();
@@ -156,16 +188,110 @@ fn a_pod_in_a_user_namespace_runs_a_lazy_image() {
     assert_eq!(backings(&bed, &node), ["lazy"; 3]);
     let pod = cri.run_pod(true).unwrap();
     let container = cri.run(&pod, "app", &pushed.reference, &[]).unwrap();
-    let map = cri.exec(&container, &["/bin/cat", "/proc/self/uid_map"]).unwrap();
+    looks_right_inside(&cri, &container);
+    cri.remove_pod(&pod.id).unwrap();
+}
+
+/// Owners are those of the image, its root owns what the container writes, and files can be written over.
+fn looks_right_inside(cri: &Cri, container: &str) {
+    let map = cri.exec(container, &["/bin/cat", "/proc/self/uid_map"]).unwrap();
     let words: Vec<&str> = map.split_whitespace().collect();
     assert_eq!(words, ["0", MAPPED.0.to_string().as_str(), MAPPED.1.to_string().as_str()]);
-    let owners = cri.exec(&container, &["/bin/ls", "-ln", "/data"]).unwrap();
+    let list = || cri.exec(container, &["/bin/ls", "-ln", "/data"]).unwrap();
     let owner = |name: &str| {
-        let line = owners.lines().find(|line| line.ends_with(name)).unwrap();
+        let list = list();
+        let line = list.lines().find(|line| line.ends_with(name)).unwrap();
         line.split_whitespace().skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!((owner(" one"), owner(" two")), (vec!["0".into(); 2], vec!["7".into(), "8".into()]));
-    let change = "echo changed > /data/one; cat /data/one";
-    assert_eq!(cri.exec(&container, &["/bin/sh", "-ec", change]).unwrap(), "changed\n");
+    let change = "echo changed > /data/one; cat /data/one; echo new > /data/new; echo other >> /data/two";
+    assert_eq!(cri.exec(container, &["/bin/sh", "-ec", change]).unwrap(), "changed\n");
+    assert_eq!((owner(" one"), owner(" new")), (vec!["0".into(); 2], vec!["0".into(); 2]));
+    assert_eq!(owner(" two"), ["7", "8"]);
+}
+
+/// Mounts map the ids, and nothing is copied.
+#[test]
+fn a_pod_in_a_user_namespace_is_lazy_where_ids_are_mapped() {
+    needs_root!();
+    let bed = Bed::new();
+    if !can_map_ids(&bed) {
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let node = node_that_maps_ids(&bed, &pause(&bed), "[completion]\nenabled = false\n");
+    let cri = Cri::connect(&bed.scratch, &node.containerd.socket()).unwrap();
+    cri.pull(&pushed.reference).unwrap();
+    let pod = cri.run_pod(true).unwrap();
+    let container = cri.run(&pod, "app", &pushed.reference, &[]).unwrap();
+    looks_right_inside(&cri, &container);
+    assert_eq!(backings(&bed, &node), ["lazy"; 3], "what holds the pod has the image's bottom layer");
+    let status = status(&bed, &node);
+    let images = status["images"].as_array().unwrap();
+    let image = images.iter().find(|image| image["lazy"] == 3).unwrap();
+    let (present, total) = (image["present_bytes"].as_u64().unwrap(), image["total_bytes"].as_u64().unwrap());
+    assert!(present > 0 && present + (2 << 20) < total, "{present} of {total} bytes are here");
+    let mapped = node.jaunt.as_ref().unwrap().run_dir().join("mapped");
+    assert_eq!(mounts::below(&mapped).len(), 2, "the container's, and what holds the pod");
+    // Pods that have no namespace stand on the same mount.
+    let plain = cri.run_pod(false).unwrap();
+    let beside = cri.run(&plain, "beside", &pushed.reference, &[]).unwrap();
+    assert_eq!(cri.exec(&beside, &["/bin/cat", "/data/one"]).unwrap(), "1\n");
+    cri.remove_pod(&plain.id).unwrap();
+    cri.remove_pod(&pod.id).unwrap();
+    wait_until("clones to go", LIMIT, || mounts::below(&mapped).is_empty()).unwrap();
+}
+
+/// Some layers are on one file system, some on another.
+#[test]
+fn a_pod_in_a_user_namespace_is_lazy_below_what_was_unpacked() {
+    needs_root!();
+    let bed = Bed::new();
+    if !can_map_ids(&bed) {
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let derived = image().layer(layer([file("data/own", "own\n").owner(9, 9)]));
+    let derived = derived.build().unwrap().push(&bed.registry, "fixture", "derived").unwrap();
+    let node = node_that_maps_ids(&bed, &pause(&bed), "[completion]\nenabled = false\n");
+    let cri = Cri::connect(&bed.scratch, &node.containerd.socket()).unwrap();
+    cri.pull(&pushed.reference).unwrap();
+    cri.pull(&derived.reference).unwrap();
+    let pod = cri.run_pod(true).unwrap();
+    let container = cri.run(&pod, "app", &derived.reference, &[]).unwrap();
+    looks_right_inside(&cri, &container);
+    let own = cri.exec(&container, &["/bin/busybox", "stat", "-c", "%u:%g", "/data/own", "/data"]).unwrap();
+    assert_eq!(own, "9:9\n0:0\n");
+    let mut all = backings(&bed, &node);
+    all.sort();
+    assert_eq!(all, ["eager", "lazy", "lazy", "lazy"]);
+    let mapped = node.jaunt.as_ref().unwrap().run_dir().join("mapped");
+    assert_eq!(mounts::below(&mapped).len(), 3, "two of the container, and what holds the pod");
+    cri.remove_pod(&pod.id).unwrap();
+    wait_until("clones to go", LIMIT, || mounts::below(&mapped).is_empty()).unwrap();
+}
+
+/// What the kernel reads by itself is mapped as well.
+#[test]
+fn a_pod_in_a_user_namespace_runs_a_complete_image() {
+    needs_root!();
+    let bed = Bed::new();
+    if !can_map_ids(&bed) {
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let node = node_that_maps_ids(&bed, &pause(&bed), "[completion]\ndelay_seconds = 0\n");
+    let cri = Cri::connect(&bed.scratch, &node.containerd.socket()).unwrap();
+    cri.pull(&pushed.reference).unwrap();
+    let plain = cri.run_pod(false).unwrap();
+    cri.run(&plain, "first", &pushed.reference, &[]).unwrap();
+    let jaunt = node.jaunt.as_ref().unwrap();
+    wait_until("completion", LIMIT, || jaunt.log().contains("an image is complete")).unwrap();
+    let pod = cri.run_pod(true).unwrap();
+    let container = cri.run(&pod, "app", &pushed.reference, &[]).unwrap();
+    if !jaunt.log().contains("the kernel reads it by itself") {
+        eprintln!("this kernel mounts no complete images: FUSE was looked at once more");
+    }
+    looks_right_inside(&cri, &container);
     cri.remove_pod(&pod.id).unwrap();
 }

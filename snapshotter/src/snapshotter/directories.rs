@@ -5,6 +5,7 @@
 //! <root>/snapshots/<id>/work    overlayfs's work directory, of active snapshots
 //! <root>/trash/<id>             removed; being deleted
 //! <run-dir>/mnt/<id>            symlink to <root>/snapshots/<id>, see [`Directories::lower_beside_lazy`]
+//! <run-dir>/mapped/<id>         what is below it, with mapped ids ([`crate::mapped`])
 //! ```
 //!
 //! A directory is made before its record and removed after it, so a directory without a record is
@@ -17,18 +18,21 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Error, io_error};
 use crate::lazy::RootAttributes;
+use crate::mapped::{IdMaps, MappedDirectories};
 
 /// Names of directories; holds no state.
 #[derive(Clone, Debug)]
 pub struct Directories {
     root: PathBuf,
     mounts: PathBuf,
+    mapped: MappedDirectories,
 }
 
 impl Directories {
     /// Creates what is missing below `root` and `run_dir`.
     pub fn open(root: &Path, run_dir: &Path) -> Result<Self, Error> {
-        let directories = Self { root: root.to_owned(), mounts: run_dir.join("mnt") };
+        let mapped = MappedDirectories::below(run_dir);
+        let directories = Self { root: root.to_owned(), mounts: run_dir.join("mnt"), mapped };
         for path in [directories.snapshots(), directories.trash(), directories.mounts.clone()] {
             // Searchable but not readable: processes in user namespaces walk through to their lowers.
             DirBuilder::new()
@@ -83,8 +87,7 @@ impl Directories {
     }
 
     /// An eager snapshot's files under a name beside the lazy mounts. containerd shortens a long
-    /// `lowerdir=` by its common prefix and maps ids on a lower's parent directory, so all lowers of
-    /// one overlay are to share one root.
+    /// `lowerdir=` by its common prefix, so all lowers of one overlay are to share one root.
     pub fn lower_beside_lazy(&self, id: u64) -> Result<PathBuf, Error> {
         let (link, target) = (self.link(id), self.snapshot(id));
         match symlink(&target, &link) {
@@ -99,8 +102,14 @@ impl Directories {
         Ok(link.join("fs"))
     }
 
+    /// A snapshot's lower directories with mapped ids.
+    pub fn mapped(&self, id: u64, maps: &IdMaps, lowers: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+        Ok(self.mapped.of(id, maps, lowers)?)
+    }
+
     /// Moves a removed snapshot out of the way; what it returns is to be deleted.
     pub fn discard(&self, id: u64) -> Result<Option<PathBuf>, Error> {
+        self.mapped.remove(id).map_err(io_error("let go of what is mapped below", &self.snapshot(id)))?;
         let link = self.link(id);
         if fs::symlink_metadata(&link).is_ok_and(|stat| stat.is_symlink()) {
             fs::remove_file(&link).map_err(io_error("remove", &link))?;
@@ -113,9 +122,11 @@ impl Directories {
         }
     }
 
-    /// Ids of the directories that exist.
+    /// Ids of the directories that exist; some twice.
     pub fn present(&self) -> Result<Vec<u64>, Error> {
-        Ok(names(&self.snapshots())?.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+        let mapped = self.mapped.ids().map_err(io_error("read what is mapped beside", &self.mounts))?;
+        let own = names(&self.snapshots())?;
+        Ok(own.iter().filter_map(|name| name.to_str()?.parse().ok()).chain(mapped).collect())
     }
 
     /// Everything that was discarded and not yet deleted.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::filters::FilterError;
 use crate::lazy::LazyError;
+use crate::mapped::MapError;
 use crate::metastore;
 
 /// A failed request. [`crate::service`] holds the one table from these to gRPC codes.
@@ -30,6 +31,15 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// Lower directories cannot be seen with other ids.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A user namespace, on a kernel that does not map ids of FUSE mounts.
+    #[error(
+        "this kernel cannot map the ids of a lazy image for a user namespace, Linux 6.12 can: without the capability \
+         `remap-ids` in its configuration, containerd copies the image instead"
+    )]
+    Unmappable,
     /// The file system refuses.
     #[error("cannot {what} {path}", path = .path.display())]
     Io {

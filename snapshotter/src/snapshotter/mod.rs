@@ -24,6 +24,7 @@ use crate::fallback::FallbackLog;
 use crate::filters::Filters;
 use crate::labels;
 use crate::lazy::{LazyChain, LazyMounts, RootAttributes, Usage};
+use crate::mapped::IdMaps;
 use crate::metastore::{Backing, Creation, Kind, Labels, MetaStore, Snapshot, State};
 use crate::resolve::Resolve;
 use directories::Directories;
@@ -199,7 +200,13 @@ impl Snapshotter {
         let created = self.store.create(creation).await;
         drop(step);
         match created {
-            Ok(snapshot) => self.mounts_of(&self.store.read(), &snapshot).await,
+            Ok(snapshot) => {
+                let mounts = self.mounts_of(&self.store.read(), &snapshot).await;
+                if let Err(Error::Unmappable) = mounts {
+                    self.remove(snapshot.name.clone()).await?;
+                }
+                mounts
+            }
             Err(error) => {
                 self.discard(id).await?;
                 Err(error.into())
@@ -236,7 +243,7 @@ impl Snapshotter {
         let mut eager = Vec::new();
         let mut lazy = None;
         let ancestors = state.ancestors(snapshot)?;
-        let id_maps = id_maps(snapshot, &ancestors);
+        let mut maps = id_maps(snapshot, &ancestors);
         for ancestor in ancestors {
             if let Some(chain) = ancestor.lazy_chain() {
                 let _step = self.trace.step("mount", || chain.chain_id.to_string());
@@ -248,6 +255,9 @@ impl Snapshotter {
             eager.push(ancestor.id);
         }
         let beside_lazy = lazy.is_some();
+        if beside_lazy && maps.is_some() && !self.options.maps_lazy() {
+            return Err(Error::Unmappable);
+        }
         let mut lowers = self
             .blocking(move |directories| {
                 let lower = |id| match beside_lazy {
@@ -258,13 +268,18 @@ impl Snapshotter {
             })
             .await?;
         lowers.extend(lazy);
+        // containerd maps what one file system has.
+        if beside_lazy && let Some(maps) = maps.take() {
+            let id = snapshot.id;
+            lowers = self.blocking(move |directories| directories.mapped(id, &maps, &lowers)).await?;
+        }
         let layers = overlay::Layers {
             kind: snapshot.kind,
             upper: self.directories.fs(snapshot.id),
             work: self.directories.work(snapshot.id),
             lowers,
             lazy: beside_lazy,
-            id_maps,
+            id_maps: maps.map_or_else(Vec::new, IdMaps::into_options),
         };
         Ok(vec![layers.mount(&self.options)])
     }
@@ -301,13 +316,11 @@ fn mapped_root(labels: &Labels, label: &'static str) -> Result<Option<u32>, Erro
     }
 }
 
-/// What containerd is to map a snapshot's ids with: nothing where the files below have their new owners already.
-fn id_maps(snapshot: &Snapshot, ancestors: &[Arc<Snapshot>]) -> Vec<String> {
+/// What a snapshot's ids are to be mapped with: nothing where the files below have their new owners already.
+fn id_maps(snapshot: &Snapshot, ancestors: &[Arc<Snapshot>]) -> Option<IdMaps> {
     if ancestors.first().is_some_and(|parent| parent.labels.contains_key(labels::REMAPPED)) {
-        return Vec::new();
+        return None;
     }
-    [("uidmap", labels::UID_MAPPING), ("gidmap", labels::GID_MAPPING)]
-        .iter()
-        .filter_map(|(option, label)| Some(format!("{option}={}", snapshot.labels.get(*label)?)))
-        .collect()
+    let map = |label| snapshot.labels.get(label).cloned();
+    Some(IdMaps { uids: map(labels::UID_MAPPING)?, gids: map(labels::GID_MAPPING)? })
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::kernel;
 use crate::metastore::Kind;
 
 /// One mount, in containerd's terms.
@@ -37,6 +38,14 @@ pub struct HostOptions {
     always: Vec<String>,
     /// For those whose layers lie on more than one file system.
     mixed: Vec<String>,
+    maps_lazy: bool,
+}
+
+impl HostOptions {
+    /// Whether the kernel maps the ids of lazy chains.
+    pub fn maps_lazy(&self) -> bool {
+        self.maps_lazy
+    }
 }
 
 impl Layers {
@@ -81,23 +90,18 @@ pub fn host_options() -> HostOptions {
         options.push("index=off".to_owned());
     }
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    if in_user_namespace(&read("/proc/self/uid_map")) && has_userxattr(&read("/proc/sys/kernel/osrelease")) {
+    let release = kernel::release();
+    if in_user_namespace(&read("/proc/self/uid_map")) && kernel::is_at_least(&release, kernel::USERXATTR) {
         options.push("userxattr".to_owned());
     }
     let mixed = if has("xino_auto") { vec!["xino=on".to_owned()] } else { Vec::new() };
-    HostOptions { always: options, mixed }
+    HostOptions { always: options, mixed, maps_lazy: kernel::is_at_least(&release, kernel::MAPPED_FUSE) }
 }
 
 /// The initial namespace maps all of the 32-bit ids onto themselves.
 fn in_user_namespace(uid_map: &str) -> bool {
     let fields: Vec<_> = uid_map.split_whitespace().collect();
     !uid_map.is_empty() && fields != ["0", "0", "4294967295"]
-}
-
-/// Linux 5.11 brought the option.
-fn has_userxattr(release: &str) -> bool {
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 11)
 }
 
 #[cfg(test)]
@@ -116,7 +120,8 @@ mod tests {
     }
 
     fn host() -> HostOptions {
-        HostOptions { always: vec!["index=off".to_owned()], mixed: vec!["xino=on".to_owned()] }
+        let (always, mixed) = (vec!["index=off".to_owned()], vec!["xino=on".to_owned()]);
+        HostOptions { always, mixed, maps_lazy: true }
     }
 
     #[test]
@@ -144,9 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn knows_namespaces_and_kernels() {
+    fn knows_namespaces() {
         assert!(!in_user_namespace("         0          0 4294967295\n"));
         assert!(in_user_namespace("         0       1000          1\n"));
-        assert!(has_userxattr("6.1.0-18-amd64") && has_userxattr("5.11") && !has_userxattr("5.10.1"));
     }
 }

@@ -77,7 +77,7 @@ impl Workers {
 }
 
 fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+    crate::kernel::release()
 }
 
 fn unix_millis(at: SystemTime) -> u64 {

@@ -116,7 +116,7 @@ pub fn run(options: Options) -> Result<(), SupervisorError> {
     let run_lock = if same { None } else { Some(lock(&run_dir, &manager)?) };
     raise_descriptor_limit();
     let kept = Kept::sort(inherited, &options.socket, &manager);
-    let mounts = MountTable::new(run_dir.join("mnt"), options.mount, kept.mounts, manager.clone())?;
+    let mounts = MountTable::new(&run_dir, options.mount, kept.mounts, manager.clone())?;
     let listener = kept.listener.map_or_else(|| listener::bind(&options.socket), Ok)?;
     manager.keep(&KeptName::Listener.to_string(), &[listener.as_fd()]);
     tracing::info!(

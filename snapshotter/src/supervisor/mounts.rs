@@ -32,6 +32,7 @@ use super::kept::{KeptMount, MountName};
 use super::lock::{LockError, create_directory};
 use super::protocol::{MountKey, MountNeeds, MountRecord, Unmounted};
 use super::service_manager::ServiceManager;
+use crate::mapped::MappedDirectories;
 
 /// Every mount below one directory.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(super) struct MountTable {
     directory: PathBuf,
     options: MountOptions,
     held: BTreeMap<MountKey, Held>,
+    /// The worker's, over them.
+    mapped: MappedDirectories,
     manager: Rc<ServiceManager>,
 }
 
@@ -64,14 +67,15 @@ impl MountTable {
     /// A table of the mounts that an earlier supervisor has left and that can be held again: those that the kernel reads by
     /// itself, and those that were `kept`. The directory is cleared of all others.
     pub(super) fn new(
-        directory: PathBuf,
+        run_dir: &Path,
         options: MountOptions,
         kept: Vec<KeptMount>,
         manager: Rc<ServiceManager>,
     ) -> Result<Self, LockError> {
+        let (directory, mapped) = (run_dir.join("mnt"), MappedDirectories::below(run_dir));
         create_directory(&directory)?;
         let held = recovery::recover(&directory, kept, &manager);
-        Ok(Self { directory, options, held, manager })
+        Ok(Self { directory, options, held, mapped, manager })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -181,6 +185,10 @@ impl MountTable {
 
     /// Ends every mount that is not in use.
     pub(super) fn unmount_idle(&mut self) {
+        // Whoever is to end must not be kept by those that nobody may ever mount.
+        if let Err(error) = self.mapped.remove_all() {
+            tracing::warn!(%error, "cannot let go of directories with mapped ids");
+        }
         for key in self.held.keys().cloned().collect::<Vec<_>>() {
             if let Err(error) = self.unmount(&key) {
                 tracing::warn!(%key, %error, "cannot unmount");

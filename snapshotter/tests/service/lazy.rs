@@ -1,7 +1,7 @@
 //! Layers that are present before they arrive: containerd's remote snapshot protocol.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use jaunt_formats::{ChainId, Digest};
@@ -103,6 +103,43 @@ async fn a_container_stands_on_the_topmost_lazy_layer_alone() {
     let view = daemon.view("look", &one).await.unwrap();
     assert_eq!(view[0].options, ["ro", "rbind"]);
     assert_ne!(view[0].source, lower);
+}
+
+#[tokio::test]
+async fn what_a_user_namespace_gets_of_lazy_layers_has_mapped_ids() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: changing owners needs root");
+        return;
+    }
+    let mapping = || {
+        labels([
+            ("containerd.io/snapshot/uidmapping", "0:1000:65536"),
+            ("containerd.io/snapshot/gidmapping", "0:2000:65536"),
+        ])
+    };
+    let mut daemon = Daemon::start().await;
+    let (one, unpacked) = (know(&daemon, "one", 1), chain("unknown"));
+    let _ = daemon.prepare("x1", "", layer(&one)).await;
+    daemon.prepare("x2", &one, layer(&unpacked)).await.unwrap();
+    daemon.commit(&unpacked, "x2", layer(&unpacked)).await.unwrap();
+    let seen = |path: &Path| path.metadata().map(|stat| (stat.uid(), stat.gid())).unwrap();
+    for (parent, owners) in [(&one, &[(1000, 2000)][..]), (&unpacked, &[(1007, 2008), (1000, 2000)])] {
+        let mounts = match daemon.prepare("pod", parent, mapping()).await {
+            Err(Code::FailedPrecondition) => {
+                assert_eq!(daemon.stat("pod").await.unwrap_err(), Code::NotFound);
+                return println!("skipped: this kernel maps no ids of FUSE mounts");
+            }
+            mounts => mounts.unwrap(),
+        };
+        assert_eq!((option(&mounts[0], "uidmap"), option(&mounts[0], "gidmap")), (None, None));
+        assert_eq!(seen(Path::new(option(&mounts[0], "upperdir").unwrap())), (1000, 2000));
+        let lowers = option(&mounts[0], "lowerdir").unwrap();
+        let lowers: Vec<PathBuf> = lowers.split(':').map(PathBuf::from).collect();
+        assert_eq!(lowers.iter().map(|lower| seen(lower)).collect::<Vec<_>>(), owners);
+        assert_eq!(daemon.mounts("pod").await.unwrap(), mounts);
+        daemon.remove("pod").await.unwrap();
+        assert!(lowers.iter().all(|lower| !lower.exists()));
+    }
 }
 
 #[tokio::test]
