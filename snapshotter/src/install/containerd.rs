@@ -3,7 +3,7 @@
 //! Comments, order and everything of others stay as they are, byte for byte. What is there already is not touched, so
 //! that doing it again changes nothing.
 
-use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value, value};
 
 use super::tables::{EditError, find, find_mut, path, prune, set, table, uses};
 use super::version::Version;
@@ -34,6 +34,8 @@ pub struct Wanted<'a> {
     pub root: &'a str,
     /// Whether CRI is to pull with it.
     pub cri: bool,
+    /// Whether the kernel maps the ids of lazy images for user namespaces.
+    pub maps_ids: bool,
 }
 
 /// Adds our entries.
@@ -52,6 +54,9 @@ pub fn add(text: &str, wanted: &Wanted<'_>) -> Result<String, EditError> {
         let exports = table(plugin, "exports", false)?;
         set(exports, "root", wanted.root.into());
         set(exports, "enable_remote_snapshot_annotations", "true".into());
+        if wanted.maps_ids {
+            list(plugin, "capabilities", "remap-ids")?;
+        }
     }
     if wanted.cri {
         for section in cri_tables(format, wanted.containerd >= Version::TWO) {
@@ -159,6 +164,16 @@ pub(super) fn cri_tables(format: i64, two: bool) -> &'static [&'static [&'static
     }
 }
 
+/// Puts a word into a list, beside what others have put there.
+fn list(table: &mut dyn TableLike, key: &str, word: &str) -> Result<(), EditError> {
+    let list = table.entry(key).or_insert_with(|| value(Array::new()));
+    let list = list.as_array_mut().ok_or_else(|| EditError::NotAList(key.to_owned()))?;
+    if !list.iter().any(|listed| listed.as_str() == Some(word)) {
+        list.push(word);
+    }
+    Ok(())
+}
+
 /// The transfer service unpacks for what is listed alone, so what it does by default is listed as well.
 fn unpack(transfer: &mut dyn TableLike) -> Result<(), EditError> {
     match transfer.get_mut("unpack_config") {
@@ -240,7 +255,8 @@ mod tests {
 
     fn wanted(major: u32, minor: u32) -> Wanted<'static> {
         let containerd = Version { major, minor };
-        Wanted { containerd, socket: "/run/jaunt/snapshotter.sock", root: "/var/lib/jaunt", cri: true }
+        let (socket, root) = ("/run/jaunt/snapshotter.sock", "/var/lib/jaunt");
+        Wanted { containerd, socket, root, cri: true, maps_ids: true }
     }
 
     /// As distributions ship them, and as people write them.
@@ -328,6 +344,7 @@ mod tests {
         let old = add("", &wanted(1, 6)).unwrap();
         assert!(old.contains("version = 2") && old.contains("disable_snapshot_annotations = false"), "{old}");
         assert!(!old.contains("unpack_config") && !old.contains("exports"), "{old}");
+        assert!(!old.contains("remap-ids"), "it would take uidmap= for an option of the file system: {old}");
         let new = add("", &wanted(2, 1)).unwrap();
         assert!(
             new.contains("version = 3") && new.contains("enable_remote_snapshot_annotations = \"true\""),
@@ -335,6 +352,11 @@ mod tests {
         );
         assert_eq!(new.matches("unpack_config]]").count(), 2, "{new}");
         assert!(!new.contains("disable_snapshot_annotations"), "{new}");
+        assert!(new.contains("capabilities = [\"remap-ids\"]"), "{new}");
+        let other = "version = 3\n[proxy_plugins.jaunt]\ncapabilities = ['x']\n";
+        assert!(add(other, &wanted(2, 1)).unwrap().contains("capabilities = ['x', \"remap-ids\"]"));
+        let old_kernel = add("", &Wanted { maps_ids: false, ..wanted(2, 1) }).unwrap();
+        assert!(!old_kernel.contains("capabilities"), "{old_kernel}");
         assert!(has_no_cri(FILES[2].0) && !has_no_cri(&new));
     }
 

@@ -31,6 +31,8 @@ use containerd::Wanted;
 use files::{Kind, Planned, Record};
 use host::Host;
 
+use crate::kernel;
+
 const UNIT: &str = "/etc/systemd/system/jaunt-snapshotter.service";
 const UNIT_TEXT: &str = include_str!("../../dist/systemd/jaunt-snapshotter.service");
 const CONFIG_TEXT: &str = include_str!("../../dist/snapshotter.toml");
@@ -244,7 +246,8 @@ fn containerd_file(
         (None, None) => return Err(InstallError::NoContainerd(request.host_root.clone())),
     };
     let (socket, root) = (request.socket.display().to_string(), request.root.display().to_string());
-    let wanted = Wanted { containerd, socket: &socket, root: &root, cri };
+    let maps_ids = kernel::is_at_least(&kernel::release(), kernel::MAPPED_FUSE);
+    let wanted = Wanted { containerd, socket: &socket, root: &root, cri, maps_ids };
     let before = text(host, path)?;
     let after = containerd::add(&before, &wanted).map_err(edit)?;
     if containerd::has_no_cri(&before) && cri {

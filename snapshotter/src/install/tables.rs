@@ -11,6 +11,9 @@ pub enum EditError {
     /// Something else is where a table must be.
     #[error("{0:?} is no table")]
     NotATable(String),
+    /// Something else is where a list must be.
+    #[error("{0:?} is no list")]
+    NotAList(String),
     /// A format of the file that nobody knows.
     #[error("version = {0} is no version of the format that is known (1, 2 and 3 are)")]
     Format(i64),
