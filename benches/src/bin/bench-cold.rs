@@ -15,9 +15,6 @@ use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::process::run as run_program;
 use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch, host};
 
-/// Fast enough not to be what the preparations wait for.
-const WORKSHOP_BITS: u64 = 10_000_000_000;
-
 /// Measures starts.
 #[derive(Debug, Parser)]
 struct Options {
@@ -65,7 +62,7 @@ fn run(options: &Options) -> Result<()> {
     let progress = Progress::start();
     let mut report = Report::kept(&options.report)?.unwrap_or_default();
     let (scratch, binaries) = (Scratch::new()?, Binaries::find()?);
-    let network = Network::new(&scratch, WORKSHOP_BITS)?;
+    let network = Network::new(&scratch, Line::WORKSHOP.bits())?;
     let registry = Registry::remote(&scratch, &network)?;
     let (pod, runtime) = (Pod::new(&scratch)?, tokio::runtime::Runtime::new().at("the runtime")?);
     report.cores = thread::available_parallelism().at("the number of processors")?.get();
@@ -79,7 +76,7 @@ fn run(options: &Options) -> Result<()> {
         progress: &progress,
     };
     let images = if options.images.is_empty() { Variant::all()? } else { options.images.clone() };
-    let cases = workshop.cases(&images)?;
+    let mut cases = workshop.cases(&images)?;
     let bench = Bench {
         scratch: &scratch,
         binaries: &binaries,
@@ -89,11 +86,17 @@ fn run(options: &Options) -> Result<()> {
         runtime: &runtime,
         progress: &progress,
     };
+    if options.measures(Below::JauntPacked) {
+        let laid = Line::WORKSHOP.lay(&scratch, &network, &registry)?;
+        cases.iter_mut().try_for_each(|case| bench.pack(case, &laid))?;
+    }
     for line in &options.networks {
         for case in &cases {
             report.add(measure(options, &bench, line, case)?);
-            if options.measures(Below::Jaunt) {
-                report.add_account(tell(options, &bench, line, case)?);
+            for below in [Below::Jaunt, Below::JauntConverted, Below::JauntPacked] {
+                if options.measures(below) {
+                    report.add_account(tell(options, &bench, line, case, below)?);
+                }
             }
             report.write(&options.report)?;
         }
@@ -122,14 +125,16 @@ fn measure(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Re
 }
 
 /// One more start, as a picture and an account.
-fn tell(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Result<Account> {
-    let (name, line_name) = (&case.subject.name, line.to_string());
+fn tell(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case, below: Below) -> Result<Account> {
+    let repository = case.repository(below);
+    let with = below.systems().first().map_or("", |system| system.title());
+    let (name, line_name) = (format!("{}: {with}", case.subject.name), line.to_string());
     bench.progress.say(&format!("{name}, {line}: a start that tells what happens"));
     let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
-    let story = bench.story(case, &laid)?;
-    let file = options.report.join(format!("waterfall-{line_name}-{name}.svg"));
+    let story = bench.story(case, &laid, &repository)?;
+    let file = options.report.join(format!("waterfall-{line_name}-{repository}.svg"));
     files::write(&file, waterfall::draw(&format!("{name} over {line_name}, cold"), &story).as_bytes())?;
-    Ok(story.account(name, &line_name))
+    Ok(story.account(&name, &line_name))
 }
 
 /// `containerd 1.6.20`, of what `containerd --version` says.

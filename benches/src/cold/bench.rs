@@ -58,7 +58,7 @@ pub struct Start {
 }
 
 /// When what happened of a start.
-struct Marks {
+pub(super) struct Marks {
     begun: SystemTime,
     pull_s: f64,
     ready_s: f64,
@@ -75,9 +75,12 @@ impl Bench<'_> {
         };
         let node = match (&null, below) {
             (Some(null), _) => Node::with_snapshotter(self.scratch, null.socket(), &registries)?,
-            (None, Below::Jaunt) => Node::configured(self.scratch, self.binaries, &registries, STREAMING)?,
+            (None, Below::Jaunt | Below::JauntConverted | Below::JauntPacked) => {
+                Node::configured(self.scratch, self.binaries, &registries, STREAMING)?
+            }
             (None, _) => Node::overlayfs(self.scratch, &registries)?,
         };
+        let repository = &case.repository(below);
         let mut starts = Vec::new();
         for &system in below.systems() {
             if system.is_cold() {
@@ -87,7 +90,9 @@ impl Bench<'_> {
             if null.is_some() {
                 warm(&case.tree)?;
             }
-            starts.push((system, self.start(&node, case, laid, system)?));
+            let start = self.start(&node, case, laid, repository)?;
+            self.say(case, system, &start);
+            starts.push((system, start));
         }
         node.wipe()?;
         drop(null);
@@ -95,14 +100,14 @@ impl Bench<'_> {
     }
 
     /// A cold start of Jaunt's on a fresh node that tells what happens. It is no figure: telling takes time as well.
-    pub fn story(&self, case: &Case, laid: &Laid) -> Result<Story> {
+    pub fn story(&self, case: &Case, laid: &Laid, repository: &str) -> Result<Story> {
         let trace = self.scratch.path().join("trace");
         let config = format!("{STREAMING}[trace]\nfile = {trace:?}\n");
         let node = Node::configured(self.scratch, self.binaries, &[laid.host()], &config)?;
         let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
         cold::drop_caches()?;
         self.registry.warm()?;
-        let (marks, mut container) = self.run(&node, case, laid)?;
+        let (marks, mut container) = self.run(&node, case, laid, repository)?;
         thread::sleep(TOLD);
         let told = (fs::read_to_string(&trace).at(&trace)?, events.log());
         container.stop()?;
@@ -112,21 +117,25 @@ impl Bench<'_> {
         Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)
     }
 
-    fn start(&self, node: &Node<'_>, case: &Case, laid: &Laid, system: System) -> Result<Start> {
+    fn start(&self, node: &Node<'_>, case: &Case, laid: &Laid, repository: &str) -> Result<Start> {
         let (before, requests) = (Cost::of(self.scratch, self.binaries, node)?, self.registry.requests()?);
-        let (marks, mut container) = self.run(node, case, laid)?;
+        let (marks, mut container) = self.run(node, case, laid, repository)?;
         let requests = self.registry.requests()?.saturating_sub(requests);
         let cost = Cost::of(self.scratch, self.binaries, node)? - before;
         container.stop()?;
         let Marks { pull_s, ready_s, bytes, .. } = marks;
-        let start = Start { pull_s, ready_s, bytes, requests, cost };
-        self.say(case, system, &start);
-        Ok(start)
+        Ok(Start { pull_s, ready_s, bytes, requests, cost })
     }
 
     /// The two commands, until the container is ready.
-    fn run(&self, node: &Node<'_>, case: &Case, laid: &Laid) -> Result<(Marks, Container)> {
-        let reference = format!("{}/{}:latest", laid.host(), case.subject.repository());
+    pub(super) fn run(
+        &self,
+        node: &Node<'_>,
+        case: &Case,
+        laid: &Laid,
+        repository: &str,
+    ) -> Result<(Marks, Container)> {
+        let reference = laid.reference(repository);
         let received = self.network.received()?;
         let (begun, from) = (SystemTime::now(), Instant::now());
         cri::pull(self.runtime, &node.containerd.socket(), &reference)?;

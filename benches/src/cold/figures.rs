@@ -28,6 +28,9 @@ pub struct Figure {
     pub beside_warm: Option<Stat>,
     /// Ready after the null snapshotter's start of the same round: what is its own.
     pub own_s: Option<Stat>,
+    /// Length of the boot pack that it was started with.
+    #[serde(default)]
+    pub pack_bytes: Option<u64>,
     /// What the link carried to the node until ready, all headers included.
     pub bytes: Stat,
     /// Requests that the registry answered until ready.
@@ -75,6 +78,7 @@ impl Figure {
             pull_s: of(|start| start.pull_s),
             beside_warm: relation(System::OverlayfsWarm, |own, warm| own / warm),
             own_s: relation(System::Null, |own, null| own - null),
+            pack_bytes: case.pack_bytes.filter(|_| system == System::JauntPacked),
             bytes: of(|start| start.bytes as f64),
             requests: of(|start| start.requests as f64),
             containerd_cpu_s: of(|start| start.cost.containerd_cpu_s),
@@ -105,7 +109,7 @@ pub(super) mod tests {
             reference: "r.example/an-image:latest".to_owned(),
             readiness: Readiness::FirstOutput,
         };
-        Case { subject, probe: None, tree: "/nowhere".into() }
+        Case { subject, probe: None, tree: "/nowhere".into(), pack_bytes: None }
     }
 
     pub fn round(warm: f64, jaunt: f64) -> Round {

@@ -18,9 +18,17 @@ pub struct Line {
 }
 
 impl Line {
+    /// Fast enough not to be what preparations wait for.
+    pub const WORKSHOP: Self = Self { gigabits: 10, round_trip: Duration::ZERO };
+
+    /// Bits a second, each way.
+    pub const fn bits(self) -> u64 {
+        self.gigabits * network::GIGABIT
+    }
+
     /// Makes the link to `registry` this one. What it leads to is reached at the answer's address, as long as that lives.
     pub fn lay(&self, scratch: &Scratch, network: &Network, registry: &Registry) -> Result<Laid> {
-        network.shape(scratch, self.gigabits * network::GIGABIT)?;
+        network.shape(scratch, self.bits())?;
         let length = Length { round_trip: self.round_trip, rate: None };
         let far = !self.round_trip.is_zero();
         let proxy = far.then(|| DelayProxy::start(registry.address(), length)).transpose();
@@ -41,6 +49,11 @@ impl Laid {
     /// The registry's name at this end, as it stands in references.
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// The latest image of a repository, as this end calls it.
+    pub fn reference(&self, repository: &str) -> String {
+        format!("{}/{repository}:latest", self.address)
     }
 }
 

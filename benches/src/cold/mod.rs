@@ -2,7 +2,7 @@
 //!
 //! Every system is measured by the same commands: PullImage through CRI ([`cri`]), `ctr run`, and the same
 //! question whether the container is ready ([`ready`]). They differ in what is below containerd ([`bench`]): its own
-//! overlayfs, a snapshotter that does nothing ([`null`]), or Jaunt. All take turns in every round, and what is set in
+//! overlayfs, a snapshotter that does nothing ([`null`]), or Jaunt, without a boot pack, with the one of the conversion and with a learnt one ([`training`]). All take turns in every round, and what is set in
 //! relation is of the same round.
 
 pub mod bench;
@@ -20,6 +20,7 @@ pub mod subject;
 pub mod svg;
 pub mod system;
 pub mod trace;
+pub mod training;
 pub mod waterfall;
 
 pub use bench::{Bench, Start};

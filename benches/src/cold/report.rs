@@ -82,6 +82,7 @@ impl Report {
             .find(|figure| figure.network == network && figure.image == image && figure.system == system)
     }
 
+    /// A row an image.
     fn table(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -89,24 +90,30 @@ impl Report {
         columns: &[&str],
         cells: impl Fn(&str) -> Vec<Option<String>>,
     ) -> fmt::Result {
-        writeln!(f, "\n| {network} | {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len() + 1))?;
-        for image in self.images(network) {
-            let cells = cells(&image).into_iter().map(Option::unwrap_or_default);
-            writeln!(f, "| {image} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
-        }
-        Ok(())
+        head(f, network, columns)?;
+        self.images(network).into_iter().try_for_each(|image| row(f, &image, cells(&image)))
     }
 
     fn times(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
         let columns = System::ALL.map(System::title);
-        let columns = [&columns[..], &["Jaunt cold / overlayfs warm", "Jaunt's own, s"]].concat();
+        let beside = [
+            "no pack / overlayfs warm",
+            "as converted",
+            "learnt",
+            "no pack: own, s",
+            "as converted",
+            "learnt",
+        ];
+        let columns = [&columns[..], &beside].concat();
         self.table(f, network, &columns, |image| {
             let figure = |system| self.figure(network, image, system);
             let ready = |system| figure(system).map(|figure| format!("{:.2}", figure.ready_s));
-            let cold = figure(System::JauntCold);
-            let ratio = cold.and_then(|cold| cold.beside_warm).map(|ratio| format!("{ratio:.2}"));
-            let own = cold.and_then(|cold| cold.own_s).map(|own| format!("{own:.3}"));
-            System::ALL.into_iter().map(ready).chain([ratio, own]).collect()
+            let cold = [System::JauntCold, System::JauntConverted, System::JauntPacked].map(figure);
+            let ratio = |cold: Option<&Figure>| {
+                cold.and_then(|cold| cold.beside_warm).map(|ratio| format!("{ratio:.2}"))
+            };
+            let own = |cold: Option<&Figure>| cold.and_then(|cold| cold.own_s).map(|own| format!("{own:.3}"));
+            System::ALL.into_iter().map(ready).chain(cold.map(ratio)).chain(cold.map(own)).collect()
         })
     }
 
@@ -122,12 +129,10 @@ impl Report {
             "reads that waited",
             "ranges fetched",
         ];
-        self.table(f, network, &columns, |image| {
-            let mut accounts = self.accounts.iter();
-            let account = accounts.find(|account| account.network == network && account.image == image);
-            let Some(account) = account else { return Vec::new() };
+        head(f, network, &columns)?;
+        for account in self.accounts.iter().filter(|account| account.network == network) {
             let ms = |seconds: f64| Some(format!("{:.0}", seconds * 1000.0));
-            vec![
+            let cells = vec![
                 ms(account.ready_s),
                 ms(account.pull_s),
                 ms(account.resolve_s),
@@ -137,8 +142,10 @@ impl Report {
                 ms(account.answers_s),
                 Some(account.stalls.to_string()),
                 Some(account.fetches.to_string()),
-            ]
-        })
+            ];
+            row(f, &account.image, cells)?;
+        }
+        Ok(())
     }
 
     fn costs(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
@@ -155,12 +162,17 @@ impl Report {
             "pull, s",
             "reads that waited",
             "for s in all",
+            "as converted: MB",
+            "reads that waited",
+            "learnt: MB",
+            "of it the pack",
+            "requests",
+            "reads that waited",
         ];
         self.table(f, network, &columns, |image| {
-            let (overlayfs, jaunt) = (
-                self.figure(network, image, System::OverlayfsCold),
-                self.figure(network, image, System::JauntCold),
-            );
+            let figure = |system| self.figure(network, image, system);
+            let (overlayfs, jaunt) = (figure(System::OverlayfsCold), figure(System::JauntCold));
+            let (converted, packed) = (figure(System::JauntConverted), figure(System::JauntPacked));
             let of = |figure: Option<&Figure>, value: fn(&Figure) -> Stat, unit: f64, digits: usize| {
                 figure.map(|figure| format!("{:.digits$}", value(figure).median / unit))
             };
@@ -177,9 +189,24 @@ impl Report {
                 of(jaunt, |figure| figure.pull_s, 1.0, 3),
                 of(jaunt, |figure| figure.misses, 1.0, 0),
                 of(jaunt, |figure| figure.stalled_s, 1.0, 2),
+                of(converted, |figure| figure.bytes, 1e6, 1),
+                of(converted, |figure| figure.misses, 1.0, 0),
+                of(packed, |figure| figure.bytes, 1e6, 1),
+                packed.and_then(|figure| Some(format!("{:.1}", figure.pack_bytes? as f64 / 1e6))),
+                of(packed, |figure| figure.requests, 1.0, 0),
+                of(packed, |figure| figure.misses, 1.0, 0),
             ]
         })
     }
+}
+
+fn head(f: &mut fmt::Formatter<'_>, network: &str, columns: &[&str]) -> fmt::Result {
+    writeln!(f, "\n| {network} | {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len() + 1))
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: Vec<Option<String>>) -> fmt::Result {
+    let cells: Vec<String> = cells.into_iter().map(Option::unwrap_or_default).collect();
+    writeln!(f, "| {name} | {} |", cells.join(" | "))
 }
 
 fn distinct<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
@@ -237,7 +264,7 @@ mod tests {
     #[test]
     fn tables_have_a_row_an_image_and_nothing_where_nothing_was_measured() {
         let text = report().to_string();
-        let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  | 2.00 (2.00-2.00) |";
+        let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  |  |  | 2.00 (2.00-2.00) |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| an-image | 50.0 |  |  |  | 7.0 | 0 |"), "{text}");
     }

@@ -9,7 +9,7 @@ use jaunt_tests::image::BuiltImage;
 use jaunt_tests::process::run;
 use jaunt_tests::{Binaries, Probe, Recipe, Registry, Scratch};
 
-use super::pad;
+use super::{Below, pad};
 use crate::layerfs::{roots::Root, split};
 use crate::{Progress, Subject};
 
@@ -33,6 +33,29 @@ pub struct Case {
     pub probe: Option<Probe>,
     /// Its files, unpacked; of a padded one, those without the padding.
     pub tree: PathBuf,
+    /// Length of its boot pack, once there is one.
+    pub pack_bytes: Option<u64>,
+}
+
+impl Case {
+    /// The repository of the copy that is converted as everybody does it.
+    pub fn converted(&self) -> String {
+        format!("{}-converted", self.subject.repository())
+    }
+
+    /// The repository of the copy that has a boot pack of starts.
+    pub fn packed(&self) -> String {
+        format!("{}-packed", self.subject.repository())
+    }
+
+    /// The repository that is started from.
+    pub fn repository(&self, below: Below) -> String {
+        match below {
+            Below::JauntConverted => self.converted(),
+            Below::JauntPacked => self.packed(),
+            _ => self.subject.repository().to_owned(),
+        }
+    }
 }
 
 /// Where images are made.
@@ -71,11 +94,24 @@ impl Workshop<'_> {
             }
         };
         let cases = variants.iter().map(case).collect::<Result<Vec<_>>>()?;
-        for case in &cases {
-            self.progress.say(&format!("converting {}", case.subject.name));
-            self.binaries.convert(self.scratch, &case.subject.reference)?;
-        }
+        cases.iter().try_for_each(|case| self.convert(case))?;
         Ok(cases)
+    }
+
+    /// Converts an image without a boot pack, and a copy of it as everybody does.
+    fn convert(&self, case: &Case) -> Result<()> {
+        self.progress.say(&format!("converting {}", case.subject.name));
+        let (host, reference) = (self.registry.host(), &case.subject.reference);
+        let copy = format!("{host}/{}:latest", case.converted());
+        let repository = format!("{host}/{}", case.subject.repository());
+        for words in [
+            &["copy", "--plain-http", &host, reference, &copy][..],
+            &["convert", "--plain-http", &host, "--no-boot-pack", reference],
+            &["convert", "--plain-http", &host, "--reuse-from", &repository, &copy],
+        ] {
+            run(&mut self.binaries.proxy(self.scratch, words))?;
+        }
+        Ok(())
     }
 
     fn original(&self, recipe: &Recipe) -> Result<Case> {
@@ -85,7 +121,7 @@ impl Workshop<'_> {
         let unpacked = Root::unpacked(self.scratch, self.registry, subject.repository())?;
         run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(unpacked.path()).arg(&tree))?;
         unpacked.wipe()?;
-        Ok(Case { subject, probe: recipe.probe, tree })
+        Ok(Case { subject, probe: recipe.probe, tree, pack_bytes: None })
     }
 
     fn cut(&self, variant: &Variant, recipe: &Recipe, original: &Case, count: u64) -> Result<Case> {

@@ -12,6 +12,10 @@ pub enum Below {
     Null,
     /// Ours.
     Jaunt,
+    /// Ours, and an image with the boot pack that its conversion made.
+    JauntConverted,
+    /// Ours, and an image with a boot pack of starts.
+    JauntPacked,
 }
 
 /// One column. Names are those in the JSON, and stay.
@@ -24,8 +28,12 @@ pub enum System {
     OverlayfsWarm,
     /// From nothing but layers that are unpacked and in the page cache.
     Null,
-    /// From nothing, page cache dropped.
+    /// From nothing, page cache dropped, without a boot pack.
     JauntCold,
+    /// From nothing, page cache dropped, the image as it is converted.
+    JauntConverted,
+    /// From nothing, page cache dropped, with a boot pack that was learnt.
+    JauntPacked,
     /// The same commands again, page cache dropped: whatever a start touches is on the disk.
     JauntLocal,
     /// And again, with everything in the page cache.
@@ -34,7 +42,8 @@ pub enum System {
 
 impl Below {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Overlayfs, Self::Null, Self::Jaunt];
+    pub const ALL: [Self; 5] =
+        [Self::Overlayfs, Self::Null, Self::Jaunt, Self::JauntConverted, Self::JauntPacked];
 
     /// What is measured on one node, in this order.
     pub fn systems(self) -> &'static [System] {
@@ -42,17 +51,21 @@ impl Below {
             Self::Overlayfs => &[System::OverlayfsCold, System::OverlayfsWarm],
             Self::Null => &[System::Null],
             Self::Jaunt => &[System::JauntCold, System::JauntLocal, System::JauntWarm],
+            Self::JauntConverted => &[System::JauntConverted],
+            Self::JauntPacked => &[System::JauntPacked],
         }
     }
 }
 
 impl System {
     /// All of them, in the order of columns.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::OverlayfsCold,
         Self::OverlayfsWarm,
         Self::Null,
         Self::JauntCold,
+        Self::JauntConverted,
+        Self::JauntPacked,
         Self::JauntLocal,
         Self::JauntWarm,
     ];
@@ -63,7 +76,9 @@ impl System {
             Self::OverlayfsCold => "overlayfs cold",
             Self::OverlayfsWarm => "overlayfs warm",
             Self::Null => "null",
-            Self::JauntCold => "Jaunt cold",
+            Self::JauntCold => "Jaunt, no pack",
+            Self::JauntConverted => "Jaunt, as converted",
+            Self::JauntPacked => "Jaunt, learnt pack",
             Self::JauntLocal => "Jaunt, spans local",
             Self::JauntWarm => "Jaunt warm",
         }
@@ -81,6 +96,8 @@ impl System {
             Self::OverlayfsWarm => "#c3cad6",
             Self::Null => "#e5e5e5",
             Self::JauntCold => "#d1495b",
+            Self::JauntConverted => "#b03a8c",
+            Self::JauntPacked => "#7a2e8e",
             Self::JauntLocal => "#e59866",
             Self::JauntWarm => "#f3d19c",
         }
