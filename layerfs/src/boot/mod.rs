@@ -192,6 +192,11 @@ impl Boot {
         }
     }
 
+    /// Whether a range lies in the pack from end to end, whoever else has it.
+    pub(crate) fn holds(&self, number: u16, range: &Range<u64>) -> bool {
+        self.believed().is_some_and(|shelf| shelf.missing(number, range, |_| false).is_some())
+    }
+
     /// How much there is of it.
     pub fn figures(&self) -> BootFigures {
         self.shelf.get().map(Shelf::figures).unwrap_or_default()

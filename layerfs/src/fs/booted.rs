@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{FsError, LayerFs};
+use super::stretch::{Stretch, stretches};
+use super::{FsError, Ino, LayerFs};
 use crate::boot::{Boot, FirstTouches};
 use crate::layer::Layer;
 
@@ -67,6 +68,24 @@ impl LayerFs {
     pub(super) fn is_packed(&self, number: u16, range: &Range<u64>) -> bool {
         let packed = |layer| self.pack_for(layer).is_some_and(|boot| boot.covers(number, layer, range));
         self.layer(number).is_ok_and(packed)
+    }
+
+    /// Whether the boot pack holds a range of a file: then it holds what is read of it after that, too.
+    pub(super) fn is_foreseen(&self, inode: Ino, read: Range<u64>) -> bool {
+        if self.boot.is_none() {
+            return false;
+        }
+        let Some(content) = self.inode(inode).ok().and_then(|inode| self.index.content(inode).ok()) else {
+            return false;
+        };
+        let Some(pack) = self.layer(content.layer).ok().and_then(|layer| self.pack_for(layer)) else {
+            return false;
+        };
+        let mut parts = stretches(&content.extents, read.start..read.end.min(content.size)).into_iter();
+        parts.all(|part| match part {
+            Stretch::Tar(range) => pack.holds(content.layer, &range),
+            Stretch::Zeros(_) => true,
+        })
     }
 
     /// The pack, unless the layer's converted blob was found to lie: then so may the pack, which the same artifact names.

@@ -1,4 +1,7 @@
 //! What is worth fetching before a reader asks for it, by what he has read.
+//!
+//! Of what an image's boot pack holds nothing is: what a start reads beyond that would be in it. One that goes on beyond it
+//! misses, and is read ahead of like any other.
 
 use std::ops::Range;
 
@@ -16,8 +19,12 @@ impl LayerFs {
         offset: u64,
         len: u32,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
-        let ahead = self.streams.note(inode.0, offset..offset.saturating_add(len.into()))?;
+        let read = offset..offset.saturating_add(len.into());
+        let ahead = self.streams.note(inode.0, read.clone())?;
         let end = ahead.end;
+        if self.is_foreseen(inode, read) {
+            return None;
+        }
         Some(self.streams.fetching(inode.0, end, self.fetches(inode, &[ahead])?))
     }
 
@@ -30,6 +37,9 @@ impl LayerFs {
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let parts = (offset == 0).then(|| programs::loaded_first(bytes))??;
         self.programs.note(inode.0);
+        if self.is_foreseen(inode, 0..bytes.len() as u64) {
+            return None;
+        }
         self.fetches(inode, &parts)
     }
 
