@@ -165,14 +165,10 @@ impl Artifact {
         Ok(())
     }
 
-    /// Publishes the artifact of a manifest, all of whose blobs are in the place already.
-    pub async fn publish(
-        place: &Place,
-        subject: &Descriptor,
-        index: Descriptor,
-        layers: Vec<Descriptor>,
-    ) -> Result<Self, Error> {
-        Unpublished::new(subject, index, None, layers)?.publish(place).await
+    /// Publishes one with the same blobs for another manifest, whose layers are the converted ones.
+    pub async fn publish_for(&self, place: &Place, subject: &Descriptor) -> Result<Self, Error> {
+        let Self { index, boot, layers, .. } = self.clone();
+        Unpublished::new(subject, index, boot, layers)?.publish(place).await
     }
 }
 

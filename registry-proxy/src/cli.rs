@@ -113,6 +113,9 @@ pub struct ConvertArgs {
     /// Take layers that were converted there, too, before converting any: a repository, or oci:DIR (repeatable)
     #[arg(long, value_name = "REPO")]
     pub reuse_from: Vec<ImageName>,
+    /// Make no boot pack of what the image's command needs
+    #[arg(long)]
+    pub no_boot_pack: bool,
     /// Sign the launch artifacts with this key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
     #[arg(long, value_name = "FILE")]
     pub sign_key: Option<PathBuf>,
@@ -127,7 +130,6 @@ pub enum Mode {
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["trace", "from", "drop"])))]
 pub struct OptimizeArgs {
     #[command(flatten)]
     pub common: Common,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod artifact;
+mod boot;
 mod cli;
 mod console;
 mod content;

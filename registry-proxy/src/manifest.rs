@@ -123,9 +123,50 @@ pub struct ImageConfig {
     architecture: Option<String>,
     variant: Option<String>,
     pub rootfs: RootFs,
+    /// What is run, unless somebody says otherwise. Of no importance to anything that must be right.
+    #[serde(default)]
+    pub config: Option<Value>,
+}
+
+/// What an image runs, as its config says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Command {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+}
+
+impl Command {
+    /// Words that are looked at; what follows are arguments that name no files that a start reads.
+    const MAX_WORDS: usize = 64;
+
+    /// All words, the program's first.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let words = self.entrypoint.iter().flatten().chain(self.cmd.iter().flatten());
+        words.map(String::as_str).take(Self::MAX_WORDS)
+    }
+
+    /// A variable of the environment.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        let set = |entry: &str| entry.split_once('=').is_some_and(|(key, _)| key == name);
+        let last = self.env.iter().flatten().rfind(|entry| set(entry))?;
+        last.split_once('=').map(|(_, value)| value)
+    }
+
+    /// Where the program begins.
+    pub fn working_dir(&self) -> &str {
+        self.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/")
+    }
 }
 
 impl ImageConfig {
+    /// What it runs; nothing, where it says that in a way that nobody understands.
+    pub fn command(&self) -> Command {
+        self.config.clone().and_then(|config| serde_json::from_value(config).ok()).unwrap_or_default()
+    }
+
     /// Old images state no operating system; there was but one.
     pub fn platform(&self) -> Platform {
         let os = self.os.as_deref().filter(|os| !os.is_empty()).unwrap_or("linux");

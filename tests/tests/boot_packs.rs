@@ -5,7 +5,7 @@ mod common;
 
 use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{Extent, Pack, PackWriter};
+use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use jaunt_formats::launch::{LaunchIndex, unpack};
 use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, OCI_MANIFEST};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
@@ -34,7 +34,7 @@ fn pack(bed: &Bed, pushed: &Pushed, of: Option<Digest>) -> Pack {
     let digest: Digest = bed.artifact(pushed)["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
     let index = LaunchIndex::open(unpack(&bed.registry.blob("fixture", &digest).unwrap()).unwrap()).unwrap();
     let view = index.view(2).unwrap();
-    let mut pack = PackWriter::new(of.unwrap_or(digest)).unwrap();
+    let mut pack = PackWriter::new(of.unwrap_or(digest), PACK_LEVEL).unwrap();
     for path in TOUCHED {
         let root = view.root().unwrap();
         let inode =
@@ -220,7 +220,7 @@ fn verify_finds_a_pack_that_does_not_hold_what_the_layers_have() {
     proxy(&bed, &["verify", &pushed.reference]);
     let table = honest.table.to_string().parse::<jaunt_formats::boot::TablePlace>().unwrap();
     let read = table.open(&honest.bytes[..honest.table.len()]).unwrap();
-    let mut lies = PackWriter::new(read.index).unwrap();
+    let mut lies = PackWriter::new(read.index, PACK_LEVEL).unwrap();
     read.extents.iter().for_each(|extent| lies.push(*extent, &vec![7; extent.len as usize]).unwrap());
     attach(&bed, &pushed, &lies.finish().unwrap());
     let host = bed.registry.host();

@@ -26,6 +26,8 @@ use crate::{Digest, TarOffset};
 
 /// How frames are cut and compressed; with the compressor's version, all that a pack depends on besides its content.
 pub const PACK_RECIPE: &str = "boot 1";
+/// The level of packs that are made on purpose: written once, and read at every first start.
+pub const PACK_LEVEL: i32 = 19;
 /// Bytes of content that one frame may have: what a node holds decoded at a time.
 pub const MAX_FRAME_LEN: u32 = 4 << 20;
 /// Bytes of content that a pack may have: larger than any start that a pack could help.

@@ -18,7 +18,7 @@ fn content(extent: &Extent) -> Vec<u8> {
 }
 
 fn pack(extents: &[Extent]) -> Pack {
-    let mut writer = PackWriter::new(Digest::of(INDEX)).unwrap();
+    let mut writer = PackWriter::new(Digest::of(INDEX), PACK_LEVEL).unwrap();
     extents.iter().for_each(|extent| writer.push(*extent, &content(extent)).unwrap());
     writer.finish().unwrap()
 }
@@ -148,6 +148,6 @@ fn a_pack_of_nothing_is_a_pack() {
 
 #[test]
 fn content_must_have_the_length_of_its_extent() {
-    let mut writer = PackWriter::new(Digest::of(INDEX)).unwrap();
+    let mut writer = PackWriter::new(Digest::of(INDEX), PACK_LEVEL).unwrap();
     assert!(writer.push(extent(0, 0, 3), b"four").is_err());
 }

@@ -13,9 +13,6 @@ use crate::compression::FrameEncoder;
 /// Bytes of content at which the first frames are closed, and all others.
 const FIRST_FRAMES: [usize; 2] = [64 << 10, 256 << 10];
 const FRAME: usize = 1 << 20;
-/// Written once, and read at every first start.
-const LEVEL: i32 = 19;
-
 /// A finished pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pack {
@@ -39,12 +36,12 @@ pub struct PackWriter {
 }
 
 impl PackWriter {
-    /// The pack of the launch index with this digest.
+    /// The pack of the launch index with this digest, compressed at a level of zstd's.
     ///
     /// # Errors
-    /// There is no memory for the compressor.
-    pub fn new(index: Digest) -> Result<Self, BootError> {
-        let encoder = FrameEncoder::new(LEVEL)?;
+    /// There is no memory for the compressor, or no such level.
+    pub fn new(index: Digest, level: i32) -> Result<Self, BootError> {
+        let encoder = FrameEncoder::new(level)?;
         let (extents, frames) = (Vec::new(), Vec::new());
         let (content, compressed) = (Vec::new(), Vec::new());
         Ok(Self { index, encoder, extents, closed: 0, content, content_len: 0, frames, compressed })

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::boot::{Extent, Pack, PackWriter};
+use crate::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use crate::compression::FrameDecoder;
 use crate::fuzzing::layer::{convert, launch_layer};
 use crate::launch;
@@ -112,7 +112,7 @@ fn signatures() -> Vec<(&'static str, String, Vec<u8>)> {
 
 fn packs() -> Vec<(&'static str, String, Vec<u8>)> {
     let seed = |number: u32| {
-        let mut pack = PackWriter::new(Digest::of(b"index")).unwrap();
+        let mut pack = PackWriter::new(Digest::of(b"index"), PACK_LEVEL).unwrap();
         for at in 0..number {
             let content = vec![u8::try_from(at).unwrap(); 500 * (at as usize + 1)];
             let len = u32::try_from(content.len()).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
-use jaunt_formats::boot::{Extent, Pack, PackWriter};
+use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use jaunt_formats::{Digest, TarOffset};
 use tokio::sync::mpsc;
 
@@ -80,7 +80,7 @@ impl Bed {
 
 /// A pack of what the fixture's start touches.
 fn packed(fixture: &Fixture, index: Digest) -> (Bytes, NamedPack) {
-    let mut pack = PackWriter::new(index).unwrap();
+    let mut pack = PackWriter::new(index, PACK_LEVEL).unwrap();
     let len = u32::try_from(TOUCHED.end - TOUCHED.start).unwrap();
     let extent = Extent { layer: 0, tar_offset: TarOffset(TOUCHED.start), len };
     pack.push(extent, fixture.bytes(TOUCHED)).unwrap();
@@ -126,6 +126,11 @@ async fn what_a_pack_has_is_read_without_fetching_a_span() {
         assert_eq!(bed.read(range.clone()).await, bed.right(range));
     }
     assert!(bed.spans.fetches() > 0);
+    for (range, is_held) in
+        [(TOUCHED, true), (FIRST, true), (500_000..500_001, false), (TOUCHED.start - 1..TOUCHED.end, false)]
+    {
+        assert_eq!(bed.boot.holds(0, &range), is_held, "{range:?}, though the layer has it by now");
+    }
     let figures = bed.boot.figures();
     assert_eq!(figures.present_bytes, TOUCHED.end - TOUCHED.start);
     assert_eq!((figures.content_bytes, figures.used_bytes), (figures.present_bytes, figures.present_bytes));

@@ -6,22 +6,27 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::Client;
-use jaunt_formats::Digest;
+use jaunt_formats::{Digest, error_chain};
 
 use super::partial::Partial;
 use super::progress::LayerProgress;
 use super::reuse::{Key, Library, Origin, key};
 use super::{layer, report};
-use crate::artifact::{self, Artifact};
+use crate::artifact::{self, Artifact, Unpublished};
+use crate::boot::{self, Draft};
 use crate::cli::ConvertArgs;
-use crate::console::Console;
+use crate::console::{Console, bytes};
 use crate::error::Error;
 use crate::image::{Image, Layer};
 use crate::launch;
+use crate::manifest::Descriptor;
 use crate::pipeline::{Processed, Workshop};
 use crate::place::{ImageName, Place};
 use crate::sign::Signer;
 use crate::tries::Tries;
+
+/// Bytes of files in a boot pack that nobody has asked for.
+const BOOT_LIMIT: u64 = 64 << 20;
 
 /// How a layer came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,9 @@ pub struct Converter<'c> {
     workshop: Arc<Workshop>,
     recipe: String,
     concurrency: usize,
+    level: i32,
+    /// Whether images get boot packs.
+    with_boot: bool,
     /// Layers that this run has at hand.
     known: HashMap<Key, Arc<Processed>>,
     /// Those of them that it did not convert itself.
@@ -78,6 +86,8 @@ impl<'c> Converter<'c> {
             workshop: Arc::new(Workshop::new(args.level)?),
             recipe,
             concurrency: args.concurrency.into(),
+            level: args.level,
+            with_boot: !args.no_boot_pack,
             known: HashMap::new(),
             reused: HashSet::new(),
             signer: args.sign_key.as_deref().map(Signer::load).transpose()?,
@@ -126,13 +136,60 @@ impl<'c> Converter<'c> {
         let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
         let index = artifact::push_index(&place, index.await??).await?;
         let described = artifact::describe(&converted, &recipe);
-        let artifact = Artifact::publish(&place, &image.descriptor, index, described).await?;
+        let before = found.map(|(before, _)| before);
+        let boot =
+            if self.with_boot { self.boot_pack(image, before.as_ref(), &index.digest).await } else { None };
+        let artifact = Unpublished::new(&image.descriptor, index, boot, described)?.publish(&place).await?;
         self.library.learn(&artifact).await;
         self.litter.extend(partial.remove().await);
-        if let Some((before, _)) = found {
-            self.litter.extend(before.blobs());
+        if let Some(before) = before {
+            let kept: HashSet<Digest> = artifact.blobs().collect();
+            self.litter.extend(before.blobs().filter(|blob| !kept.contains(blob)));
         }
         Ok(Outcome { image, artifact, layers: Some(layers), made })
+    }
+
+    /// The boot pack of an image: what the one before holds, or what its command needs. Without one the image is as good, but for
+    /// its speed.
+    async fn boot_pack(
+        &self,
+        image: &Image,
+        before: Option<&Artifact>,
+        index: &Digest,
+    ) -> Option<Descriptor> {
+        let made = self.make_boot_pack(image, before, index).await;
+        let made = made.inspect_err(|error| match error {
+            Error::EmptyTraces => {}
+            error => tracing::warn!(error = error_chain(error), image = %image.descriptor.digest, "no boot pack is made"),
+        });
+        let (made, what) = made.ok()?;
+        let (packed, held) = (made.pack.bytes.len() as u64, made.wanted.content_len());
+        let pushed = boot::push(&self.place, made).await;
+        let pushed =
+            pushed.inspect_err(|error| tracing::warn!(error = error_chain(error), "no boot pack is pushed"));
+        let line = format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held));
+        pushed.ok().inspect(|_| self.console.line(&line))
+    }
+
+    async fn make_boot_pack(
+        &self,
+        image: &Image,
+        before: Option<&Artifact>,
+        digest: &Digest,
+    ) -> Result<(Draft, &'static str), Error> {
+        let index = artifact::read_index(&self.place, digest).await?;
+        let named = (*digest, &index);
+        if let Some(before) = before
+            && let Ok(trace) = boot::carry::of_artifact(&self.place, before).await
+            && let Ok(made) = boot::make(&self.place, named, vec![trace], BOOT_LIMIT, self.level).await
+        {
+            return Ok((made, "that the one before held"));
+        }
+        let trace = boot::foresee(&self.place, named, &image.command).await?;
+        Ok((
+            boot::make(&self.place, named, vec![trace], BOOT_LIMIT, self.level).await?,
+            "that its command needs",
+        ))
     }
 
     /// Whether this run converted all layers of an image from the originals.

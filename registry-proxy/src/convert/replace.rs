@@ -10,7 +10,6 @@ use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_MANIFEST;
 
 use super::{Converter, Outcome};
-use crate::artifact::Artifact;
 use crate::cli::ConvertArgs;
 use crate::console::Console;
 use crate::error::Error;
@@ -80,8 +79,7 @@ pub async fn finish(
         let new = replace::manifest(outcome.image, &outcome.artifact)?;
         let name = new.descriptor.digest.to_string();
         place.push_manifest(&name, OCI_MANIFEST, new.bytes.clone()).await?;
-        let (index, layers) = (outcome.artifact.index.clone(), outcome.artifact.layers.clone());
-        let artifact = Artifact::publish(place, &new.descriptor, index, layers).await?;
+        let artifact = outcome.artifact.publish_for(place, &new.descriptor).await?;
         let (image, old) = (outcome.image, outcome.image.descriptor.digest);
         console.line(&format!("replaced {} {old} by {name}: artifact {}", image.platform, artifact.digest));
         if let Some(signer) = &converter.signer {

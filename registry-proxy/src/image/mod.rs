@@ -12,7 +12,7 @@ use jaunt_formats::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MAN
 use jaunt_formats::{DiffId, Platform};
 
 use crate::error::Error;
-use crate::manifest::{self, Descriptor, ImageConfig, ImageManifest, Kind};
+use crate::manifest::{self, Command, Descriptor, ImageConfig, ImageManifest, Kind};
 use crate::place::{ImageName, Place};
 use walk::{Budget, Walk};
 
@@ -33,6 +33,8 @@ pub struct Image {
     pub platform: Platform,
     /// Bottom to top.
     pub layers: Vec<Layer>,
+    /// What it runs.
+    pub command: Command,
     /// The manifest that this one stands for, as replace mode made it.
     pub original: Option<String>,
 }
@@ -146,7 +148,8 @@ async fn load(place: &Place, leaf: Descriptor, wanted: &[Platform]) -> Result<Re
     }
     let original = image.annotations.and_then(|mut annotations| annotations.remove(ORIGINAL_MANIFEST));
     let descriptor = Descriptor::new(&found.media_type, leaf.digest, found.bytes.len() as u64);
-    Ok(Ok(Image { descriptor, manifest: found.bytes, platform, layers, original }))
+    let command = config.command();
+    Ok(Ok(Image { descriptor, manifest: found.bytes, platform, layers, command, original }))
 }
 
 /// Why a platform is passed over, if it is.

@@ -3,6 +3,7 @@
 
 mod attach;
 mod backfill;
+mod boot;
 mod certificates;
 mod copies;
 mod failures;

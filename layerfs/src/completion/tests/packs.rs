@@ -1,6 +1,6 @@
 //! Boot packs that say something else than the layers.
 
-use jaunt_formats::boot::{Extent, Pack, PackWriter};
+use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use jaunt_formats::launch::{Blob, Compression};
 use jaunt_formats::{DiffId, Digest, TarOffset};
 
@@ -25,7 +25,7 @@ struct Packed {
 impl Packed {
     async fn new(image: Image, packed: &[u8], others: &[Arc<dyn Source>]) -> Self {
         let store = image.store();
-        let mut pack = PackWriter::new(image.index).unwrap();
+        let mut pack = PackWriter::new(image.index, PACK_LEVEL).unwrap();
         let len = u32::try_from(packed.len()).unwrap();
         pack.push(Extent { layer: 0, tar_offset: TarOffset(PACKED.start as u64), len }, packed).unwrap();
         let Pack { bytes, table } = pack.finish().unwrap();

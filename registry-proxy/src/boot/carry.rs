@@ -5,7 +5,9 @@ use jaunt_formats::boot::{BootPack, MAX_TOUCHES, Touch, Trace, TraceHead};
 use jaunt_formats::entry::PATH_MAX;
 use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
+use crate::artifact::{Artifact, table_place};
 use crate::error::Error;
+use crate::place::Place;
 
 /// A part of a file in a layer's tar.
 struct Part<'i> {
@@ -23,8 +25,18 @@ struct Dir<'i> {
     inode: InodeId,
 }
 
+/// The pack of an artifact, as its digest and a trace.
+pub async fn of_artifact(place: &Place, artifact: &Artifact) -> Result<(Digest, Trace), Error> {
+    let boot = artifact.boot.as_ref().ok_or(Error::NoPack(artifact.digest))?;
+    let table = table_place(boot, artifact.digest)?;
+    let bytes = place.blob_range(&boot.digest, 0..table.len() as u64).await?;
+    let index: LaunchIndex<Vec<u8>> = artifact.launch_index(place).await?;
+    jaunt_formats::launch::check(&index)?;
+    Ok((boot.digest, as_trace(&index, artifact.index.digest, &table.open(&bytes)?)?))
+}
+
 /// The trace that would give this pack again, but for what is beyond the limit of traces.
-pub fn as_trace(index: &LaunchIndex<Vec<u8>>, digest: Digest, pack: &BootPack) -> Result<Trace, Error> {
+fn as_trace(index: &LaunchIndex<Vec<u8>>, digest: Digest, pack: &BootPack) -> Result<Trace, Error> {
     pack.check(digest, index.layers())?;
     let (parts, dirs) = parts(index)?;
     let mut touches = Vec::new();

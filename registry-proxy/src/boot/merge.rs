@@ -33,6 +33,13 @@ pub struct Wanted {
     pub left_out: u64,
 }
 
+impl Wanted {
+    /// Bytes of it.
+    pub fn content_len(&self) -> u64 {
+        self.extents.iter().map(|extent| u64::from(extent.len)).sum()
+    }
+}
+
 /// A page that some starts touched.
 struct Page {
     len: u32,

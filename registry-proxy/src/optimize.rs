@@ -1,4 +1,4 @@
-//! `optimize`: gives an image a boot pack, made of what starts were seen to touch.
+//! `optimize`: gives an image a boot pack, made of what starts were seen to touch or, where none was, of what its command needs.
 //!
 //! The pack is cut from the converted layers in the registry, each span verified; the launch artifact is published anew with it,
 //! and the one before is removed as `detach` removes one. The image, its index and its layers stay as they are. The same
@@ -7,32 +7,23 @@
 //! A signature is of one artifact: who publishes another one signs it ([`--sign-key`](crate::cli::OptimizeArgs)) or, where the one before
 //! was signed, is refused.
 
-mod carry;
-mod merge;
-
 use std::path::Path;
 
-use bytes::Bytes;
 use jaunt_distribution::Client;
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{MAX_TRACE_LEN, PACK_RECIPE, Pack, PackWriter, Trace};
-use jaunt_formats::compression::encoder_version;
-use jaunt_formats::launch::LaunchIndex;
-use jaunt_formats::media_type::{BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
+use jaunt_formats::boot::{MAX_TRACE_LEN, PACK_LEVEL, Trace};
 use serde_json::{Value, json};
 
-use crate::artifact::{Artifact, Unpublished, table_place};
+use crate::artifact::{Artifact, Unpublished};
+use crate::boot::{self, Draft, Wanted, carry};
 use crate::cli::OptimizeArgs;
 use crate::console::{Console, bytes};
-use crate::content;
 use crate::detach;
 use crate::error::Error;
 use crate::image::{self, Image};
-use crate::manifest::Descriptor;
 use crate::place::{ImageName, Place};
 use crate::sign::Signer;
 use crate::{signed, verify};
-use merge::Wanted;
 
 /// Runs the command.
 pub async fn run(client: Client, args: &OptimizeArgs) -> Result<(), Error> {
@@ -92,10 +83,11 @@ impl Work<'_> {
         };
         let mut document =
             json!({ "platform": image.platform.to_string(), "manifest": subject, "before": before.digest });
-        if let Some((pack, wanted, _)) = &pack {
-            self.tell(image, pack, wanted);
+        if let Some(made) = &pack {
+            self.tell(image, made);
+            let Draft { pack, wanted, .. } = made;
             document["pack"] = json!({
-                "bytes": pack.bytes.len(), "content_bytes": content_len(wanted), "extents": wanted.extents.len(),
+                "bytes": pack.bytes.len(), "content_bytes": wanted.content_len(), "extents": wanted.extents.len(),
                 "files": wanted.files, "absent": wanted.absent, "left_out_bytes": wanted.left_out,
                 "digest": Digest::of(&pack.bytes),
             });
@@ -104,7 +96,7 @@ impl Work<'_> {
             return Ok(document);
         }
         let boot = match pack {
-            Some((pack, _, traces)) => Some(self.push(pack, &traces).await?),
+            Some(made) => Some(boot::push(place, made).await?),
             None => None,
         };
         let new = Unpublished::new(&image.descriptor, before.index.clone(), boot, before.layers.clone())?;
@@ -131,32 +123,20 @@ impl Work<'_> {
         Ok(document)
     }
 
-    /// The pack that traces, or a predecessor's pack, ask for; with it the digests of what it was made of.
-    async fn pack(&self, image: &Image, artifact: &Artifact) -> Result<(Pack, Wanted, Vec<Digest>), Error> {
+    /// The pack that traces, or a predecessor's pack, ask for.
+    async fn pack(&self, image: &Image, artifact: &Artifact) -> Result<Draft, Error> {
         let index = artifact.launch_index(self.place).await?;
         jaunt_formats::launch::check(&index)?;
-        let (mut made_of, mut traces): (Vec<Digest>, Vec<Trace>) = self.traces.iter().cloned().unzip();
+        let named = (artifact.index.digest, &index);
+        let mut traces = self.traces.to_vec();
         if let Some(from) = &self.args.from {
-            let (pack, trace) = self.predecessor(image, from).await?;
-            made_of.push(pack);
-            traces.push(trace);
+            traces.push(self.predecessor(image, from).await?);
         }
-        if traces.iter().all(|trace| trace.touches.is_empty()) {
-            return Err(Error::EmptyTraces);
+        if traces.is_empty() {
+            traces.push(boot::foresee(self.place, named, &image.command).await?);
         }
         let limit = self.args.max_mib.saturating_mul(1 << 20);
-        let wanted = merge::merge(&index, &traces, limit)?;
-        let contents = content::read(self.place, index.layers(), &wanted.extents).await?;
-        let (digest, extents) = (artifact.index.digest, wanted.extents.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let mut writer = PackWriter::new(digest)?;
-            extents.into_iter().zip(contents).try_for_each(|(extent, bytes)| writer.push(extent, &bytes))?;
-            writer.finish()
-        });
-        let pack = written.await??;
-        // What nodes would refuse is not published.
-        pack.table.open(&pack.bytes[..pack.table.len()])?.check(digest, index.layers())?;
-        Ok((pack, wanted, made_of))
+        boot::make(self.place, named, traces, limit, PACK_LEVEL).await
     }
 
     /// The pack of the image that this one follows, of the same platform; its digest, and what it holds.
@@ -166,31 +146,11 @@ impl Work<'_> {
         let [before] = &resolved.images[..] else { return Err(resolved.nothing(from)) };
         let subject = before.descriptor.digest;
         let artifact = Artifact::find(&place, &subject).await?.ok_or(Error::NotConverted(subject))?;
-        let boot = artifact.boot.as_ref().ok_or(Error::NoPack(artifact.digest))?;
-        let table = table_place(boot, artifact.digest)?;
-        let bytes = place.blob_range(&boot.digest, 0..table.len() as u64).await?;
-        let index: LaunchIndex<Vec<u8>> = artifact.launch_index(&place).await?;
-        jaunt_formats::launch::check(&index)?;
-        Ok((boot.digest, carry::as_trace(&index, artifact.index.digest, &table.open(&bytes)?)?))
+        carry::of_artifact(&place, &artifact).await
     }
 
-    async fn push(&self, pack: Pack, traces: &[Digest]) -> Result<Descriptor, Error> {
-        let Pack { bytes, table } = pack;
-        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        self.place.push_blob(&digest, Bytes::from(bytes)).await?;
-        let mut traces: Vec<String> = traces.iter().map(Digest::to_string).collect();
-        traces.sort_unstable();
-        let annotations = [
-            (BOOT_TABLE, table.to_string()),
-            (BOOT_TRACES, traces.join(" ")),
-            (RECIPE, format!("{PACK_RECIPE}, {}", encoder_version())),
-        ];
-        let annotations = annotations.map(|(key, value)| (key.to_owned(), value)).into();
-        Ok(Descriptor { annotations: Some(annotations), ..Descriptor::new(LAUNCH_BOOT_PACK, digest, size) })
-    }
-
-    fn tell(&self, image: &Image, pack: &Pack, wanted: &Wanted) {
-        let (packed, content) = (bytes(pack.bytes.len() as u64), bytes(content_len(wanted)));
+    fn tell(&self, image: &Image, Draft { pack, wanted, .. }: &Draft) {
+        let (packed, content) = (bytes(pack.bytes.len() as u64), bytes(wanted.content_len()));
         let Wanted { files, absent, left_out, .. } = wanted;
         let mut line = format!("boot pack of {}: {packed}, {content} of {files} files", image.platform);
         if *absent > 0 {
@@ -201,10 +161,6 @@ impl Work<'_> {
         }
         self.console.line(&line);
     }
-}
-
-fn content_len(wanted: &Wanted) -> u64 {
-    wanted.extents.iter().map(|extent| u64::from(extent.len)).sum()
 }
 
 fn read_traces(paths: &[impl AsRef<Path>]) -> Result<Vec<(Digest, Trace)>, Error> {

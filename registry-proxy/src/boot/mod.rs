@@ -1,0 +1,74 @@
+//! Boot packs: what an image's start touches, cut from its converted layers into one blob.
+//!
+//! The same traces of the same image give the same pack. What is cut is verified span by span on the way, and what nodes would refuse
+//! is not published.
+
+pub mod carry;
+mod foresee;
+mod merge;
+
+use bytes::Bytes;
+use jaunt_formats::Digest;
+use jaunt_formats::boot::{PACK_RECIPE, Pack, PackWriter, Trace};
+use jaunt_formats::compression::encoder_version;
+use jaunt_formats::launch::LaunchIndex;
+use jaunt_formats::media_type::{BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
+
+use crate::content;
+use crate::error::Error;
+use crate::manifest::Descriptor;
+use crate::place::Place;
+pub use foresee::foresee;
+pub use merge::Wanted;
+
+/// A pack that is not in its place yet.
+pub struct Draft {
+    /// The blob.
+    pub pack: Pack,
+    /// What it holds.
+    pub wanted: Wanted,
+    /// Digests of what it was made of.
+    traces: Vec<Digest>,
+    level: i32,
+}
+
+/// Makes the pack of the image with this launch index, which was checked, of at most `limit` bytes of files, at a level of zstd's.
+pub async fn make(
+    place: &Place,
+    (digest, index): (Digest, &LaunchIndex<Vec<u8>>),
+    traces: Vec<(Digest, Trace)>,
+    limit: u64,
+    level: i32,
+) -> Result<Draft, Error> {
+    let (made_of, traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
+    if traces.iter().all(|trace| trace.touches.is_empty()) {
+        return Err(Error::EmptyTraces);
+    }
+    let wanted = merge::merge(index, &traces, limit)?;
+    let contents = content::read(place, index.layers(), &wanted.extents).await?;
+    let extents = wanted.extents.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut writer = PackWriter::new(digest, level)?;
+        extents.into_iter().zip(contents).try_for_each(|(extent, bytes)| writer.push(extent, &bytes))?;
+        writer.finish()
+    });
+    let pack = written.await??;
+    pack.table.open(&pack.bytes[..pack.table.len()])?.check(digest, index.layers())?;
+    Ok(Draft { pack, wanted, traces: made_of, level })
+}
+
+/// Pushes a pack.
+pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
+    let Draft { pack: Pack { bytes, table }, traces, level, .. } = made;
+    let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+    place.push_blob(&digest, Bytes::from(bytes)).await?;
+    let mut traces: Vec<String> = traces.iter().map(Digest::to_string).collect();
+    traces.sort_unstable();
+    let annotations = [
+        (BOOT_TABLE, table.to_string()),
+        (BOOT_TRACES, traces.join(" ")),
+        (RECIPE, format!("{PACK_RECIPE}, level {level}, {}", encoder_version())),
+    ];
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value)).into();
+    Ok(Descriptor { annotations: Some(annotations), ..Descriptor::new(LAUNCH_BOOT_PACK, digest, size) })
+}
