@@ -18,10 +18,10 @@ REPORT ?= target/bench
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
+.PHONY: help build release check check-aarch64 fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
 
 help: ## Say what there is
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # With the tests: what they ask of shared crates would otherwise have those compiled a second time.
 build: ## Build all programs and tests, for development
@@ -33,6 +33,9 @@ release: ## Build the programs as they are measured and shipped
 check: ## Format and lints, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+check-aarch64: ## Compile everything for aarch64, tests and benches included, with Debian's cross compiler
+	@CARGO="$(CARGO)" tests/check-aarch64.sh
 
 fmt: ## Format all code
 	$(CARGO) fmt --all

@@ -1,13 +1,15 @@
 #!/bin/sh
-# Installs, on Debian, the programs that the tests and the demo drive, where they are missing.
+# Installs, on Debian, the programs that the tests and the demo drive, or a cross compiler, where they are missing.
 # Quick when nothing is. Starts no service: packages are told not to, and what runs is left alone.
-# usage: deps.sh [test|demo]
+# usage: deps.sh [test|demo|aarch64]
 set -eu
 
 # program:package
 wanted="cc:gcc containerd:containerd runc:runc docker-registry:docker-registry fusermount3:fuse3
     ip:iproute2 tc:iproute2 busybox:busybox-static zstd:zstd skopeo:skopeo nginx:nginx tar:tar mount:mount setsid:util-linux"
-if [ "${1:-demo}" = demo ]; then
+if [ "${1:-demo}" = aarch64 ]; then
+    wanted=aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu
+elif [ "${1:-demo}" = demo ]; then
     wanted="$wanted debootstrap:debootstrap buildah:buildah gzip:gzip openssl:openssl"
 else
     wanted="$wanted go:golang-go"
@@ -27,8 +29,10 @@ for pair in $wanted; do
 done
 # A compiler without the C library's headers cannot build the C that zstd is written in.
 [ -e /usr/include/stdlib.h ] || packages="$packages libc6-dev"
+[ "${1:-demo}" != aarch64 ] || [ -e /usr/aarch64-linux-gnu/include/stdlib.h ] ||
+    packages="$packages libc6-dev-arm64-cross"
 # containerd's own tests of snapshotters, which have no program.
-[ "${1:-demo}" = demo ] || [ -e /usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite ] ||
+[ "${1:-demo}" != test ] || [ -e /usr/share/gocode/src/github.com/containerd/containerd/snapshots/testsuite ] ||
     packages="$packages golang-github-containerd-containerd-dev"
 [ -n "$packages" ] || exit 0
 
