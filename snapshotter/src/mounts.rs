@@ -9,6 +9,7 @@ mod calls;
 mod complete;
 mod condemned;
 mod idle;
+mod measured;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
 use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
+use measured::Measured;
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -84,6 +86,7 @@ pub struct Mounts {
     /// Mounts whose readers get errors from this worker: nobody else may answer on them.
     failing: Mutex<HashSet<MountKey>>,
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
+    measured: Measured,
 }
 
 struct Served {
@@ -135,6 +138,7 @@ impl Mounts {
             leftover: Mutex::default(),
             failing: Mutex::default(),
             diff_ids: Mutex::default(),
+            measured: Measured::default(),
         })
     }
 

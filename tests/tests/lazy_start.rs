@@ -138,6 +138,33 @@ fn removing_the_image_frees_everything() {
     assert_eq!(status(&bed, &node)["snapshots"].as_array().map(Vec::len), Some(0));
 }
 
+/// containerd asks for every snapshot, every few seconds.
+#[test]
+fn what_a_lazy_layer_occupies_is_told_without_its_index() {
+    needs_root!();
+    let bed = Bed::new();
+    let (image, pushed) = bed.converted(heavy(2));
+    let node = bed.node();
+    node.pull(&pushed.reference).unwrap();
+    let top = image.chain_ids().last().unwrap().to_string();
+    let usage = || {
+        let told =
+            run(&mut node.containerd.ctr(&["snapshots", "--snapshotter", "jaunt", "usage", "-b", &top]))
+                .unwrap();
+        let bytes = told.lines().last().unwrap().split_whitespace().nth(1).map(str::to_owned);
+        bytes.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(usage(), 0, "nothing has arrived");
+    let index = node.jaunt.as_ref().unwrap().root().join("index");
+    let aside = index.with_extension("aside");
+    let script = "sha256sum /data/unread > /dev/null; echo ready";
+    node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap().finish(LIMIT).unwrap();
+    fs::rename(&index, &aside).unwrap();
+    let now = usage();
+    fs::rename(&aside, &index).unwrap();
+    assert!(now >= 2 << 20, "{now}");
+}
+
 /// P3: Restarting needs no network.
 #[test]
 fn a_restarted_node_needs_no_network() {

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jaunt_layerfs::store::LargeFiles;
-
+use super::measured::Measure;
 use super::{Mounts, blocking, complete, lock, other};
 use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
 use crate::passthrough;
@@ -59,6 +58,7 @@ impl LazyMounts for Arc<Mounts> {
                     }
                 }
             }
+            this.measured.forget(id);
             this.sweep();
             Ok(())
         })
@@ -86,13 +86,14 @@ impl LazyMounts for Arc<Mounts> {
     async fn usage(&self, chain: &LazyChain) -> Result<Usage, LazyError> {
         let (this, chain) = (self.clone(), *chain);
         blocking(chain.snapshot_id, move || {
-            let index = this.open_index(chain.index)?;
-            let top = usize::from(chain.prefix).saturating_sub(1);
-            let Some(layer) = index.layers().get(top) else { return Ok(Usage::default()) };
-            let inodes = index.layer_stats(top).unwrap_or_default().inodes.into();
-            let large = LargeFiles::of_layers(&index);
-            let bytes = large.get(top).map_or(0, |large| this.store.present_bytes(layer, large));
-            Ok(Usage { bytes, inodes })
+            let measure = match this.measured.find(chain.snapshot_id) {
+                Some(known) => known,
+                None => {
+                    let measure = Measure::of(&this.open_index(chain.index)?, chain.prefix);
+                    this.measured.keep(chain.snapshot_id, measure)
+                }
+            };
+            Ok(measure.usage(&this.store))
         })
         .await?
     }
