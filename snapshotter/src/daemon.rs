@@ -34,6 +34,7 @@ use crate::proto::jaunt::admin::v1::admin_server::AdminServer;
 use crate::proto::jaunt::originals::v1::originals_server::OriginalsServer;
 use crate::proto::jaunt::status::v1::status_server::StatusServer;
 use crate::prune::{AdminService, Pruner};
+use crate::readiness::Readiness;
 use crate::resolve::{ResolveLimits, Resolver};
 use crate::service::SnapshotsService;
 use crate::snapshotter::Snapshotter;
@@ -124,6 +125,9 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
             Err(error) if error.lasts() => {
                 let why = error_chain(&error);
                 supervisor.unfit(&why)?;
+                if let Some(address) = config.metrics.address.0 {
+                    tokio::spawn(figures::refuse(address, why.clone()));
+                }
                 unfit::refuse(supervisor, listener, why, &mut stop).await;
                 return Err(error);
             }
@@ -137,9 +141,10 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     if config.originals == OriginalsPolicy::Background {
         tokio::spawn(originals.clone().in_background());
     }
-    tokio::spawn(image_calls(config.clone(), Arc::new(logins)));
+    tokio::spawn(image_calls(config.clone(), Arc::new(logins), health.clone()));
     if let Some(address) = config.metrics.address.0 {
-        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone()));
+        let readiness = Readiness { socket: config.socket.clone(), health: health.clone() };
+        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone(), readiness));
     }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
@@ -201,13 +206,17 @@ struct Parts {
 }
 
 /// Takes the kubelet's image calls, where that is configured.
-async fn image_calls(config: Config, logins: Arc<KeptLogins>) {
-    if config.credentials.cri_socket.as_os_str().is_empty() {
+async fn image_calls(config: Config, logins: Arc<KeptLogins>, health: Arc<Health>) {
+    let socket = &config.credentials.cri_socket;
+    if socket.as_os_str().is_empty() {
         return;
     }
-    if let Err(error) = credentials::serve(&config.credentials.cri_socket, &config.containerd, logins).await {
-        tracing::error!(error = error_chain(&error), "the kubelet's image calls are not taken");
-    }
+    let note = |trouble: &str| {
+        if health.note_image_calls(trouble) && !trouble.is_empty() {
+            tracing::error!(error = trouble, "the kubelet's image calls are not taken");
+        }
+    };
+    credentials::keep_serving(socket, &config.containerd, logins, note).await;
 }
 
 fn assemble(

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! GET /metrics   OpenMetrics text
-//! GET /healthz   "ok" from a worker that serves
+//! GET /livez     "ok" from a worker that runs, whatever it can do
+//! GET /readyz    "ok" from one that containerd and the kubelet can use; else 503, and why
+//! GET /healthz   "ok" from one whose state can be used
 //! ```
 //!
 //! Off unless an address is configured. Nothing here is secret, but images' names are told: the address is the
@@ -23,18 +25,34 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::fallback::FallbackCode;
+use crate::readiness::Readiness;
 use crate::snapshotter::Snapshotter;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves them on `address`, until the runtime ends. An address that cannot be had is said, and is no reason not to serve
 /// containers.
-pub async fn serve(address: SocketAddr, snapshotter: Arc<Snapshotter>, observed: Arc<Observed>) {
+pub async fn serve(
+    address: SocketAddr,
+    snapshotter: Arc<Snapshotter>,
+    observed: Arc<Observed>,
+    readiness: Readiness,
+) {
     let registry = Arc::new(registry(snapshotter, &observed));
+    listen(address, router(registry, readiness)).await;
+}
+
+/// The same for a worker that can do nothing but say `why`.
+pub async fn refuse(address: SocketAddr, why: String) {
+    let refusal = move || std::future::ready((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")));
+    listen(address, Router::new().route("/livez", get(async || "ok\n")).fallback(refusal)).await;
+}
+
+async fn listen(address: SocketAddr, router: Router) {
     let served = match TcpListener::bind(address).await {
         Ok(listener) => {
             tracing::info!(%address, "metrics are served");
-            axum::serve(listener, router(registry)).await
+            axum::serve(listener, router).await
         }
         Err(error) => Err(error),
     };
@@ -50,7 +68,16 @@ fn registry(snapshotter: Arc<Snapshotter>, observed: &Arc<Observed>) -> Registry
     registry
 }
 
-fn router(registry: Arc<Registry>) -> Router {
+fn router(registry: Arc<Registry>, readiness: Readiness) -> Router {
+    let ready = move || {
+        let readiness = readiness.clone();
+        async move {
+            match readiness.trouble().await {
+                None => (StatusCode::OK, "ok\n".to_owned()),
+                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            }
+        }
+    };
     let metrics = move || {
         let registry = registry.clone();
         async move {
@@ -59,7 +86,9 @@ fn router(registry: Arc<Registry>) -> Router {
             told.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
         }
     };
-    Router::new().route("/metrics", get(metrics)).route("/healthz", get(async || "ok\n"))
+    let fine = async || "ok\n";
+    let router = Router::new().route("/livez", get(fine)).route("/healthz", get(fine));
+    router.route("/metrics", get(metrics)).route("/readyz", get(ready))
 }
 
 fn encode(registry: &Registry) -> Response {

@@ -34,6 +34,7 @@ pub mod proto;
 pub mod prune;
 pub mod pull;
 pub mod resolve;
+mod readiness;
 pub mod service;
 pub mod snapshotter;
 pub mod status;

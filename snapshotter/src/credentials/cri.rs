@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -24,6 +25,7 @@ use tonic::transport::Channel;
 use tower::ServiceExt as _;
 
 use super::KeptLogins;
+use crate::fallback::error_chain;
 use crate::proto::runtime::v1::{AuthConfig, PullImageRequest};
 use crate::supervisor::{ListenError, bind_socket};
 use crate::unix_channel;
@@ -33,6 +35,8 @@ const SERVICE: (&str, &str) = ("/runtime.", ".ImageService/");
 const PULL: &str = ".ImageService/PullImage";
 /// What gRPC in Go takes as a message, as the kubelet has it set.
 const MAX_MESSAGE: usize = 16 << 20;
+/// Until a socket that could not be had is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A flag, and the length.
 const FRAME_HEADER: usize = 5;
 
@@ -57,11 +61,25 @@ struct Proxy {
     kept: Arc<KeptLogins>,
 }
 
-/// Takes calls on `socket` and passes them on to `containerd`, until the process ends.
-///
-/// # Errors
-/// There is somebody on the socket already, or it cannot be made.
-pub async fn serve(socket: &Path, containerd: &Path, kept: Arc<KeptLogins>) -> Result<(), CriError> {
+/// Takes calls on `socket` and passes them on to `containerd`, until the runtime ends. A socket that cannot be had is tried
+/// again; `note` is told why, and nothing when it is had.
+pub async fn keep_serving(socket: &Path, containerd: &Path, kept: Arc<KeptLogins>, note: impl Fn(&str)) {
+    loop {
+        let why = match serve(socket, containerd, kept.clone(), &note).await {
+            Ok(()) => "it has ended".to_owned(),
+            Err(error) => error_chain(&error),
+        };
+        note(&why);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn serve(
+    socket: &Path,
+    containerd: &Path,
+    kept: Arc<KeptLogins>,
+    note: &impl Fn(&str),
+) -> Result<(), CriError> {
     let listener = bind_socket(socket)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -69,6 +87,7 @@ pub async fn serve(socket: &Path, containerd: &Path, kept: Arc<KeptLogins>) -> R
         Proxy { containerd: unix_channel::lazy(containerd), socket: Arc::new(containerd.to_owned()), kept };
     let routes = Routes::from(Router::new().fallback(answer).with_state(proxy));
     tracing::info!(socket = %socket.display(), containerd = %containerd.display(), "taking the kubelet's image calls");
+    note("");
     let server = tonic::transport::Server::builder().add_routes(routes);
     Ok(server.serve_with_incoming(UnixListenerStream::new(listener)).await?)
 }
@@ -88,7 +107,7 @@ impl Proxy {
     async fn pass_on(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let sent = self.containerd.clone().oneshot(request.map(tonic::body::Body::new)).await;
         let answer = sent.map_err(|error| {
-            let why = crate::fallback::error_chain(&error);
+            let why = error_chain(&error);
             Status::unavailable(format!("containerd at {}: {why}", self.socket.display()))
         })?;
         Ok(answer.map(Body::new))

@@ -1,6 +1,7 @@
 //! How the daemon itself is.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::mountinfo;
@@ -15,6 +16,7 @@ pub struct Health {
     began: Instant,
     run_dir: PathBuf,
     workers: Workers,
+    image_calls: Mutex<String>,
 }
 
 /// A supervisor's workers so far.
@@ -36,7 +38,20 @@ impl Health {
         if let Err(error) = std::fs::write(&path, format!("{supervisor} {began_ms} {count}\n")) {
             tracing::warn!(path = %path.display(), %error, "cannot count the worker");
         }
-        Self { began: Instant::now(), run_dir: run_dir.to_owned(), workers }
+        Self { began: Instant::now(), run_dir: run_dir.to_owned(), workers, image_calls: Mutex::default() }
+    }
+
+    /// Why the kubelet's image calls are not taken; empty, if they are.
+    pub fn image_calls_trouble(&self) -> String {
+        self.image_calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells that, from now on. Whether it is news.
+    pub fn note_image_calls(&self, trouble: &str) -> bool {
+        let mut known = self.image_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != trouble;
+        trouble.clone_into(&mut known);
+        is_news
     }
 
     /// As of now.
@@ -53,6 +68,7 @@ impl Health {
             fuse_mounts: fuse,
             erofs_mounts: mounts.len() as u64 - fuse,
             kernel: kernel(),
+            image_calls_trouble: self.image_calls_trouble(),
         }
     }
 }

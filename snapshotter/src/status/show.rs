@@ -94,9 +94,13 @@ pub fn json(status: &GetResponse) -> Value {
 }
 
 fn health_text(health: &Health) -> String {
-    let Health { worker_restarts, fuse_mounts, erofs_mounts, kernel, .. } = health;
+    let Health { worker_restarts, fuse_mounts, erofs_mounts, kernel, image_calls_trouble, .. } = health;
+    let trouble = match image_calls_trouble.as_str() {
+        "" => String::new(),
+        why => format!("The kubelet's image calls are not taken: {why}\n"),
+    };
     format!(
-        "Up {}, its worker {} ({worker_restarts} restarts); {fuse_mounts} mounts served, {erofs_mounts} by the kernel alone; Linux {kernel}\n",
+        "Up {}, its worker {} ({worker_restarts} restarts); {fuse_mounts} mounts served, {erofs_mounts} by the kernel alone; Linux {kernel}\n{trouble}",
         time(health.uptime_ms / 1000),
         time(health.worker_uptime_ms / 1000),
     )
@@ -107,6 +111,7 @@ fn health_json(health: &Health) -> Value {
         "pid": health.pid, "supervisor_pid": health.supervisor_pid, "uptime_ms": health.uptime_ms,
         "worker_uptime_ms": health.worker_uptime_ms, "worker_restarts": health.worker_restarts,
         "fuse_mounts": health.fuse_mounts, "erofs_mounts": health.erofs_mounts, "kernel": health.kernel,
+        "image_calls_trouble": health.image_calls_trouble,
     })
 }
 
@@ -208,7 +213,12 @@ mod tests {
             fallbacks: vec![fallback.clone(), fallback],
             fallback_counts: [("no-launch-artifact".to_owned(), 1)].into(),
             figures: None,
-            health: Some(Health { worker_restarts: 3, uptime_ms: 150_000, ..Health::default() }),
+            health: Some(Health {
+                worker_restarts: 3,
+                uptime_ms: 150_000,
+                image_calls_trouble: "in use".to_owned(),
+                ..Health::default()
+            }),
             originals: None,
         };
         let text = text(&status, UNIX_EPOCH + Duration::from_secs(600));
@@ -219,6 +229,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("Up 2 min, its worker 0 s (3 restarts)"), "{text}");
+        assert!(text.contains("image calls are not taken: in use\n"), "{text}");
         assert!(text.contains("r.example/a:1  1 of 2 "), "{text}");
         assert!(text.contains("convert it"), "{text}");
         assert!(line(&status).starts_with("lazy 1 unpacked 1 "));

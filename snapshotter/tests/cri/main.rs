@@ -96,7 +96,7 @@ impl Bed {
         let serving = containerd.serve(&dir.path().join("containerd.sock"));
         let (socket, behind) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
         let logins = kept.clone();
-        tokio::spawn(async move { credentials::serve(&socket, &behind, logins).await.unwrap() });
+        tokio::spawn(async move { credentials::keep_serving(&socket, &behind, logins, |_| ()).await });
         let bed = Self { dir, containerd, serving, kept };
         while !bed.socket().exists() {
             tokio::task::yield_now().await;
@@ -238,7 +238,7 @@ async fn without_containerd_the_kubelet_is_told_where_it_was_looked_for() {
     let (socket, behind) = (dir.path().join("cri.sock"), dir.path().join("nobody.sock"));
     let kept = Arc::new(KeptLogins::open(None));
     let (at, logins) = (socket.clone(), kept.clone());
-    tokio::spawn(async move { credentials::serve(&at, &behind, logins).await.unwrap() });
+    tokio::spawn(async move { credentials::keep_serving(&at, &behind, logins, |_| ()).await });
     while !socket.exists() {
         tokio::task::yield_now().await;
     }
@@ -248,4 +248,20 @@ async fn without_containerd_the_kubelet_is_told_where_it_was_looked_for() {
     assert_eq!(answer.status(), "14");
     assert!(answer.headers["grpc-message"].to_str().unwrap().contains("nobody.sock"));
     assert!(bed.passwords().is_empty());
+}
+
+#[tokio::test]
+async fn a_socket_that_another_process_has_is_taken_when_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, behind) = (dir.path().join("cri.sock"), dir.path().join("nobody.sock"));
+    let other = tokio::net::UnixListener::bind(&socket).unwrap();
+    let (told, mut troubles) = tokio::sync::mpsc::unbounded_channel();
+    let note = move |trouble: &str| told.send(trouble.to_owned()).unwrap();
+    let kept = Arc::new(KeptLogins::open(None));
+    let serving = tokio::spawn(async move { credentials::keep_serving(&socket, &behind, kept, note).await });
+    let first = troubles.recv().await.unwrap();
+    assert!(first.contains("cri.sock"), "{first}");
+    drop(other);
+    while !troubles.recv().await.unwrap().is_empty() {}
+    serving.abort();
 }
