@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use jaunt_distribution::{Client, ClientCertificate, ClientConfig, HostSettings, TlsSettings};
 use jaunt_formats::Platform;
 
 use crate::artifact;
+use crate::examples;
 use crate::place::{ImageName, NameError};
 
 /// Makes container images start before they have arrived: the registry's side.
@@ -41,7 +43,8 @@ impl Cli {
             | Command::Detach(_)
             | Command::Verify(_)
             | Command::Sign(_)
-            | Command::Inspect(_) => (None, false),
+            | Command::Inspect(_)
+            | Command::Completions { .. } => (None, false),
         };
         match target {
             Some(target) if target.digest().is_some() => {
@@ -66,21 +69,35 @@ fn nonsense(what: String) -> clap::Error {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Convert an image and push its launch artifact beside it
+    #[command(after_help = examples::CONVERT)]
     Convert(ConvertArgs),
     /// Give a replaced image's tag back what it named before
+    #[command(after_help = examples::REVERT)]
     Revert(RevertArgs),
     /// Give a converted image a boot pack, made of traces of starts, or take it away
+    #[command(after_help = examples::OPTIMIZE)]
     Optimize(OptimizeArgs),
     /// Remove an image's launch artifacts; the image stays
+    #[command(after_help = examples::DETACH)]
     Detach(ReadArgs),
     /// Copy an image with all that refers to it: launch artifact, signatures, attestations
+    #[command(after_help = examples::COPY)]
     Copy(CopyArgs),
     /// Check a converted image against the original, and say what differs: every span, every layer, the whole tree
+    #[command(after_help = examples::VERIFY)]
     Verify(VerifyArgs),
     /// Check a converted image as verify does, and sign its launch artifacts as cosign does
+    #[command(after_help = examples::SIGN)]
     Sign(SignArgs),
     /// Show what an image consists of and who can read it lazily, or what a file is that a conversion made
+    #[command(after_help = examples::INSPECT)]
     Inspect(InspectArgs),
+    /// Print a shell's completions of this command line
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
@@ -300,8 +317,8 @@ impl Connection {
 }
 
 impl Command {
-    /// How this command connects.
-    pub fn connection(&self) -> &Connection {
+    /// How this command connects, if it does.
+    pub fn connection(&self) -> Option<&Connection> {
         match self {
             Self::Convert(ConvertArgs { common, .. })
             | Self::Revert(RevertArgs { common })
@@ -309,10 +326,18 @@ impl Command {
             | Self::Optimize(OptimizeArgs { common, .. })
             | Self::Detach(ReadArgs { common, .. })
             | Self::Verify(VerifyArgs { common, .. })
-            | Self::Sign(SignArgs { common, .. }) => &common.connection,
-            Self::Inspect(InspectArgs { connection, .. }) => connection,
+            | Self::Sign(SignArgs { common, .. }) => Some(&common.connection),
+            Self::Inspect(InspectArgs { connection, .. }) => Some(connection),
+            Self::Completions { .. } => None,
         }
     }
+}
+
+/// What a shell reads to complete this command line.
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "jaunt-proxy", &mut script);
+    script
 }
 
 #[cfg(test)]
@@ -322,6 +347,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        let script = String::from_utf8(completions(Shell::Bash)).unwrap();
+        assert!(script.contains("optimize") && script.contains("--plain-http"), "{script}");
+    }
+
+    #[test]
+    fn every_command_shows_how_it_is_used_and_that_is_so() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help =
+                command.get_after_help().unwrap_or_else(|| panic!("{name} has no example")).to_string();
+            let lines: Vec<&str> = help.strip_prefix("Examples:\n").unwrap().lines().collect();
+            for line in &lines {
+                let parsed = Cli::try_parse_from(line.split_whitespace()).and_then(Cli::checked);
+                assert!(parsed.is_ok() && line.contains(name), "{line}: {}", parsed.unwrap_err());
+            }
+            assert!(!lines.is_empty(), "{name}");
+        }
     }
 
     #[test]

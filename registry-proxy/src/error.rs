@@ -20,6 +20,8 @@ use crate::stream::StreamError;
 pub enum Error {
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
+    #[error("cannot print: {0}")]
+    Print(std::io::Error),
     #[error(transparent)]
     Place(#[from] PlaceError),
     #[error("{0}: {1} is of media type {2:?}, which is no image")]

@@ -15,6 +15,7 @@ mod convert;
 mod copy;
 mod detach;
 mod error;
+mod examples;
 mod file_error;
 mod finding;
 mod image;
@@ -37,7 +38,7 @@ mod tag;
 mod tries;
 mod verify;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -66,9 +67,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Error> {
+    if let Command::Completions { shell } = cli.command {
+        return std::io::stdout().write_all(&cli::completions(shell)).map_err(Error::Print);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
     runtime.block_on(async {
-        let client = cli.command.connection().clone().client().map_err(PlaceError::from)?;
+        let Some(connection) = cli.command.connection() else { return Ok(()) };
+        let client = connection.clone().client().map_err(PlaceError::from)?;
         tokio::select! {
             done = command(client.clone(), cli.command) => done,
             signal = interrupt::asked_to_end() => {
@@ -89,5 +94,7 @@ async fn command(client: Client, command: Command) -> Result<(), Error> {
         Command::Detach(args) => detach::run(client, &args).await,
         Command::Copy(args) => copy::run(client, &args).await,
         Command::Inspect(args) => inspect::run(client, &args).await,
+        // No registry has to do with it: printed before.
+        Command::Completions { .. } => Ok(()),
     }
 }

@@ -1,11 +1,13 @@
 //! The command line: what can be asked for, and what becomes of it.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use jaunt_formats::Reference;
 
 use crate::boot::{self, TraceArgs, TraceCommandError};
@@ -15,7 +17,7 @@ use crate::fallback::error_chain;
 use crate::install::command::{InstallArgs, InstallCommandError, UninstallArgs};
 use crate::mount_command::{self, MountArgs, MountCommandError, PointError, UmountArgs};
 use crate::prune::{self, PruneCommandError};
-use crate::{daemon, logging, originals, pull, status, supervisor};
+use crate::{daemon, examples, logging, originals, pull, status, supervisor};
 
 /// What `check` exits with when it has found a fault.
 const FOUND: u8 = 3;
@@ -31,6 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon.
+    #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
     /// Serve what the supervisor hands over; started by `serve`.
     #[command(hide = true)]
@@ -39,25 +42,41 @@ enum Command {
         settings: String,
     },
     /// Have containerd pull an image lazily.
+    #[command(after_help = examples::PULL)]
     Pull(PullArgs),
     /// Bring the original layers of a lazily pulled image to containerd's content store, for saving and pushing it.
+    #[command(after_help = examples::MATERIALISE)]
     Materialise(MaterialiseArgs),
     /// Show what the daemon holds, and why what is not lazy is not.
+    #[command(after_help = examples::STATUS)]
     Status(StatusArgs),
     /// Remove from the store what no image here needs.
+    #[command(after_help = examples::PRUNE)]
     Prune(PruneArgs),
     /// Check the state directory, and repair what can be.
+    #[command(after_help = examples::CHECK)]
     Check(CheckArgs),
     /// Make containerd use this snapshotter: program, unit and configuration.
+    #[command(after_help = examples::INSTALL)]
     Install(InstallArgs),
     /// Undo what `install` did, or drain the node.
+    #[command(after_help = examples::UNINSTALL)]
     Uninstall(UninstallArgs),
     /// Mount an image on a directory and serve it until Ctrl-C, without containerd.
+    #[command(after_help = examples::MOUNT)]
     Mount(MountArgs),
     /// Take out what starts were seen to touch first, for `jaunt-proxy optimize`.
+    #[command(after_help = examples::TRACE)]
     Trace(TraceArgs),
     /// Unmount what `mount` has mounted.
+    #[command(after_help = examples::UMOUNT)]
     Umount(UmountArgs),
+    /// Print a shell's completions of this command line.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +123,9 @@ struct PullArgs {
     /// Where containerd finds each registry's hosts.toml, for its transfer service; CRI has its own setting
     #[arg(long, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
     hosts_dir: PathBuf,
+    /// Print one JSON object at the end; progress goes to stderr
+    #[arg(long)]
+    json: bool,
     /// The image
     #[arg(value_name = "REF")]
     image: Reference,
@@ -192,6 +214,8 @@ enum CommandError {
     Umount(#[from] PointError),
     #[error(transparent)]
     Trace(#[from] TraceCommandError),
+    #[error("cannot print")]
+    Print(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -212,6 +236,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Mount(args) => run_mount(args),
         Command::Trace(args) => run_trace(&args),
         Command::Umount(args) => mount_command::umount(&args.point).map_err(CommandError::from),
+        Command::Completions { shell } => completions(shell),
     };
     done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
 }
@@ -262,8 +287,13 @@ fn run_pull(args: PullArgs) -> Result<(), CommandError> {
         cri_address: args.cri_address,
         through: args.through,
         hosts_dir: args.hosts_dir,
+        progress: if args.json { |line| eprintln!("{line}") } else { |line| println!("{line}") },
     };
-    println!("{}", runtime()?.block_on(pull::run(&request))?);
+    let pulled = runtime()?.block_on(pull::run(&request))?;
+    match args.json {
+        true => println!("{}", pulled.json()),
+        false => println!("{pulled}"),
+    }
     Ok(())
 }
 
@@ -337,19 +367,48 @@ fn run_mount(args: MountArgs) -> Result<(), CommandError> {
     Ok(done?)
 }
 
+fn completions(shell: Shell) -> Result<(), CommandError> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "jaunt-snapshotter", &mut script);
+    std::io::stdout().write_all(&script).map_err(CommandError::Print)
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CommandError::Runtime)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_how_it_is_used_and_that_is_so() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let help =
+                command.get_after_help().unwrap_or_else(|| panic!("{name} has no example")).to_string();
+            let lines: Vec<&str> = help.strip_prefix("Examples:\n").unwrap().lines().collect();
+            for line in &lines {
+                let parsed = Cli::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok() && line.contains(name), "{line}: {}", parsed.unwrap_err());
+            }
+            assert!(!lines.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn completions_know_every_command() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "jaunt-snapshotter", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("materialise") && script.contains("uninstall"), "{shell}");
+        }
     }
 
     #[test]

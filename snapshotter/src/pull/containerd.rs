@@ -137,6 +137,7 @@ mod tests {
             cri_address: None,
             through,
             hosts_dir: "/h".into(),
+            progress: |_| (),
         }
     }
 

@@ -1,13 +1,20 @@
-//! Pulling as the kubelet does. CRI tells nothing until it is done.
+//! Pulling as the kubelet does. CRI tells nothing until it is done, so the daemon is asked meanwhile which layers there are.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::time::Duration;
 
 use super::containerd::Containerd;
 use super::{PullError, Request, credentials, in_namespace, refused};
 use crate::proto::runtime::v1::image_service_client::ImageServiceClient;
 use crate::proto::runtime::v1::{ImageSpec, PullImageRequest};
-use crate::unix_channel;
+use crate::{status, unix_channel};
 
-/// Pulls and unpacks.
-pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
+/// Between two looks.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Pulls and unpacks; `socket` is the daemon's.
+pub(super) async fn pull(containerd: &Containerd, request: &Request, socket: &Path) -> Result<(), PullError> {
     let auth = credentials::find(request.image.host(), &request.image).await;
     let image = Some(ImageSpec { image: request.image.to_string() });
     let pull = in_namespace(PullImageRequest { image, auth }, &request.namespace);
@@ -16,5 +23,25 @@ pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(
         Some(address) => (address, unix_channel::connect(address).await.map_err(PullError::CriUnreachable)?),
     };
     let mut client = ImageServiceClient::new(channel);
-    client.pull_image(pull).await.map(drop).map_err(refused(address, "pull"))
+    tokio::select! {
+        pulled = client.pull_image(pull) => pulled.map(drop).map_err(refused(address, "pull")),
+        never = watch(request, socket) => match never {},
+    }
+}
+
+/// Tells of layers as they come. Those that another image has brought already are not among them.
+async fn watch(request: &Request, socket: &Path) -> Infallible {
+    let name = request.image.to_string();
+    let mut told = (0, 0);
+    loop {
+        tokio::time::sleep(EVERY).await;
+        // Without an answer there is nothing to tell, and the pull itself will say what is wrong.
+        let Ok(status) = status::fetch(socket).await else { continue };
+        let image = status::images(&status).into_iter().find(|image| image.name == name);
+        let Some(now) = image.map(|image| (image.layers, image.lazy)).filter(|now| *now != told) else {
+            continue;
+        };
+        (request.progress)(&format!("{} layers are there, {} of them lazy", now.0, now.1));
+        told = now;
+    }
 }

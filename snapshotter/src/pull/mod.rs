@@ -16,10 +16,11 @@ use std::time::Instant;
 use jaunt_formats::Reference;
 
 use crate::fallback::error_chain;
-use crate::status;
+use crate::status::{self, image_of_chain};
 use crate::unix_channel::{self, Unreachable, in_namespace};
 use containerd::Containerd;
 pub use containerd::Way;
+pub use report::Pulled;
 
 /// What to pull, and through what.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Request {
     /// Directory of the registries' `hosts.toml`, as containerd sees it. The transfer service asks its
     /// client for it: containerd's own setting of that name is read by nothing.
     pub hosts_dir: PathBuf,
+    /// Takes a line of progress.
+    pub progress: fn(&str),
 }
 
 /// Why a pull failed.
@@ -120,32 +123,31 @@ pub enum PullError {
     },
 }
 
-/// Pulls, printing progress; returns what it came to in one line.
-pub async fn run(request: &Request) -> Result<String, PullError> {
+/// Pulls, telling progress; returns what it came to.
+pub async fn run(request: &Request) -> Result<Pulled, PullError> {
     let channel = unix_channel::connect(&request.address).await.map_err(PullError::Unreachable)?;
     let containerd = Containerd::inspect(channel, request).await?;
     let way = containerd.way(request)?;
     let socket = containerd.snapshotter_socket.clone().unwrap_or_else(|| request.socket.clone());
-    println!("pulling {} through containerd's {}", request.image, way.name());
+    (request.progress)(&format!("pulling {} through containerd's {}", request.image, way.name()));
     let started = Instant::now();
     match way {
         Way::Transfer => transfer::pull(&containerd, request).await,
-        Way::Cri => cri::pull(&containerd, request).await,
+        Way::Cri => cri::pull(&containerd, request, &socket).await,
     }?;
-    let pulled = format!("pulled {} in {:.2} s", request.image, started.elapsed().as_secs_f64());
+    let took = started.elapsed();
     let elsewhere = || PullError::Elsewhere {
         image: request.image.to_string(),
         snapshotter: request.snapshotter.clone(),
         hint: way.hint(),
     };
     let chain = chain::of_image(&containerd, request).await?.ok_or_else(elsewhere)?;
-    match status::fetch(&socket).await {
-        Ok(status) => {
-            let layers = report::layers(&status, &request.image.to_string(), &chain);
-            Ok(format!("{pulled}: {}", layers.ok_or_else(elsewhere)?))
-        }
-        Err(error) => Ok(format!("{pulled} ({})", error_chain(&error))),
-    }
+    let name = request.image.to_string();
+    let became = match status::fetch(&socket).await {
+        Ok(status) => Ok(image_of_chain(&status, &name, &chain).ok_or_else(elsewhere)?),
+        Err(error) => Err(error_chain(&error)),
+    };
+    Ok(Pulled { name, way, took, became })
 }
 
 fn refused<'a>(address: &'a Path, what: &'static str) -> impl FnOnce(tonic::Status) -> PullError + 'a {

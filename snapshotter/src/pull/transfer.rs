@@ -25,7 +25,7 @@ use crate::proto::containerd::types::transfer::{
 /// What the transfer service says when it is to unpack for a snapshotter that it was not told of.
 const NO_UNPACK_CONFIG: &str = "no unpack platforms defined";
 
-/// Pulls and unpacks, printing containerd's progress.
+/// Pulls and unpacks, telling containerd's progress.
 pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
     let progress = Stream::open(containerd, request, "progress").await?;
     let auth = Stream::open(containerd, request, "auth").await?;
@@ -34,7 +34,7 @@ pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(
         destination: Some(any("containerd.types.transfer.ImageStore", &destination(request))),
         options: Some(TransferOptions { progress_stream: progress.id.clone() }),
     };
-    let printer = tokio::spawn(print(progress));
+    let printer = tokio::spawn(print(progress, request.progress));
     let authenticator = tokio::spawn(authenticate(auth, request.image.clone()));
     let pulled = TransferClient::new(containerd.channel.clone())
         .transfer(in_namespace(message, &request.namespace))
@@ -110,14 +110,14 @@ impl Stream {
     }
 }
 
-async fn print(mut stream: Stream) {
+async fn print(mut stream: Stream, tell: fn(&str)) {
     let mut last = String::new();
     while let Ok(Some(message)) = stream.receive.message().await {
         let Ok(progress) = Progress::decode(message.value.as_slice()) else { continue };
         // Byte counts come many times a second; what changes is worth a line.
         let line = format!("{} {}", progress.event, progress.name);
         if line != last {
-            println!("{}", line.trim_end());
+            tell(line.trim_end());
             last = line;
         }
     }

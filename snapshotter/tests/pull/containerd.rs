@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
@@ -54,6 +55,7 @@ struct Shared {
     snapshotter: Mutex<String>,
     held: Mutex<Vec<status::Snapshot>>,
     streams: Mutex<HashMap<String, Opened>>,
+    looks: AtomicUsize,
 }
 
 type Opened = (mpsc::Sender<Result<Any, Status>>, Streaming<Any>);
@@ -67,6 +69,7 @@ impl Containerd {
             snapshotter: Mutex::new("jaunt".to_owned()),
             held: Mutex::default(),
             streams: Mutex::default(),
+            looks: AtomicUsize::new(0),
         };
         let containerd = Self(Arc::new(shared));
         let listener = tokio::net::UnixListener::bind(containerd.socket()).unwrap();
@@ -303,7 +306,12 @@ impl images::ImageService for Containerd {
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let namespace = namespace(&request);
-        self.see(format!("cri {namespace} {}", request.into_inner().image.unwrap().image));
+        let image = request.into_inner().image.unwrap().image;
+        // Until somebody has looked at what is there, and looks again.
+        while image.contains("slow") && self.0.looks.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        self.see(format!("cri {namespace} {image}"));
         Ok(Response::new(cri::PullImageResponse::default()))
     }
 
@@ -325,6 +333,7 @@ impl images::ImageService for Containerd {
 #[tonic::async_trait]
 impl statuses::Status for Containerd {
     async fn get(&self, _: Request<status::GetRequest>) -> Result<Response<status::GetResponse>, Status> {
+        self.0.looks.fetch_add(1, Ordering::Relaxed);
         let snapshots = self.0.held.lock().unwrap().clone();
         Ok(Response::new(status::GetResponse { snapshots, ..Default::default() }))
     }

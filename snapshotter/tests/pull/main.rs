@@ -3,6 +3,8 @@
 
 mod containerd;
 
+use std::sync::Mutex;
+
 use jaunt_snapshotter::pull::{self, PullError, Request};
 
 use containerd::{CHAIN, Containerd, Features};
@@ -20,6 +22,7 @@ fn request(containerd: &Containerd, namespace: &str) -> Request {
         cri_address: None,
         through: None,
         hosts_dir: "/hosts".into(),
+        progress: |_| (),
     }
 }
 
@@ -32,7 +35,7 @@ async fn refusal(request: &Request) -> String {
 async fn containerd_2_pulls_through_its_transfer_service() {
     let containerd = Containerd::start(NEW).await;
     containerd.daemon_holds("r.example/a:1", 2, CHAIN);
-    let done = pull::run(&request(&containerd, "default")).await.unwrap();
+    let done = pull::run(&request(&containerd, "default")).await.unwrap().to_string();
     assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
     assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=0 hosts=/hosts"]);
 }
@@ -41,7 +44,7 @@ async fn containerd_2_pulls_through_its_transfer_service() {
 async fn another_tag_of_what_is_there_already_is_lazy_too() {
     let containerd = Containerd::start(NEW).await;
     containerd.daemon_holds("r.example/another-tag:1", 2, CHAIN);
-    let done = pull::run(&request(&containerd, "default")).await.unwrap();
+    let done = pull::run(&request(&containerd, "default")).await.unwrap().to_string();
     assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
 }
 
@@ -53,12 +56,29 @@ async fn containerd_1_pulls_through_cri() {
     {
         let containerd = Containerd::start(Features { version, transfer, annotations, cri: true }).await;
         containerd.daemon_holds("r.example/another-tag:1", 3, CHAIN);
-        let done = pull::run(&request(&containerd, "k8s.io")).await.unwrap();
+        let done = pull::run(&request(&containerd, "k8s.io")).await.unwrap().to_string();
         assert!(done.ends_with("3 of 3 layers lazy"), "{done}");
         assert_eq!(containerd.seen(), ["cri k8s.io r.example/a:1"]);
         let error = refusal(&request(&containerd, "default")).await;
         assert!(error.contains("into k8s.io only"), "{error}");
     }
+}
+
+/// What was told of the pull below.
+static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+#[tokio::test]
+async fn a_pull_by_cri_tells_which_layers_are_there_already() {
+    let containerd =
+        Containerd::start(Features { version: "1.6.20", transfer: false, annotations: false, cri: true })
+            .await;
+    containerd.daemon_holds("r.example/slow:1", 2, CHAIN);
+    let image = "r.example/slow:1".parse().unwrap();
+    let progress = |line: &str| TOLD.lock().unwrap().push(line.to_owned());
+    let pulled = pull::run(&Request { image, progress, ..request(&containerd, "k8s.io") }).await.unwrap();
+    assert_eq!((pulled.json()["lazy"].as_u64(), pulled.json()["layers"].as_u64()), (Some(2), Some(2)));
+    let told = TOLD.lock().unwrap().clone();
+    assert_eq!(told[1..], ["2 layers are there, 2 of them lazy"], "{told:?}");
 }
 
 #[tokio::test]
