@@ -141,6 +141,65 @@ fn a_snapshotter_that_nothing_is_unpacked_for_is_told_what_to_configure() {
     );
 }
 
+/// Files as nodes have them: none, containerd's own, and those of an older containerd that was upgraded.
+fn earlier_configurations(bed: &Bed) -> Vec<String> {
+    let default = run(bed.scratch.command("containerd").args(["config", "default"])).unwrap();
+    let of_version_2 =
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/certs\"\n";
+    let runtimes = "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n  \
+                    runtime_type = \"io.containerd.runc.v2\"\n";
+    let usual = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"overlayfs\"\n";
+    vec![
+        String::new(),
+        default,
+        of_version_2.to_owned(),
+        format!("{of_version_2}{runtimes}"),
+        format!("{of_version_2}{usual}{runtimes}"),
+    ]
+}
+
+fn at<'t>(table: &'t toml::Table, path: &[&str]) -> Option<&'t toml::Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(table.get(*first)?, |value, key| value.get(*key))
+}
+
+/// What `install` writes, containerd has.
+#[test]
+fn what_install_writes_is_read_as_it_is_meant() {
+    let bed = Bed::new();
+    let version = Version::installed(&bed.scratch).unwrap();
+    let containerd = jaunt_tests::host::find("containerd").unwrap();
+    let file = bed.scratch.path().join("config.toml");
+    for (number, text) in earlier_configurations(&bed).into_iter().enumerate() {
+        fs::write(&file, text).unwrap();
+        let mut install = bed.binaries.snapshotter(&bed.scratch, &["install", "--no-unit", "--print"]);
+        install.arg("--containerd").arg(&containerd).arg("--containerd-config").arg(&file);
+        // What it says besides is a comment.
+        fs::write(&file, run(&mut install).unwrap()).unwrap();
+        let mut dump = bed.scratch.command("containerd");
+        let dump = run(dump.arg("--config").arg(&file).args(["config", "dump"])).unwrap();
+        let dump: toml::Table = toml::from_str(&dump).unwrap();
+        let cri: &[&str] = match version.major {
+            ..2 => &["plugins", "io.containerd.grpc.v1.cri", "containerd"],
+            2.. => &["plugins", "io.containerd.cri.v1.images"],
+        };
+        let cri = |key: &str| at(&dump, &[cri, &[key]].concat());
+        assert_eq!(cri("snapshotter").and_then(|name| name.as_str()), Some("jaunt"), "{number}: {version}");
+        assert_eq!(at(&dump, &["proxy_plugins", "jaunt", "type"]).unwrap().as_str(), Some("snapshot"));
+        if version < Version::LAZY_TRANSFER {
+            let hidden = cri("disable_snapshot_annotations").and_then(toml::Value::as_bool);
+            assert_eq!(hidden, Some(false), "{number}: {version}");
+            continue;
+        }
+        let unpack = at(&dump, &["plugins", "io.containerd.transfer.v1.local", "unpack_config"]);
+        let entries = unpack.and_then(toml::Value::as_array).unwrap().iter();
+        let names: Vec<_> = entries.map(|entry| entry["snapshotter"].as_str().unwrap()).collect();
+        assert_eq!(names, ["jaunt", "overlayfs"], "{number}: {version}");
+        let exports = at(&dump, &["proxy_plugins", "jaunt", "exports"]).unwrap();
+        assert_eq!(exports["enable_remote_snapshot_annotations"].as_str(), Some("true"), "{number}");
+    }
+}
+
 /// Another name for an image that is there brings no layer.
 #[test]
 fn another_tag_of_the_same_image_is_lazy_too() {
