@@ -11,8 +11,8 @@ use jaunt_formats::boot::TablePlace;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{
-    BOOT_TABLE, DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_BOOT_PACK, LAUNCH_INDEX, OCI_EMPTY, OCI_LAYER_ZSTD,
-    OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
+    BOOT_TABLE, BOOT_TRACES, DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_BOOT_PACK, LAUNCH_INDEX, OCI_EMPTY,
+    OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
 };
 use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
 
@@ -113,6 +113,12 @@ impl Artifact {
     /// Whether our own tag names it.
     pub fn is_tagged(&self) -> bool {
         self.untagged.is_none()
+    }
+
+    /// Whether it has a boot pack that was made of starts.
+    pub fn has_learnt(&self) -> bool {
+        let traces = self.boot.as_ref().and_then(|boot| boot.annotation(BOOT_TRACES));
+        traces.is_some_and(|traces| !traces.is_empty())
     }
 
     /// Its own manifest, and the blobs that it names.

@@ -130,7 +130,7 @@ pub struct ConvertArgs {
     /// Take layers that were converted there, too, before converting any: a repository, or oci:DIR (repeatable)
     #[arg(long, value_name = "REPO")]
     pub reuse_from: Vec<ImageName>,
-    /// Make no boot pack of what the image's command needs
+    /// Make no boot pack of what the image's command needs; one that was learnt stays
     #[arg(long)]
     pub no_boot_pack: bool,
     /// Sign the launch artifacts with this key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
@@ -147,6 +147,7 @@ pub enum Mode {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["trace", "from", "foresee", "drop"])))]
 pub struct OptimizeArgs {
     #[command(flatten)]
     pub common: Common,
@@ -158,8 +159,11 @@ pub struct OptimizeArgs {
     /// An image that this one follows: what its boot pack holds counts as a trace
     #[arg(long, value_name = "REF")]
     pub from: Option<ImageName>,
+    /// What the image's command needs, as far as the image tells, counts as a trace
+    #[arg(long)]
+    pub foresee: bool,
     /// Take the boot pack away
-    #[arg(long, conflicts_with_all = ["trace", "from"])]
+    #[arg(long, conflicts_with_all = ["trace", "from", "foresee"])]
     pub drop: bool,
     /// MiB of files that a pack may hold
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]

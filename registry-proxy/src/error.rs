@@ -113,6 +113,8 @@ pub enum Error {
     NoPack(Digest),
     #[error("the traces touch nothing")]
     EmptyTraces,
+    #[error("the image does not tell what its command needs: it names no program that is in it")]
+    NothingForeseen,
     #[error("the traces touch more than {0} bytes")]
     TooManyTouches(u64),
     #[error("{}: {source}", path.display())]

@@ -132,11 +132,17 @@ impl Work<'_> {
         if let Some(from) = &self.args.from {
             traces.push(self.predecessor(image, from).await?);
         }
-        if traces.is_empty() {
-            traces.push(boot::foresee(self.place, named, &image.command).await?);
+        let (made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
+        if self.args.foresee {
+            let foreseen = boot::foresee(self.place, named, &image.command).await?;
+            if foreseen.touches.is_empty() {
+                return Err(Error::NothingForeseen);
+            }
+            traces.push(foreseen);
         }
         let limit = self.args.max_mib.saturating_mul(1 << 20);
-        boot::make(self.place, named, traces, limit, PACK_LEVEL).await
+        let made = boot::make(self.place, named, &traces, limit, PACK_LEVEL).await?;
+        Ok(Draft { made_of, ..made })
     }
 
     /// The pack of the image that this one follows, of the same platform; its digest, and what it holds.

@@ -184,17 +184,20 @@ impl Boot {
 
     /// Whether the pack has a range, or is still to bring it: then nothing of it is worth fetching ahead.
     pub(crate) fn covers(&self, number: u16, layer: &Layer, range: &Range<u64>) -> bool {
-        let missing = |shelf: &Shelf| shelf.missing(number, range, |rest| layer.file().has(rest));
-        match self.believed().and_then(missing) {
+        self.brings(number, range, |rest| layer.file().has(rest))
+    }
+
+    fn brings(&self, number: u16, range: &Range<u64>, is_elsewhere: impl Fn(&Range<u64>) -> bool) -> bool {
+        match self.believed().and_then(|shelf| shelf.missing(number, range, is_elsewhere)) {
             Some(None) => true,
             Some(Some(_)) => !self.progress.has_ended(),
             None => false,
         }
     }
 
-    /// Whether a range lies in the pack from end to end, whoever else has it.
+    /// Whether the pack itself has a range, or is still to bring it, whoever else has it.
     pub(crate) fn holds(&self, number: u16, range: &Range<u64>) -> bool {
-        self.believed().is_some_and(|shelf| shelf.missing(number, range, |_| false).is_some())
+        self.brings(number, range, |_| false)
     }
 
     /// How much there is of it.

@@ -172,6 +172,10 @@ async fn a_pack_that_is_cut_short_gives_what_has_come() {
     assert!(matches!(error, LoadError::Short { received: came, .. } if came == received), "{error}");
     assert_eq!(bed.read(FIRST).await, bed.right(FIRST));
     assert_eq!(bed.spans.fetches(), 0);
+    assert!(
+        bed.boot.holds(0, &FIRST) && !bed.boot.holds(0, &SECOND),
+        "what it does not bring any more is read ahead of"
+    );
     assert_eq!(bed.read(SECOND).await, bed.right(SECOND));
 }
 

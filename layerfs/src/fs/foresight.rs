@@ -20,11 +20,11 @@ impl LayerFs {
         len: u32,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let read = offset..offset.saturating_add(len.into());
-        let ahead = self.streams.note(inode.0, read.clone())?;
-        let end = ahead.end;
-        if self.is_foreseen(inode, read) {
+        if self.is_foreseen(inode, read.clone()) {
             return None;
         }
+        let ahead = self.streams.note(inode.0, read)?;
+        let end = ahead.end;
         Some(self.streams.fetching(inode.0, end, self.fetches(inode, &[ahead])?))
     }
 

@@ -27,24 +27,24 @@ pub struct Draft {
     pub pack: Pack,
     /// What it holds.
     pub wanted: Wanted,
-    /// Digests of what it was made of.
-    traces: Vec<Digest>,
-    level: i32,
+    /// Digests of the traces and packs that it was made of; none where nobody has started the image.
+    pub made_of: Vec<Digest>,
+    /// zstd's level.
+    pub level: i32,
 }
 
 /// Makes the pack of the image with this launch index, which was checked, of at most `limit` bytes of files, at a level of zstd's.
 pub async fn make(
     place: &Place,
     (digest, index): (Digest, &LaunchIndex<Vec<u8>>),
-    traces: Vec<(Digest, Trace)>,
+    traces: &[Trace],
     limit: u64,
     level: i32,
 ) -> Result<Draft, Error> {
-    let (made_of, traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
     if traces.iter().all(|trace| trace.touches.is_empty()) {
         return Err(Error::EmptyTraces);
     }
-    let wanted = merge::merge(index, &traces, limit)?;
+    let wanted = merge::merge(index, traces, limit)?;
     let contents = content::read(place, index.layers(), &wanted.extents).await?;
     let extents = wanted.extents.clone();
     let written = tokio::task::spawn_blocking(move || {
@@ -54,15 +54,15 @@ pub async fn make(
     });
     let pack = written.await??;
     pack.table.open(&pack.bytes[..pack.table.len()])?.check(digest, index.layers())?;
-    Ok(Draft { pack, wanted, traces: made_of, level })
+    Ok(Draft { pack, wanted, made_of: Vec::new(), level })
 }
 
 /// Pushes a pack.
 pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
-    let Draft { pack: Pack { bytes, table }, traces, level, .. } = made;
+    let Draft { pack: Pack { bytes, table }, made_of, level, .. } = made;
     let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
     place.push_blob(&digest, Bytes::from(bytes)).await?;
-    let mut traces: Vec<String> = traces.iter().map(Digest::to_string).collect();
+    let mut traces: Vec<String> = made_of.iter().map(Digest::to_string).collect();
     traces.sort_unstable();
     let annotations = [
         (BOOT_TABLE, table.to_string()),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::Client;
+use jaunt_formats::boot::PACK_LEVEL;
 use jaunt_formats::{Digest, error_chain};
 
 use super::partial::Partial;
@@ -137,8 +138,7 @@ impl<'c> Converter<'c> {
         let index = artifact::push_index(&place, index.await??).await?;
         let described = artifact::describe(&converted, &recipe);
         let before = found.map(|(before, _)| before);
-        let boot =
-            if self.with_boot { self.boot_pack(image, before.as_ref(), &index.digest).await } else { None };
+        let boot = self.boot_pack(image, before.as_ref(), &index).await?;
         let artifact = Unpublished::new(&image.descriptor, index, boot, described)?.publish(&place).await?;
         self.library.learn(&artifact).await;
         self.litter.extend(partial.remove().await);
@@ -149,47 +149,67 @@ impl<'c> Converter<'c> {
         Ok(Outcome { image, artifact, layers: Some(layers), made })
     }
 
-    /// The boot pack of an image: what the one before holds, or what its command needs. Without one the image is as good, but for
-    /// its speed.
+    /// The boot pack of an image: what a learnt one before held, else what its command needs. An image without the latter is as good,
+    /// but for its speed.
     async fn boot_pack(
         &self,
         image: &Image,
         before: Option<&Artifact>,
-        index: &Digest,
-    ) -> Option<Descriptor> {
-        let made = self.make_boot_pack(image, before, index).await;
-        let made = made.inspect_err(|error| match error {
-            Error::EmptyTraces => {}
-            error => tracing::warn!(error = error_chain(error), image = %image.descriptor.digest, "no boot pack is made"),
-        });
-        let (made, what) = made.ok()?;
+        index: &Descriptor,
+    ) -> Result<Option<Descriptor>, Error> {
+        let learnt = match before.filter(|before| before.has_learnt()) {
+            Some(before) => self.carried(before, index).await?,
+            None => None,
+        };
+        let made = match learnt {
+            Some(made) => Some((made, "that was learnt before")),
+            None if !self.with_boot => None,
+            None => match self.foreseen(image, index).await {
+                Ok(made) => made.map(|made| (made, "that its command needs")),
+                Err(error) => {
+                    let image = image.descriptor.digest;
+                    tracing::warn!(error = error_chain(&error), %image, "no boot pack is made");
+                    None
+                }
+            },
+        };
+        let Some((made, what)) = made else { return Ok(None) };
         let (packed, held) = (made.pack.bytes.len() as u64, made.wanted.content_len());
-        let pushed = boot::push(&self.place, made).await;
-        let pushed =
-            pushed.inspect_err(|error| tracing::warn!(error = error_chain(error), "no boot pack is pushed"));
-        let line = format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held));
-        pushed.ok().inspect(|_| self.console.line(&line))
+        let pushed = boot::push(&self.place, made).await?;
+        self.console.line(&format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held)));
+        Ok(Some(pushed))
     }
 
-    async fn make_boot_pack(
-        &self,
-        image: &Image,
-        before: Option<&Artifact>,
-        digest: &Digest,
-    ) -> Result<(Draft, &'static str), Error> {
-        let index = artifact::read_index(&self.place, digest).await?;
-        let named = (*digest, &index);
-        if let Some(before) = before
-            && let Ok(trace) = boot::carry::of_artifact(&self.place, before).await
-            && let Ok(made) = boot::make(&self.place, named, vec![trace], BOOT_LIMIT, self.level).await
-        {
-            return Ok((made, "that the one before held"));
+    /// The pack of the artifact before, of the new index; `None` where it is gone or no good.
+    async fn carried(&self, before: &Artifact, index: &Descriptor) -> Result<Option<Draft>, Error> {
+        let Some(blob) = before.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
+        if self.place.blob_exists(&blob).await?.is_none() {
+            tracing::warn!(%blob, "the boot pack there was is gone");
+            return Ok(None);
         }
+        match boot::carry::of_artifact(&self.place, before).await {
+            Ok((digest, trace)) => {
+                let new = artifact::read_index(&self.place, &index.digest).await?;
+                let made =
+                    boot::make(&self.place, (index.digest, &new), &[trace], u64::MAX, PACK_LEVEL).await?;
+                Ok(Some(Draft { made_of: vec![digest], ..made }))
+            }
+            Err(error @ Error::Place(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), %blob, "the boot pack there was is no good");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn foreseen(&self, image: &Image, index: &Descriptor) -> Result<Option<Draft>, Error> {
+        let new = artifact::read_index(&self.place, &index.digest).await?;
+        let named = (index.digest, &new);
         let trace = boot::foresee(&self.place, named, &image.command).await?;
-        Ok((
-            boot::make(&self.place, named, vec![trace], BOOT_LIMIT, self.level).await?,
-            "that its command needs",
-        ))
+        if trace.touches.is_empty() {
+            return Ok(None);
+        }
+        boot::make(&self.place, named, &[trace], BOOT_LIMIT, self.level).await.map(Some)
     }
 
     /// Whether this run converted all layers of an image from the originals.

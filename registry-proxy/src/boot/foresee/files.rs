@@ -1,5 +1,6 @@
 //! Files of an image by the paths that programs use, and their bytes.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use jaunt_formats::TarOffset;
@@ -13,6 +14,8 @@ use crate::place::Place;
 
 /// As many as the kernel follows.
 const MAX_LINKS: usize = 40;
+/// Names that are looked up for one image; a start of Debian's largest programs needs some thousands.
+const MAX_LOOKUPS: usize = 100_000;
 /// Enough for a script's first line, and for most ELF files' headers and tables.
 const HEAD: u64 = 64 << 10;
 
@@ -22,6 +25,7 @@ pub struct Files<'f> {
     index: &'f LaunchIndex<Vec<u8>>,
     view: View<'f, Vec<u8>>,
     root: InodeId,
+    lookups: Cell<usize>,
 }
 
 /// A regular file.
@@ -54,7 +58,7 @@ impl<'f> Files<'f> {
         let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
         let view = index.view(prefix).ok_or(Error::EmptyTraces)?;
         let root = view.root()?;
-        Ok(Self { place, index, view, root })
+        Ok(Self { place, index, view, root, lookups: Cell::new(0) })
     }
 
     /// The regular file at a path from the root; `None` where there is none, or the way there is not to be followed.
@@ -74,6 +78,9 @@ impl<'f> Files<'f> {
 
     /// Follows a path and its links; the inode, and the names that lead to it.
     fn walk(&self, path: &str) -> Option<(InodeId, Vec<String>)> {
+        if path.len() > PATH_MAX {
+            return None;
+        }
         let mut ahead: Vec<String> = names(path).rev().collect();
         let mut above: Vec<(String, InodeId)> = Vec::new();
         let mut links = 0;
@@ -81,6 +88,10 @@ impl<'f> Files<'f> {
             if name == ".." {
                 above.pop();
                 continue;
+            }
+            self.lookups.set(self.lookups.get() + 1);
+            if self.lookups.get() > MAX_LOOKUPS {
+                return None;
             }
             let dir = above.last().map_or(self.root, |(_, inode)| *inode);
             let inode = self.view.lookup(dir, name.as_bytes()).ok()??;

@@ -16,7 +16,7 @@ mod elf;
 mod files;
 mod search;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Touch, Trace, TraceHead};
@@ -41,12 +41,12 @@ const BEFORE: [&str; 2] = ["/etc/passwd", "/etc/group"];
 const LINKER_CACHE: &str = "/etc/ld.so.cache";
 const BY_LIBRARY: [&str; 1] = ["/etc/nsswitch.conf"];
 
-/// The trace of a start with this command, and its digest; without touches where nothing can be told.
+/// The trace of a start with this command; without touches where nothing can be told.
 pub async fn foresee(
     place: &Place,
     (digest, index): (Digest, &LaunchIndex<Vec<u8>>),
     command: &Command,
-) -> Result<(Digest, Trace), Error> {
+) -> Result<Trace, Error> {
     let files = Files::new(place, index)?;
     let mut start = Start {
         search: Search::new(command.variable("LD_LIBRARY_PATH")),
@@ -66,8 +66,7 @@ pub async fn foresee(
     }
     let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
     let head = TraceHead::new("the image's own command".to_owned(), digest, prefix);
-    let trace = Trace { head, touches: start.touches };
-    Ok((Digest::of(trace.to_text().as_bytes()), trace))
+    Ok(Trace { head, touches: start.touches })
 }
 
 /// A start as far as it has been followed.
@@ -102,7 +101,7 @@ impl Start<'_> {
             let Some(file) = next.take() else { break };
             let head = self.files.head(&file).await?;
             if let Some(Shebang { interpreter, program }) = command::shebang(&head) {
-                self.touch(&file, 0..file.len());
+                self.touch(&file, 0..file.len().min(WHOLE));
                 // `#!/usr/bin/env node` runs what `env` finds.
                 if let Some(program) = program.and_then(|name| command::in_standard_path(&self.files, name)) {
                     self.link(program).await?;
@@ -119,7 +118,8 @@ impl Start<'_> {
 
     /// A program with everything that its linker brings, in the order in which that does.
     async fn link(&mut self, file: File) -> Result<(), Error> {
-        let mut queue = std::collections::VecDeque::from([file]);
+        let mut known = HashSet::from([file.path().to_owned()]);
+        let mut queue = VecDeque::from([file]);
         let mut is_program = true;
         while let Some(file) = queue.pop_front() {
             if self.seen.contains(file.path()) || self.seen.len() >= MAX_FILES {
@@ -138,7 +138,8 @@ impl Start<'_> {
                 self.whole(LINKER_CACHE);
             }
             for name in &program.needed {
-                queue.extend(self.search.library(&self.files, &file, &program, name));
+                let found = self.search.library(&self.files, &file, &program, name);
+                queue.extend(found.filter(|library| known.insert(library.path().to_owned())));
             }
         }
         Ok(())

@@ -7,6 +7,8 @@ use crate::error::Error;
 
 /// Directories of one list; more are no list that anybody wrote.
 const MAX_DIRS: usize = 64;
+/// How often a directory may name its file's own; every one of them makes it longer.
+const MAX_ORIGINS: usize = 4;
 const CONFIGURATION: &str = "/etc/ld.so.conf.d";
 const BUILT_IN: [&str; 5] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib"];
 
@@ -62,9 +64,12 @@ impl Search {
         let (run, old) = (own(&program.runpath), own(&program.rpath));
         // Where there is the new one, the old one does not count.
         let old = if run.is_empty() { old } else { Vec::new() };
-        let expand = |dir: &String| dir.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin);
-        let dirs = old.iter().map(expand);
-        let dirs = dirs.chain(self.environment.iter().cloned()).chain(run.iter().map(expand));
+        let expand = |dir: &String| {
+            let is_sane = dir.matches("ORIGIN").count() <= MAX_ORIGINS;
+            is_sane.then(|| dir.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin))
+        };
+        let dirs = old.iter().filter_map(expand);
+        let dirs = dirs.chain(self.environment.iter().cloned()).chain(run.iter().filter_map(expand));
         let known = self.configured.iter().flatten().chain(&self.beside).cloned();
         let built_in = BUILT_IN.into_iter().map(str::to_owned);
         dirs.chain(known).chain(built_in).find_map(|dir| files.find(&format!("{dir}/{name}")))
