@@ -129,14 +129,19 @@ impl Registry {
 
     /// Uploads under way, or left behind. Of cancelled ones, the registry itself leaves empty directories.
     pub fn uploads(&self, repository: &str) -> usize {
+        self.upload_lens(repository).len()
+    }
+
+    /// Bytes that have come of each of them.
+    pub fn upload_lens(&self, repository: &str) -> Vec<u64> {
         let repositories = self.directory.path().join("data/docker/registry/v2/repositories");
         let sessions = std::fs::read_dir(repositories.join(repository).join("_uploads"));
         sessions
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|session| session.path().join("data").exists())
-            .count()
+            .filter_map(|session| Some(session.path().join("data").metadata().ok()?.len()))
+            .collect()
     }
 
     /// Everything stored, to see that nothing changed.
