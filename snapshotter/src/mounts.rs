@@ -10,6 +10,7 @@ mod complete;
 mod condemned;
 mod idle;
 mod measured;
+mod roots;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -87,6 +88,7 @@ pub struct Mounts {
     failing: Mutex<HashSet<MountKey>>,
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
     measured: Measured,
+    roots: roots::Roots,
 }
 
 struct Served {
@@ -139,6 +141,7 @@ impl Mounts {
             failing: Mutex::default(),
             diff_ids: Mutex::default(),
             measured: Measured::default(),
+            roots: roots::Roots::default(),
         })
     }
 
@@ -326,6 +329,7 @@ impl Mounts {
         }
         let in_use: HashSet<Digest> = chains.iter().map(|chain| chain.index).collect();
         lock(&self.diff_ids).retain(|index, _| in_use.contains(index));
+        self.roots.retain(|index| in_use.contains(index));
         if let Some(packs) = self.packs.get() {
             packs.retain(|index| in_use.contains(index));
         }

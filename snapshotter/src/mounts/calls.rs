@@ -22,15 +22,15 @@ impl LazyMounts for Arc<Mounts> {
 
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
         let (this, chain) = (self.clone(), *chain);
-        blocking(chain.snapshot_id, move || {
+        let look = move || {
             let index = this.open_index(chain.index)?;
             let malformed = |source: Cause| LazyError::Index { index: chain.index, source };
             let view = index.view(chain.prefix).ok_or_else(|| malformed("it has fewer layers".into()))?;
             let root = view.root().and_then(|root| index.attributes(root));
             let root = root.map_err(|source| malformed(source.into()))?;
             Ok(RootAttributes { mode: root.mode, uid: root.uid, gid: root.gid })
-        })
-        .await?
+        };
+        self.roots.of(&chain, async || blocking(chain.snapshot_id, look).await?).await
     }
 
     async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
