@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(mounts(), 2);
         assert_eq!(mapped.of(9, &maps(), &lowers).unwrap(), places);
         assert_eq!((mounts(), mapped.ids().unwrap()), (2, vec![9]), "used again");
-        mapped.of(9, &maps(), &[two.clone()]).unwrap();
+        mapped.of(9, &maps(), std::slice::from_ref(&two)).unwrap();
         assert_eq!(fs::read_to_string(places[0].join("file")).unwrap(), two.to_str().unwrap());
         mapped.remove(9).unwrap();
         assert_eq!((mounts(), mapped.ids().unwrap()), (0, vec![]));
