@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! <run-dir>/mapped/<snapshot id>/<n>     an id-mapped, read-only clone of the snapshot's n-th lower directory
+//! <run-dir>/mapped/<snapshot id>.aside   clones that are being made, or let go of
 //! ```
+//!
+//! Invariant: whoever has been given a place finds a clone there, or nothing: never an empty directory, which an overlay
+//! would take for an empty layer. So clones are made aside and exchanged with those that were there, and one request
+//! works on a snapshot's at a time.
 //!
 //! containerd maps ids by itself where one mount has all directories of an overlay: it clones the one that they have in
 //! common, without what is mounted below that. A lazy chain is a mount of its own, so the clones are ours, and containerd is
@@ -10,6 +15,7 @@
 //! use. Until they go they keep their file system from ending.
 
 mod clone;
+mod locks;
 mod namespace;
 
 use std::fs;
@@ -18,6 +24,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use locks::Locks;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::mount::{UnmountFlags, unmount};
 
 /// How two kinds of ids are mapped: `container:host:count`, more of them after commas.
@@ -57,52 +65,109 @@ pub enum MapError {
         #[source]
         source: io::Error,
     },
+    /// The place of the clones.
+    #[error("cannot put directories with mapped ids at {snapshot}", snapshot = .snapshot.display())]
+    Place {
+        /// The snapshot's.
+        snapshot: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
 }
 
-/// Names of clones; holds no state.
+/// The clones below one directory. What is cloned from this value knows of each other's requests.
 #[derive(Clone, Debug)]
-pub struct MappedDirectories(PathBuf);
+pub struct MappedDirectories {
+    directory: PathBuf,
+    locks: Locks,
+}
 
 impl MappedDirectories {
     /// Those below a directory for what does not outlive the machine.
     pub fn below(run_dir: &Path) -> Self {
-        Self(run_dir.join("mapped"))
+        Self { directory: run_dir.join("mapped"), locks: Locks::default() }
     }
 
-    /// The same directories, as `maps` show them. What was mapped for the snapshot before is used again.
+    /// The same directories, as `maps` show them. What was mapped for the snapshot before is used again. Blocks while
+    /// another request works on the snapshot's.
     pub fn of(&self, id: u64, maps: &IdMaps, lowers: &[PathBuf]) -> Result<Vec<PathBuf>, MapError> {
-        let snapshot = self.0.join(id.to_string());
-        let places: Vec<_> = (0..lowers.len()).map(|number| snapshot.join(number.to_string())).collect();
-        let missing: Vec<_> =
-            lowers.iter().zip(&places).filter(|(from, place)| !shows(place, from)).collect();
-        if missing.is_empty() {
-            return Ok(places);
-        }
+        self.locks.with(id, |made| {
+            let snapshot = self.snapshot(id);
+            let places: Vec<_> = (0..lowers.len()).map(|number| place(&snapshot, number)).collect();
+            let is_shown = lowers.iter().zip(&places).all(|(from, place)| shows(place, from));
+            if is_shown && made.as_ref() == Some(maps) {
+                return Ok(places);
+            }
+            *made = None;
+            self.make(id, maps, lowers)?;
+            *made = Some(maps.clone());
+            Ok(places)
+        })
+    }
+
+    fn make(&self, id: u64, maps: &IdMaps, lowers: &[PathBuf]) -> Result<(), MapError> {
         let namespace = namespace::user_namespace(maps)
             .map_err(|source| MapError::Namespace { maps: maps.clone(), source })?;
-        for (from, place) in missing {
-            let made = release(place)
-                .and_then(|()| fs::create_dir_all(place))
-                .and_then(|()| clone::mapped(from, place, namespace.as_fd()));
-            made.map_err(|source| MapError::Clone { from: from.clone(), source })?;
-        }
-        Ok(places)
+        let (snapshot, aside) = (self.snapshot(id), self.aside(id));
+        let place_error = |source| MapError::Place { snapshot: snapshot.clone(), source };
+        release_below(&aside).map_err(place_error)?;
+        let clones = lowers.iter().enumerate().try_for_each(|(number, from)| {
+            let place = place(&aside, number);
+            let made =
+                fs::create_dir_all(&place).and_then(|()| clone::mapped(from, &place, namespace.as_fd()));
+            made.map_err(|source| MapError::Clone { from: from.clone(), source })
+        });
+        let swapped = clones.and_then(|()| swap(&aside, &snapshot).map_err(place_error));
+        // Those before, or those that are of no use.
+        let released = release_below(&aside).map_err(place_error);
+        swapped.and(released)
     }
 
-    /// Lets go of a snapshot's.
+    /// Lets go of a snapshot's. Blocks while another request works on them.
     pub fn remove(&self, id: u64) -> io::Result<()> {
-        release_below(&self.0.join(id.to_string()))
+        let (snapshot, aside) = (self.snapshot(id), self.aside(id));
+        let done = self.locks.with(id, |made| {
+            *made = None;
+            release_below(&aside)?;
+            ignore_absent(fs::rename(&snapshot, &aside))?;
+            release_below(&aside)
+        });
+        self.locks.forget(id);
+        done
+    }
+
+    fn snapshot(&self, id: u64) -> PathBuf {
+        self.directory.join(id.to_string())
+    }
+
+    fn aside(&self, id: u64) -> PathBuf {
+        self.directory.join(format!("{id}.aside"))
     }
 
     /// The snapshots that have some.
     pub fn ids(&self) -> io::Result<Vec<u64>> {
-        Ok(names(&self.0)?.iter().filter_map(|name| name.file_name()?.to_str()?.parse().ok()).collect())
+        let id = |name: &PathBuf| name.file_stem()?.to_str()?.parse().ok();
+        Ok(names(&self.directory)?.iter().filter_map(id).collect())
     }
 
-    /// Lets go of all.
+    /// Lets go of all, when there are no requests any more.
     pub fn remove_all(&self) -> io::Result<()> {
-        names(&self.0)?.iter().try_for_each(|snapshot| release_below(snapshot))?;
-        ignore_absent(fs::remove_dir(&self.0))
+        names(&self.directory)?.iter().try_for_each(|snapshot| release_below(snapshot))?;
+        ignore_absent(fs::remove_dir(&self.directory))
+    }
+}
+
+fn place(snapshot: &Path, number: usize) -> PathBuf {
+    snapshot.join(number.to_string())
+}
+
+/// Puts what was made in the place of what was there; that is aside then.
+fn swap(made: &Path, there: &Path) -> io::Result<()> {
+    match renameat_with(CWD, made, CWD, there, RenameFlags::EXCHANGE) {
+        // Nothing was there; nor is anything made of no lower directories.
+        Err(rustix::io::Errno::NOENT) => ignore_absent(fs::rename(made, there)),
+        swapped => Ok(swapped?),
     }
 }
 
@@ -185,6 +250,48 @@ mod tests {
         mapped.remove_all().unwrap();
         mapped.remove_all().unwrap();
         assert!(!dir.path().join("mapped").exists() && one.join("file").exists());
+    }
+
+    #[test]
+    fn whoever_was_given_a_place_never_finds_it_empty() {
+        if !rustix::process::geteuid().is_root() {
+            return println!("skipped: {}: needs root", module_path!());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let lowers = ["one", "two"].map(|name| dir.path().join(name));
+        for path in &lowers {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "").unwrap();
+        }
+        let mapped = MappedDirectories::below(dir.path());
+        if let Err(error @ MapError::Clone { .. }) = mapped.of(9, &maps(), &lowers) {
+            return println!("skipped: {error:?}");
+        }
+        mapped.remove(9).unwrap();
+        let others = IdMaps { uids: "0:500000:65536".to_owned(), ..maps() };
+        let is_empty = |place: &PathBuf| fs::read_dir(place).is_ok_and(|mut names| names.next().is_none());
+        let requests = |maps: &IdMaps, remove: bool| {
+            for _ in 0..40 {
+                let places = mapped.of(9, maps, &lowers).unwrap();
+                assert!(!places.iter().any(is_empty), "an empty directory is no layer");
+                if remove {
+                    mapped.remove(9).unwrap();
+                    assert!(!places.iter().any(is_empty), "it is gone, or another's");
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for (maps, remove) in [(maps(), false), (maps(), false), (others, false), (maps(), true)] {
+                scope.spawn(move || requests(&maps, remove));
+            }
+        });
+        let places = mapped.of(9, &maps(), &lowers).unwrap();
+        assert!(places.iter().all(|place| fs::metadata(place).unwrap().uid() == 100_000));
+        let mounts = || fs::read_to_string("/proc/self/mounts").unwrap();
+        let below = format!("{}/mapped/", dir.path().display());
+        assert_eq!(mounts().matches(&below).count(), lowers.len(), "none on another, and none aside");
+        mapped.remove(9).unwrap();
+        assert_eq!((mounts().matches(&below).count(), mapped.ids().unwrap()), (0, vec![]));
     }
 
     #[test]
