@@ -27,7 +27,7 @@ pub async fn once(store: &Arc<Store>, mounts: &Arc<Mounts>) {
     let maintain = move || {
         mounts.end_leftovers();
         mounts.note_use();
-        store.maintain_with(SystemTime::now(), || mounts.let_go_of_unused())
+        store.maintain_with(SystemTime::now(), || mounts.let_go_of_oldest())
     };
     let done = tokio::task::spawn_blocking(maintain).await;
     // A panic there has been reported by its own thread.

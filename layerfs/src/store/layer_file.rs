@@ -18,7 +18,7 @@ use super::direct::ReadFrom;
 use super::large::LargeFiles;
 use super::on_disk::{Damaged, OnDisk};
 use super::quarantine::InQuarantine;
-use super::shared::{Matter, Shared};
+use super::shared::{Matter, SPARED, Shared};
 use super::{LayerKey, StoreError};
 use crate::trouble_log::Say;
 use crate::verify::TarBytes;
@@ -123,6 +123,14 @@ impl LayerFile {
         if let Some(disk) = self.disk() {
             disk.regions.touch(&(0..self.cut.units()), self.shared.now());
         }
+    }
+
+    /// For how many seconds nothing of it has been used; `None` if something is in use, as far as making room goes.
+    pub fn idle_seconds(&self) -> Option<u32> {
+        let used = self.disk().and_then(|disk| disk.regions.iter().map(|(_, used)| used.0).max());
+        // A clock that was set back makes it seem used in the future.
+        let idle = self.shared.now().0.saturating_sub(used.unwrap_or(0));
+        (idle >= SPARED).then_some(idle)
     }
 
     /// Bytes present.

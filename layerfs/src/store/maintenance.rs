@@ -1,7 +1,8 @@
 //! Keeping the store below its cap, and making room when the disk is full.
 //!
 //! Least recently used first: regions of layers that somebody reads, and whole layers that nobody has open. What is used
-//! right now is spared, and so is a layer that is held complete. Who holds layers that nobody uses is asked to let them go first.
+//! right now is spared, and so is a layer that is held complete. Who holds layers that nobody uses is
+//! asked to let go of as many as it takes.
 
 use std::cmp::Reverse;
 use std::io;
@@ -13,7 +14,7 @@ use std::time::SystemTime;
 
 use super::layer_file::LayerFile;
 use super::regions::Regions;
-use super::shared::{Matter, Moment};
+use super::shared::{Matter, Moment, SPARED};
 use super::usage::{self, Kept};
 use super::{LayerKey, Store, StoreError};
 
@@ -35,8 +36,6 @@ pub struct StoreUsage {
     pub layers: usize,
 }
 
-/// What was used within so many seconds is not taken away.
-const SPARED: u32 = 10;
 /// On a full disk, so much room is made, or a twentieth of what is there, whichever is more.
 const ROOM: u64 = 64 << 20;
 
@@ -59,14 +58,15 @@ impl Store {
     /// # Errors
     /// The store's directory cannot be looked through.
     pub fn maintain(&self, now: SystemTime) -> Result<(), StoreError> {
-        self.maintain_with(now, || ())
+        self.maintain_with(now, || false)
     }
 
-    /// The same; where room is to be made, `let_go` is called before, for what is held complete and need not be.
+    /// The same; where too little can be taken away, `let_go` is called, as often as is needed, to let go of one thing that is held
+    /// complete and need not be. It says whether there was one.
     ///
     /// # Errors
     /// As for [`maintain`](Self::maintain).
-    pub fn maintain_with(&self, now: SystemTime, let_go: impl FnOnce()) -> Result<(), StoreError> {
+    pub fn maintain_with(&self, now: SystemTime, mut let_go: impl FnMut() -> bool) -> Result<(), StoreError> {
         let now = Moment::of(now);
         self.shared.set_now(now);
         for (_, layer) in self.opened() {
@@ -81,8 +81,11 @@ impl Store {
         let kept = self.measure()?;
         let goal = self.goal(full);
         if goal > 0 {
-            let_go();
-            self.make_room(kept, goal, now);
+            let mut candidates = least_recent(self.candidates(kept), now);
+            while candidates.iter().map(|candidate| candidate.bytes).sum::<u64>() < goal && let_go() {
+                candidates = least_recent(self.candidates(self.measure()?), now);
+            }
+            self.make_room(candidates, goal);
             self.measure()?;
         }
         Ok(())
@@ -127,9 +130,9 @@ impl Store {
         Ok(kept)
     }
 
-    fn make_room(&self, kept: Vec<Kept>, goal: u64, now: Moment) {
+    fn make_room(&self, candidates: Vec<Candidate>, goal: u64) {
         let mut freed = 0;
-        for candidate in least_recent(self.candidates(kept), now) {
+        for candidate in candidates {
             if freed >= goal {
                 break;
             }

@@ -23,6 +23,9 @@ pub struct StoreCounters {
     pub evicted_bytes: AtomicU64,
 }
 
+/// What was used within so many seconds is not taken away.
+pub(super) const SPARED: u32 = 10;
+
 /// Seconds since 1970: exact enough to tell what was used long ago, until 2106.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(pub u32);

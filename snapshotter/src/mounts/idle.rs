@@ -3,6 +3,7 @@
 //! Such a mount holds its layers complete, so that nothing of them is taken away. While a container is on it, they are in use
 //! though no read of theirs comes by. Without one, the mount is kept for the next container as long as there is room.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
@@ -36,27 +37,32 @@ impl Mounts {
         }
     }
 
-    /// Lets go of what no container uses: room is to be made. Does nothing while a container is being given a mount.
-    pub fn let_go_of_unused(&self) {
+    /// Lets go of what no container has used for the longest time: room is to be made. Whether there was something; there is not
+    /// while a container is being given a mount.
+    pub fn let_go_of_oldest(&self) -> bool {
         // Nobody has been given a mount that the record does not know of yet.
-        let Ok(_alone) = self.giving.try_write() else { return };
+        let Ok(_alone) = self.giving.try_write() else { return false };
         let used = self.catalog.used();
-        for chain in self.catalog.chains().iter().filter(|chain| !used.contains(&chain.snapshot_id)) {
-            let cell = lock(&self.served).get(&chain.snapshot_id).cloned();
-            if let Some(cell) = cell.filter(|cell| cell.get().is_some_and(|served| served.holds)) {
-                self.end(chain, &cell);
+        let mut unused = Vec::new();
+        for chain in self.catalog.chains().into_iter().filter(|chain| !used.contains(&chain.snapshot_id)) {
+            let Some(cell) = lock(&self.served).get(&chain.snapshot_id).cloned() else { continue };
+            if let Some(idle) = cell.get().filter(|served| served.holds).and_then(idle_seconds) {
+                unused.push((idle, chain, cell));
             }
         }
+        unused.sort_by_key(|(idle, ..)| Reverse(*idle));
+        unused.into_iter().any(|(_, chain, cell)| self.end(&chain, &cell))
     }
 
-    fn end(&self, chain: &LazyChain, cell: &Arc<OnceCell<Served>>) {
-        let Some(served) = cell.get() else { return };
+    /// Ends a mount; whether it is gone.
+    fn end(&self, chain: &LazyChain, cell: &Arc<OnceCell<Served>>) -> bool {
+        let Some(served) = cell.get() else { return false };
         let key = match &served.server {
             Server::Session(_) => Some(chain.snapshot_id.into()),
             Server::Kernel(_) => complete::key(chain),
         };
         match key.map(|key| self.supervisor.unmount(&key)) {
-            Some(Ok(Unmounted::Busy)) | None => {}
+            Some(Ok(Unmounted::Busy)) | None => false,
             Some(Ok(Unmounted::Done | Unmounted::Lingers)) => {
                 let mut all = lock(&self.served);
                 // Another may have been put in its place meanwhile, over files that were found damaged.
@@ -70,11 +76,19 @@ impl Mounts {
                 }
                 let (snapshot, chain_id) = (chain.snapshot_id, chain.chain_id);
                 tracing::info!(snapshot, chain = %chain_id, "let go of a complete mount that no container uses: room is needed");
+                true
             }
             Some(Err(error)) => {
                 let (snapshot, why) = (chain.snapshot_id, error_chain(&error));
                 tracing::warn!(snapshot, why, "a complete mount that no container uses cannot be ended");
+                false
             }
         }
     }
+}
+
+/// For how long a chain has not been used: as long as the one of its layers that has not for the longest, for the lower ones
+/// may be others' as well. `None` if that is too short a time for it to be taken away.
+fn idle_seconds(served: &Served) -> Option<u32> {
+    served.fs.layers().iter().filter_map(|layer| layer.file().idle_seconds()).max()
 }

@@ -124,6 +124,26 @@ fn a_layer_that_is_held_complete_stays_and_large_files_are_never_punched_under_t
 }
 
 #[test]
+fn of_what_is_held_complete_no_more_is_let_go_of_than_it_takes() {
+    let layers = Layers::new(4, &[]).cap(1_700_000, 1_200_000);
+    let complete = |layer, now| {
+        let file = layers.fill(layer, now);
+        file.mark_complete().unwrap();
+        (file.hold_complete().unwrap(), file)
+    };
+    let (mut held, files): (Vec<_>, Vec<_>) = (0..4).map(|at| complete(at, 100 + 100 * at as u64)).unzip();
+    layers.store.maintain(at(500)).unwrap();
+    assert!(files.iter().all(|file| present(file) == vec![true; 8]), "all of it is held");
+    assert_eq!(files[0].idle_seconds(), Some(400));
+    files[3].note_use();
+    assert_eq!(files[3].idle_seconds(), None);
+    layers.store.maintain_with(at(500), || !held.is_empty() && held.remove(0).is_sound()).unwrap();
+    assert_eq!(held.len(), 2, "two of them make room enough");
+    assert!(layers.on_disk() < 1_300_000, "{}", layers.on_disk());
+    assert!(files[2..].iter().all(|file| present(file) == vec![true; 8]));
+}
+
+#[test]
 fn a_layer_that_the_kernel_has_mounted_goes_as_a_whole_and_not_under_the_kernel() {
     let large = SPAN..5 * SPAN - 100;
     let layers = Layers::new(2, std::slice::from_ref(&large)).cap(600_000, 100_000);
