@@ -111,7 +111,7 @@ fn nodes() -> BTreeMap<&'static str, Node> {
         ("lib64/ld.so", Node::Link("../usr/lib/arch/ld-2.so")),
         (
             "opt/app/bin/app",
-            Node::File(program(&["liba.so", "libb.so", "gone.so"], Some("$ORIGIN/../lib"), 3 << 20, 5)),
+            Node::File(program(&["liba.so", "libb.so", "gone.so"], Some("$ORIGIN/../lib"), 6 << 20, 5)),
         ),
         ("opt/app/lib/liba.so", Node::File(library(&["libc.so"], 20_000, 6))),
         ("srv/start", Node::File(b"#!/usr/bin/env app\n".to_vec())),
@@ -125,11 +125,11 @@ fn nodes() -> BTreeMap<&'static str, Node> {
     ])
 }
 
-/// Bytes of what is needed; of the large program its tables and its data, to 128 KiB.
+/// Bytes of what is needed; of the large program its tables and its data, to 1 MiB.
 fn needed() -> u64 {
     let lens = nodes().into_iter().map(|(path, node)| match node {
         Node::File(_) if path.contains("unused") => 0,
-        Node::File(_) if path == "opt/app/bin/app" => 2 * (128 << 10),
+        Node::File(_) if path == "opt/app/bin/app" => 2 << 20,
         Node::File(bytes) => bytes.len() as u64,
         Node::Link(_) => 0,
     });

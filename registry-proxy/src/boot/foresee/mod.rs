@@ -32,14 +32,14 @@ use search::Search;
 
 /// Files that are followed; Debian's largest programs need fewer than 200.
 const MAX_FILES: usize = 512;
-/// A file of at most this length is touched from end to end, as far as the kernel's read-ahead makes that true.
-const WHOLE: u64 = 1 << 20;
-/// Of larger ones, what is touched is as coarse as read-ahead is.
-const GRAIN: u64 = 128 << 10;
+/// A file of at most this length is touched from end to end: the kernel reads up to 1 MiB around what is touched.
+const WHOLE: u64 = 3 << 20;
+/// Of larger ones, what is touched is as coarse as that.
+const GRAIN: u64 = 1 << 20;
 /// runc reads them before the program runs, the linker and the C library before `main`.
 const BEFORE: [&str; 2] = ["/etc/passwd", "/etc/group"];
 const LINKER_CACHE: &str = "/etc/ld.so.cache";
-const BY_LIBRARY: [&str; 1] = ["/etc/nsswitch.conf"];
+const BY_LIBRARY: [&str; 2] = ["/etc/nsswitch.conf", "/etc/localtime"];
 
 /// The trace of a start with this command; without touches where nothing can be told.
 pub async fn foresee(
