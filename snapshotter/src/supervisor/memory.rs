@@ -33,8 +33,8 @@ impl Memory {
 
     /// Takes up what an earlier supervisor had; nothing, where this is something else.
     pub(super) fn from_kept(descriptor: OwnedFd) -> Option<Self> {
-        // Only such files have seals.
-        let sealed = fcntl_get_seals(&descriptor).is_ok_and(|seals| seals == Self::SEALS);
+        // Only such files have seals. Where vm.memfd_noexec is set, the kernel adds one.
+        let sealed = fcntl_get_seals(&descriptor).is_ok_and(|seals| seals.contains(Self::SEALS));
         let whole = fstat(&descriptor).is_ok_and(|stat| u64::try_from(stat.st_size) == Ok(Self::BYTES));
         (sealed && whole).then_some(Self(descriptor))
     }
@@ -78,6 +78,20 @@ mod tests {
         let mut bytes = [0; 4];
         File::open(again.path()).unwrap().read_exact_at(&mut bytes, Memory::BYTES - 4).unwrap();
         assert_eq!(&bytes, b"kept");
+    }
+
+    #[test]
+    fn it_is_known_again_where_the_kernel_seals_its_mode_as_well() {
+        // What vm.memfd_noexec asks for on behalf of everybody.
+        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
+        let memory = match memfd_create("x", flags) {
+            Err(error) => return println!("skipped: {}: {error}", module_path!()),
+            Ok(memory) => memory,
+        };
+        ftruncate(&memory, Memory::BYTES).unwrap();
+        fcntl_add_seals(&memory, Memory::SEALS).unwrap();
+        assert_ne!(fcntl_get_seals(&memory).unwrap(), Memory::SEALS);
+        assert!(Memory::from_kept(memory).is_some());
     }
 
     #[test]
