@@ -1,17 +1,22 @@
 //! User namespaces that nobody is in: for the maps that they have.
 //!
 //! A namespace comes into being with a process in it, has its maps written from outside, and lives on without the process, for as
-//! long as somebody has a descriptor or a mount of it. A process of several threads cannot enter one, so a child does.
+//! long as somebody has a descriptor or a mount of it. A process of several threads cannot enter one, so a child does: a copy of
+//! this process that makes system calls alone, runs no signal handler, and has closed every descriptor but the one that it
+//! waits on. (A copy of the device of a mount, or of another child's pipe, would keep that from ending.)
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::IdMaps;
+
+/// clone3(2)'s flag for a child without signal handlers, which libc's type of it has no room for.
+const CLEAR_SIGHAND: u64 = 1 << 32;
 
 /// A user namespace with these maps.
 pub(super) fn user_namespace(maps: &IdMaps) -> io::Result<OwnedFd> {
@@ -36,29 +41,26 @@ fn lines(maps: &str) -> io::Result<String> {
 /// A process in a namespace of its own, until this is dropped.
 struct Child {
     pid: Pid,
-    /// It ends when this is closed, also by the death of this process.
-    end: Option<OwnedFd>,
+    /// It ends when this is closed, which the death of this process does as well.
+    _end: OwnedFd,
 }
 
 impl Child {
     fn start() -> io::Result<Self> {
-        let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
         let (wait, end) = pipe_with(PipeFlags::CLOEXEC)?;
-        // SAFETY: the child makes system calls alone, and never returns from here.
-        let pid = unsafe { libc::fork() };
+        let wait_number = wait.as_raw_fd();
+        // SAFETY: numbers and pointers; all may be zero.
+        let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
+        how.flags = CLEAR_SIGHAND | u64::from(libc::CLONE_NEWUSER.unsigned_abs());
+        how.exit_signal = libc::SIGCHLD.unsigned_abs().into();
+        // SAFETY: the child has a copy of this memory and its own stack, as by fork(2), and never returns from `live`.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of::<libc::clone_args>()) };
         if pid == 0 {
-            live([tell.as_raw_fd(), wait.as_raw_fd(), end.as_raw_fd()]);
+            live(wait_number);
         }
         let failed = io::Error::last_os_error();
-        let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(failed)?;
-        let child = Self { pid, end: Some(end) };
-        drop(tell);
-        let mut error = [0; 4];
-        File::from(told).read_exact(&mut error)?;
-        match i32::from_ne_bytes(error) {
-            0 => Ok(child),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
+        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(failed)?;
+        Ok(Self { pid, _end: end })
     }
 
     fn file(&self, name: &str) -> String {
@@ -72,20 +74,71 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.end = None;
+        let _ = kill_process(self.pid, Signal::KILL);
         let _ = rustix::io::retry_on_intr(|| waitpid(Some(self.pid), WaitOptions::empty()));
     }
 }
 
-/// The child's life: it enters a namespace, says what came of it, and waits for the end of its parent's end.
-fn live([tell, wait, end]: [RawFd; 3]) -> ! {
-    // SAFETY: system calls on descriptors that are open and on memory of its own stack.
+/// The child's life: it waits for the end of its parent's end. Only what is safe in a signal handler may be called here.
+fn live(wait: RawFd) -> ! {
+    let number = libc::c_long::from(wait);
+    let last = libc::c_long::from(u32::MAX);
+    // SAFETY: system calls on numbers of descriptors that this process alone has, and on memory of its own stack.
     unsafe {
-        libc::close(end);
-        let error: i32 = if libc::unshare(libc::CLONE_NEWUSER) == 0 { 0 } else { *libc::__errno_location() };
-        libc::write(tell, (&raw const error).cast(), size_of::<i32>());
-        let mut byte = 0_u8;
-        libc::read(wait, (&raw mut byte).cast(), 1);
+        let below =
+            if wait == 0 { 0 } else { libc::syscall(libc::SYS_close_range, 0_i64, number - 1, 0_i64) };
+        let above = libc::syscall(libc::SYS_close_range, number + 1, last, 0_i64);
+        if below == 0 && above == 0 {
+            let mut byte = 0_u8;
+            libc::read(wait, (&raw mut byte).cast(), 1);
+        }
         libc::_exit(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read as _;
+
+    use rustix::io::fcntl_dupfd_cloexec;
+
+    use super::*;
+
+    #[test]
+    fn the_child_keeps_no_descriptors_and_no_signal_handlers() {
+        let (mut told, tell) =
+            pipe_with(PipeFlags::CLOEXEC).map(|(one, two)| (File::from(one), two)).unwrap();
+        let far = fcntl_dupfd_cloexec(&tell, 300).unwrap();
+        let child = match Child::start() {
+            Err(error) => return println!("skipped: {}: {error}", module_path!()),
+            Ok(child) => child,
+        };
+        drop((tell, far));
+        assert_eq!(told.read(&mut [0]).unwrap(), 0, "it ends when the child has closed all copies");
+        let caught = |status: &str| {
+            let status = fs::read_to_string(status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            u64::from_str_radix(caught.trim(), 16).unwrap()
+        };
+        assert_ne!(caught("/proc/self/status"), 0, "the standard library catches overflows of the stack");
+        assert_eq!(caught(&child.file("status")), 0);
+        assert_eq!(fs::read_dir(child.file("fd")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn children_end_in_any_order() {
+        let start = || match Child::start() {
+            Err(error) => {
+                println!("skipped: {}: {error}", module_path!());
+                None
+            }
+            Ok(child) => Some(child),
+        };
+        let (Some(first), Some(second)) = (start(), start()) else { return };
+        let place = first.file("ns/user");
+        drop(first);
+        assert!(!fs::exists(place).unwrap());
+        assert!(fs::exists(second.file("ns/user")).unwrap());
     }
 }
