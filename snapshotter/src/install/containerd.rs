@@ -34,7 +34,7 @@ pub struct Wanted<'a> {
     pub root: &'a str,
     /// Whether CRI is to pull with it.
     pub cri: bool,
-    /// Whether the kernel maps the ids of lazy images for user namespaces.
+    /// Whether the machine maps the ids of lazy images for user namespaces.
     pub maps_ids: bool,
 }
 

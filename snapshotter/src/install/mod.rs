@@ -10,6 +10,7 @@ mod containerd;
 mod docker;
 mod files;
 mod host;
+mod ids;
 mod loaded;
 mod merged;
 mod services;
@@ -30,8 +31,6 @@ pub use version::Version;
 use containerd::Wanted;
 use files::{Kind, Planned, Record};
 use host::Host;
-
-use crate::kernel;
 
 const UNIT: &str = "/etc/systemd/system/jaunt-snapshotter.service";
 const UNIT_TEXT: &str = include_str!("../../dist/systemd/jaunt-snapshotter.service");
@@ -246,9 +245,9 @@ fn containerd_file(
         (None, None) => return Err(InstallError::NoContainerd(request.host_root.clone())),
     };
     let (socket, root) = (request.socket.display().to_string(), request.root.display().to_string());
-    let maps_ids = kernel::is_at_least(&kernel::release(), kernel::MAPPED_FUSE);
-    let wanted = Wanted { containerd, socket: &socket, root: &root, cri, maps_ids };
     let before = text(host, path)?;
+    let maps_ids = containerd >= Version::TWO && ids::are_mapped(host, &request.root, notes)?;
+    let wanted = Wanted { containerd, socket: &socket, root: &root, cri, maps_ids };
     let after = containerd::add(&before, &wanted).map_err(edit)?;
     if containerd::has_no_cri(&before) && cri {
         notes.push("CRI is among disabled_plugins: for Kubernetes, take it out".to_owned());

@@ -19,9 +19,15 @@ struct MountAttr {
 
 /// Mounts the directory `from` on `to`, read-only, as the user namespace sees it.
 pub(super) fn mapped(from: &Path, to: &Path, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let tree = clone(from, namespace)?;
+    Ok(move_mount(&tree, "", CWD, to, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// A mount of the directory that is nowhere; it ends with its descriptor.
+pub(super) fn clone(from: &Path, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let tree = open_tree(CWD, from, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     map(&tree, namespace)?;
-    Ok(move_mount(&tree, "", CWD, to, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    Ok(tree)
 }
 
 fn map(tree: &OwnedFd, namespace: BorrowedFd<'_>) -> io::Result<()> {
