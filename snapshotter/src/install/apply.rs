@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::files::{self, Kind, Planned, RECORD, Record, Replaced};
 use super::host::Host;
 use super::undo::{self, Step};
-use super::{InstallError, Request, loaded, plan, services};
+use super::{InstallError, Request, loaded, plan, previous, services};
 use crate::fallback::error_chain;
 
 /// How long a daemon may take until it serves, unless that is said.
@@ -28,9 +28,9 @@ pub async fn install(request: &Request) -> Result<Vec<String>, InstallError> {
     }
     let (own, others): (Vec<_>, Vec<_>) = plan.files.into_iter().partition(|file| file.kind.is_own());
     let mut done = Vec::new();
-    let replaced = write(&host, &own, &mut record, &mut done)?;
+    write(&host, &own, &mut record, &mut done)?;
     if request.start {
-        start(&host, request, &mut record, replaced).await?;
+        start(&host, request, &mut record).await?;
         done.push("the daemon serves".to_owned());
     }
     let replaced = write(&host, &others, &mut record, &mut done)?;
@@ -65,6 +65,7 @@ pub fn uninstall(host_root: &Path, stop: bool, force: bool) -> Result<Vec<String
         done.push("stopped the daemon".to_owned());
     }
     take(own, &host, &mut record, &mut done)?;
+    previous::forget(&host, &mut record)?;
     if stop && has_unit {
         services::reload(&host)?;
     }
@@ -107,6 +108,9 @@ fn write(
         record.restart_due |= file.kind == Kind::Containerd;
         record.renewal_due |= matches!(file.kind, Kind::Program | Kind::Unit);
         record.put(written.clone());
+        if file.kind.is_own() {
+            previous::keep(host, file, &replaced, record)?;
+        }
         record.write(host)?;
         files::replace(&host.at(&file.path)?, &file.content, file.mode)?;
         let told = [kept, aside].into_iter().flatten().collect::<String>();
@@ -131,24 +135,21 @@ fn take(
     Ok(())
 }
 
-/// Has the daemon of this program and unit serve. Where it does not, and another one did, that one is put back.
-async fn start(
-    host: &Host,
-    request: &Request,
-    record: &mut Record,
-    replaced: Vec<Replaced>,
-) -> Result<(), InstallError> {
+/// Has the daemon of this program and unit serve. Where it does not, what they took the place of is put back, be it this run
+/// or an earlier one that has replaced it.
+async fn start(host: &Host, request: &Request, record: &mut Record) -> Result<(), InstallError> {
     let serve = |renewed| services::start(host, &request.socket, request.patience, renewed);
     let Err(why) = serve(record.renewal_due).await else {
         record.renewal_due = false;
-        return record.write(host);
+        return previous::forget(host, record);
     };
-    let is_upgrade = replaced.iter().any(|file| file.written.kind == Kind::Program && file.earlier.is_some());
-    if !is_upgrade {
+    if !previous::is_there(record) {
         return Err(why);
     }
-    put_back(host, record, replaced)?;
+    previous::put_back(host, record)?;
     let again = serve(true).await.is_ok();
+    record.renewal_due = !again;
+    record.write(host)?;
     Err(InstallError::NotUpgraded { why: error_chain(&why), again })
 }
 

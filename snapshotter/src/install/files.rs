@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::InstallError;
 use super::host::Host;
+use super::previous::Previous;
 
 /// The record, on the machine.
 pub const RECORD: &str = "/etc/jaunt/installed.json";
@@ -90,6 +91,9 @@ pub struct Record {
     /// Whether the daemon has not been, since its program or unit was.
     #[serde(default)]
     pub renewal_due: bool,
+    /// What our own files took the place of that the daemon has not served with yet.
+    #[serde(default)]
+    pub previous: Vec<Previous>,
 }
 
 /// What a file took the place of in this run.
@@ -101,7 +105,8 @@ pub struct Replaced {
     pub earlier: Option<Written>,
     /// Where changes of others went that were made since.
     pub aside: Option<PathBuf>,
-    bytes: Option<Vec<u8>>,
+    /// What it held; none, if there was nothing.
+    pub bytes: Option<Vec<u8>>,
 }
 
 impl Replaced {
@@ -113,16 +118,7 @@ impl Replaced {
             Some(bytes) => replace(&place, &bytes, 0o644)?,
             None => remove(&place)?,
         }
-        match earlier {
-            Some(earlier) => record.put(earlier),
-            None => {
-                record.files.retain(|other| other.path != written.path);
-                if let Some(kept) = &written.before {
-                    remove(&host.at(kept)?)?;
-                }
-            }
-        }
-        Ok(())
+        record.go_back(host, &written.path, earlier)
     }
 }
 
@@ -150,10 +146,27 @@ impl Record {
         self.files.push(written);
     }
 
+    /// Has what was known `earlier` of a file take the place of what is known now. If that was nothing, what was kept of it
+    /// goes as well.
+    pub fn go_back(
+        &mut self,
+        host: &Host,
+        path: &Path,
+        earlier: Option<Written>,
+    ) -> Result<(), InstallError> {
+        if let Some(earlier) = earlier {
+            self.put(earlier);
+            return Ok(());
+        }
+        let kept = self.find(path).and_then(|written| written.before.clone());
+        self.files.retain(|other| other.path != path);
+        kept.map_or(Ok(()), |kept| remove(&host.at(&kept)?))
+    }
+
     /// Makes it the machine's; an empty one is removed.
     pub fn write(&self, host: &Host) -> Result<(), InstallError> {
         let path = host.at(Path::new(RECORD))?;
-        if self.files.is_empty() {
+        if self.files.is_empty() && self.previous.is_empty() {
             return remove(&path);
         }
         let bytes = serde_json::to_vec_pretty(self)
@@ -194,7 +207,7 @@ pub fn intend(host: &Host, planned: &Planned, record: &Record) -> Result<Option<
 }
 
 /// A copy of a file beside it.
-fn keep(host: &Host, planned: &Planned, now: &[u8], suffix: &str) -> Result<PathBuf, InstallError> {
+pub fn keep(host: &Host, planned: &Planned, now: &[u8], suffix: &str) -> Result<PathBuf, InstallError> {
     let mode = mode_of(&host.at(&planned.path)?).unwrap_or(planned.mode);
     let kept = free_name(host, &planned.path, suffix)?;
     replace(&host.at(&kept)?, now, mode)?;
@@ -245,7 +258,8 @@ pub fn remove(path: &Path) -> Result<(), InstallError> {
     }
 }
 
-fn mode_of(path: &Path) -> Option<u32> {
+/// The permission bits of a file, if it is there.
+pub fn mode_of(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|stat| stat.mode() & 0o7777)
 }
 

@@ -13,6 +13,7 @@ mod host;
 mod ids;
 mod loaded;
 mod merged;
+mod previous;
 mod services;
 mod tables;
 mod undo;

@@ -198,6 +198,62 @@ fn a_newer_program_takes_the_place_of_the_one_that_runs_and_containerd_runs_on()
 }
 
 #[test]
+fn an_upgrade_that_was_cut_short_is_taken_back_by_the_next_run() {
+    let Some(machine) = machine() else { return };
+    let empty = machine.files();
+    let daemon = Daemon::of(&machine);
+    let _containerd = Containerd::of(&machine, Reads::TheFile);
+    machine.run(&start("60"));
+    let program = machine.at("usr/local/bin/jaunt-snapshotter");
+    let previous = machine.at("usr/local/bin/jaunt-snapshotter.previous");
+    assert!(!previous.exists(), "it has served");
+    fs::write(&program, "old\n").unwrap();
+    // As far as one comes that ends before it has started anything; twice.
+    machine.run(&INSTALL);
+    machine.run(&INSTALL);
+    assert_eq!(fs::read(&previous).unwrap(), b"old\n");
+    fs::write(machine.at("old-alone"), "").unwrap();
+    let said = machine.refused(&start("5"));
+    assert!(said.contains("the old program and unit are back, and serve"), "{said}");
+    assert_eq!(fs::read(&program).unwrap(), b"old\n");
+    assert!(!previous.exists());
+    // What is undone before it has served leaves nothing, either.
+    machine.run(&INSTALL);
+    assert!(previous.exists());
+    drop(daemon);
+    machine.run(&["uninstall", "--force"]);
+    for path in ["asked", "old-alone", "log"] {
+        let _ = fs::remove_file(machine.at(path));
+    }
+    for dir in ["var", "run"] {
+        let _ = fs::remove_dir_all(machine.at(dir));
+    }
+    assert_eq!(machine.files(), empty);
+}
+
+#[test]
+fn an_installation_by_hand_comes_back_where_the_new_daemon_does_not_serve() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    let (program, unit) = ("usr/local/bin/jaunt-snapshotter", "etc/systemd/system/jaunt-snapshotter.service");
+    for (path, text) in [(program, "old\n"), (unit, "[Service]\n# mine\n")] {
+        fs::create_dir_all(machine.at(path).parent().unwrap()).unwrap();
+        fs::write(machine.at(path), text).unwrap();
+    }
+    fs::write(machine.at("old-alone"), "").unwrap();
+    let said = machine.refused(&start("5"));
+    assert!(said.contains("the old program and unit are back, and serve"), "{said}");
+    assert_eq!(fs::read_to_string(machine.at(program)).unwrap(), "old\n");
+    assert_eq!(fs::read_to_string(machine.at(unit)).unwrap(), "[Service]\n# mine\n");
+    for file in [program, unit] {
+        let beside = |suffix: &str| machine.at(&format!("{file}.{suffix}")).exists();
+        assert!(!beside("before-jaunt") && !beside("previous"), "{file}");
+    }
+    assert!(!machine.at("etc/jaunt/snapshotter.toml").exists());
+    assert!(machine.refused(&["uninstall"]).contains("nothing is installed"));
+}
+
+#[test]
 fn a_drain_restarts_containerd_and_leaves_docker_to_its_operator() {
     let Some(machine) = machine() else { return };
     machine.run(&[&INSTALL[..], &["--docker"]].concat());
