@@ -218,6 +218,15 @@ fn ignore_absent(done: io::Result<()>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Lets go of everything, also when the test fails.
+    struct Cleared(MappedDirectories);
+
+    impl Drop for Cleared {
+        fn drop(&mut self) {
+            let _ = self.0.remove_all();
+        }
+    }
+
     fn maps() -> IdMaps {
         IdMaps { uids: "0:100000:65536".to_owned(), gids: "0:200000:1000,1000:300000:1000".to_owned() }
     }
@@ -236,6 +245,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(&two, dir.path().join("link")).unwrap();
         let mapped = MappedDirectories::below(dir.path());
+        let _cleared = Cleared(mapped.clone());
         let lowers = [one.clone(), dir.path().join("link")];
         let places = match mapped.of(9, &maps(), &lowers) {
             Err(error @ MapError::Clone { .. }) => return println!("skipped: {error:?}"),
@@ -274,6 +284,7 @@ mod tests {
             fs::write(path.join("file"), "").unwrap();
         }
         let mapped = MappedDirectories::below(dir.path());
+        let _cleared = Cleared(mapped.clone());
         if let Err(error @ MapError::Clone { .. }) = mapped.of(9, &maps(), &lowers) {
             return println!("skipped: {error:?}");
         }
@@ -308,6 +319,7 @@ mod tests {
     fn what_cannot_be_mapped_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let mapped = MappedDirectories::below(dir.path());
+        let _cleared = Cleared(mapped.clone());
         for (uids, gids) in [("", "0:1:1"), ("0:1:1", "0:1"), ("0:1:0", "0:1:1"), ("0:1:1,0:2:1", "0:1:1")] {
             let maps = IdMaps { uids: uids.to_owned(), gids: gids.to_owned() };
             let refused = mapped.of(1, &maps, &[dir.path().to_owned()]).unwrap_err();
