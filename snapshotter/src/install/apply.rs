@@ -6,21 +6,24 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::files::{self, Kind, Planned, RECORD, Record, Replaced};
+use super::files::{self, Kind, Planned, RECORD, Record, Replaced, Written};
 use super::host::Host;
 use super::undo::{self, Step};
-use super::{InstallError, Request, loaded, plan, previous, services};
+use super::{InstallError, Request, docker, loaded, plan, previous, services};
 use crate::fallback::error_chain;
 
 /// How long a daemon may take until it serves, unless that is said.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Where containerd is asked, unless its configuration says.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+const NOT_RESTARTED: &str =
+    "next: uninstall --drain --stop, or systemctl restart containerd: until then it pulls with Jaunt";
 
 /// Installs. What was done, a line each.
 pub async fn install(request: &Request) -> Result<Vec<String>, InstallError> {
     let host = Host::new(&request.host_root);
     let mut record = Record::read(&host)?;
+    let was_due = record.restart_due;
     let plan = plan(request)?;
     if request.undrain && record.drained {
         record.drained = false;
@@ -36,7 +39,8 @@ pub async fn install(request: &Request) -> Result<Vec<String>, InstallError> {
     let replaced = write(&host, &others, &mut record, &mut done)?;
     if request.start && record.restart_due {
         let socket = plan.containerd_socket.unwrap_or_else(|| PathBuf::from(CONTAINERD_SOCKET));
-        tell_containerd(&host, &socket, request.patience, &mut record, replaced).await?;
+        let told = tell_containerd(&host, &socket, request.patience).await;
+        settle(&host, &mut record, told, was_due, replaced)?;
         done.push("restarted containerd, which has the snapshotter".to_owned());
     }
     if own.is_empty() && others.is_empty() {
@@ -55,9 +59,15 @@ pub fn uninstall(host_root: &Path, stop: bool, force: bool) -> Result<Vec<String
     let (own, others): (Vec<_>, Vec<_>) =
         undo::steps(&host, &record, force)?.into_iter().partition(|step| step.kind().is_own());
     let mut done = Vec::new();
+    if stop {
+        // On record until containerd runs without it.
+        let replaced = others.iter().map(|step| step.replaced(&host)).collect::<Result<_, _>>()?;
+        others.iter().try_for_each(|step| step.take(&host).map(drop))?;
+        let (told, was_due) = (services::restart_containerd(&host), record.restart_due);
+        settle(&host, &mut record, told, was_due, replaced)?;
+    }
     take(others, &host, &mut record, &mut done)?;
     if stop {
-        services::restart_containerd(&host)?;
         done.push("restarted containerd".to_owned());
     }
     if stop && has_unit {
@@ -76,10 +86,30 @@ pub fn uninstall(host_root: &Path, stop: bool, force: bool) -> Result<Vec<String
 pub fn drain(host_root: &Path, restart: bool) -> Result<Vec<String>, InstallError> {
     let host = Host::new(host_root);
     let mut record = installed(&host)?;
-    let mut done = undo::drain(&host, &mut record)?;
-    if restart && !done.is_empty() {
-        services::restart_containerd(&host)?;
-        done.push("restarted containerd".to_owned());
+    let (was_due, was_drained) = (record.restart_due, record.drained);
+    let drained = undo::drained(&host, &record)?;
+    let (mut done, mut replaced) = (Vec::new(), Vec::new());
+    record.drained = true;
+    for (file, text) in drained {
+        let Written { kind, path, .. } = &file.written;
+        record.restart_due |= *kind == Kind::Containerd;
+        record.put(file.written.clone());
+        record.write(&host)?;
+        files::replace(&host.at(path)?, text.as_bytes(), 0o644)?;
+        done.push(format!("{}: pulls as before", path.display()));
+        done.extend((*kind == Kind::Docker).then(|| docker::LEFT.to_owned()));
+        replaced.push(file);
+    }
+    record.write(&host)?;
+    match (record.restart_due, restart) {
+        (false, _) => {}
+        (true, false) => done.push(NOT_RESTARTED.to_owned()),
+        (true, true) => {
+            let told = services::restart_containerd(&host);
+            record.drained = told.is_ok() || was_drained;
+            settle(&host, &mut record, told, was_due, replaced)?;
+            done.push("restarted containerd".to_owned());
+        }
     }
     Ok(done)
 }
@@ -131,6 +161,7 @@ fn take(
         done.push(step.take(host)?);
         record.files.retain(|written| written.path != path);
         record.write(host)?;
+        step.forget(host)?;
     }
     Ok(())
 }
@@ -153,33 +184,38 @@ async fn start(host: &Host, request: &Request, record: &mut Record) -> Result<()
     Err(InstallError::NotUpgraded { why: error_chain(&why), again })
 }
 
-/// Restarts containerd, and asks whether it has the snapshotter. Otherwise it gets its old configuration again.
-async fn tell_containerd(
+/// Restarts containerd, and asks whether it has the snapshotter.
+async fn tell_containerd(host: &Host, socket: &Path, patience: Duration) -> Result<(), InstallError> {
+    services::restart_containerd(host)?;
+    Ok(loaded::await_snapshotter(&host.at(socket)?, patience).await?)
+}
+
+/// Ends a restart of containerd that was `told` of what has been `replaced`: if it does not work with that, it gets what it
+/// had. If it had not even been told of that, nobody knows that it works, and all of ours is taken out.
+fn settle(
     host: &Host,
-    socket: &Path,
-    patience: Duration,
     record: &mut Record,
-    replaced: Vec<Replaced>,
+    told: Result<(), InstallError>,
+    was_due: bool,
+    mut replaced: Vec<Replaced>,
 ) -> Result<(), InstallError> {
-    let told = match services::restart_containerd(host) {
-        Ok(()) => loaded::await_snapshotter(&host.at(socket)?, patience).await.map_err(InstallError::from),
-        Err(error) => Err(error),
-    };
     let Err(why) = told else {
         record.restart_due = false;
         return record.write(host);
     };
-    if replaced.is_empty() {
-        // An earlier run has written it, and was cut short.
-        let theirs = undo::step_of(host, record, Kind::Containerd)?;
-        take(theirs.into_iter().collect(), host, record, &mut Vec::new())?;
+    if was_due {
+        replaced.retain(|file| file.written.kind != Kind::Containerd);
+        let step = undo::step_of(host, record, Kind::Containerd)?;
+        take(step.into_iter().collect(), host, record, &mut Vec::new())?;
     }
     put_back(host, record, replaced)?;
     let again = services::restart_containerd(host).is_ok();
+    record.restart_due = !again;
+    record.write(host)?;
     Err(InstallError::PutBack { why: Box::new(why), again })
 }
 
-/// Undoes [`write`].
+/// Undoes what was written.
 fn put_back(host: &Host, record: &mut Record, replaced: Vec<Replaced>) -> Result<(), InstallError> {
     for file in replaced.into_iter().rev() {
         file.put_back(host, record)?;

@@ -262,7 +262,18 @@ fn containerd_file(
     Ok((Planned { kind: Kind::Containerd, path, content, mode: 0o644 }, socket))
 }
 
-/// Has containerd read its new configuration, from beside the old one: what it imports counts as well. Its socket, as it says.
+/// What containerd makes of a new configuration, read from beside the old one: what it imports counts as well.
+fn dump(host: &Host, program: &Path, path: &Path, text: &str) -> Result<String, InstallError> {
+    let new = path.with_extension("jaunt-new");
+    let place = host.at(&new)?;
+    files::replace(&place, text.as_bytes(), 0o600)?;
+    let config = new.display().to_string();
+    let dumped = host.run(program, &["--config", &config, "config", "dump"]);
+    files::remove(&place)?;
+    dumped
+}
+
+/// Has containerd read its new configuration, which is to say what is wanted. Its socket, as it says.
 fn verify(
     host: &Host,
     program: &Path,
@@ -270,13 +281,7 @@ fn verify(
     text: &str,
     wanted: &Wanted<'_>,
 ) -> Result<Option<PathBuf>, InstallError> {
-    let new = path.with_extension("jaunt-new");
-    let place = host.at(&new)?;
-    files::replace(&place, text.as_bytes(), 0o600)?;
-    let config = new.display().to_string();
-    let dumped = host.run(program, &["--config", &config, "config", "dump"]);
-    files::remove(&place)?;
-    let dumped = dumped?;
+    let dumped = dump(host, program, path, text)?;
     let edit = |source| InstallError::Edit { path: path.to_owned(), source };
     let missing = merged::missing(&dumped, wanted).map_err(edit)?;
     if missing.is_empty() {

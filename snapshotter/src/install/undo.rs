@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jaunt_formats::Digest;
 
-use super::files::{self, EDITED, Kind, Record, Written};
+use super::files::{self, EDITED, Kind, Record, Replaced, Written};
 use super::host::Host;
 use super::{EditError, InstallError, containerd, docker};
 
@@ -21,31 +21,39 @@ pub(super) fn step_of(host: &Host, record: &Record, kind: Kind) -> Result<Option
     written.map(|written| Step::of(host, written.clone(), false)).transpose()
 }
 
-/// Gives pulling back to what did it before, and leaves the snapshotter to what runs on it.
-pub(super) fn drain(host: &Host, record: &mut Record) -> Result<Vec<String>, InstallError> {
-    let mut done = Vec::new();
-    for written in &mut record.files {
-        let (now, before) = (text(host, &written.path)?, original(host, written)?);
-        let changed = match written.kind {
-            Kind::Containerd => containerd::drain(&now, &before).map_err(edit(written))?,
-            Kind::Docker => docker::remove(&now, &before).map_err(json(written))?,
+/// What is to be written, so that pulls go to what did them before, and the snapshotter stays for what runs on it.
+pub(super) fn drained(host: &Host, record: &Record) -> Result<Vec<(Replaced, String)>, InstallError> {
+    let mut drained = Vec::new();
+    for earlier in &record.files {
+        let (now, before) = (text(host, &earlier.path)?, original(host, earlier)?);
+        let changed = match earlier.kind {
+            Kind::Containerd => containerd::drain(&now, &before).map_err(edit(earlier))?,
+            Kind::Docker => docker::remove(&now, &before).map_err(json(earlier))?,
             Kind::Unit | Kind::Config | Kind::Program => continue,
         };
-        if changed != now {
-            files::replace(&host.at(&written.path)?, changed.as_bytes(), 0o644)?;
-            // Nobody else has changed it: all of it can be put back later.
-            if Digest::of(now.as_bytes()) == written.digest {
-                written.digest = Digest::of(changed.as_bytes());
-            }
-            done.push(format!("{}: pulls as before", written.path.display()));
-            if written.kind == Kind::Docker {
-                done.push(docker::LEFT.to_owned());
-            }
+        if changed == now {
+            continue;
         }
+        check(host, earlier, &changed)?;
+        let mut written = earlier.clone();
+        // Nobody else has changed it: all of it can be put back later.
+        if Digest::of(now.as_bytes()) == written.digest {
+            written.digest = Digest::of(changed.as_bytes());
+        }
+        let (earlier, bytes) = (Some(earlier.clone()), Some(now.into_bytes()));
+        drained.push((Replaced { written, earlier, aside: None, bytes }, changed));
     }
-    record.drained = true;
-    record.write(host)?;
-    Ok(done)
+    Ok(drained)
+}
+
+/// Has containerd, where there is one, read a file that it did not have before.
+fn check(host: &Host, written: &Written, text: &str) -> Result<(), InstallError> {
+    match host.find("containerd") {
+        Some(program) if written.kind == Kind::Containerd => {
+            super::dump(host, &program, &written.path, text).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How one file is taken out.
@@ -78,6 +86,9 @@ impl Step {
         match written.kind {
             Kind::Containerd => {
                 let text = containerd::remove(&now, &before).map_err(edit(&written))?;
+                if !force {
+                    check(host, &written, &text)?;
+                }
                 Ok(Self::Merge(written, text))
             }
             Kind::Docker => {
@@ -108,11 +119,18 @@ impl Step {
         written
     }
 
-    /// Takes it out. What was done, in words.
-    pub fn take(self, host: &Host) -> Result<String, InstallError> {
+    /// What is there until it is taken out.
+    pub fn replaced(&self, host: &Host) -> Result<Replaced, InstallError> {
+        let written = self.written().clone();
+        let bytes = files::read(&host.at(&written.path)?)?;
+        Ok(Replaced { earlier: Some(written.clone()), written, aside: None, bytes })
+    }
+
+    /// Takes it out; again does no harm. What was done, in words.
+    pub fn take(&self, host: &Host) -> Result<String, InstallError> {
         let place = host.at(self.path())?;
         let path = self.path().display().to_string();
-        match &self {
+        match self {
             Self::Gone(_) => Ok(format!("{path}: gone already")),
             Self::Merge(written, text) => {
                 files::replace(&place, text.as_bytes(), 0o644)?;
@@ -130,6 +148,16 @@ impl Step {
             Self::Restore(written) => restore(host, written),
         }
     }
+
+    /// Removes what was kept of it, once it is in its place and off the record.
+    pub fn forget(&self, host: &Host) -> Result<(), InstallError> {
+        match self {
+            Self::Restore(written) | Self::Aside(written) => {
+                written.before.as_ref().map_or(Ok(()), |kept| files::remove(&host.at(kept)?))
+            }
+            Self::Merge(..) | Self::Gone(_) => Ok(()),
+        }
+    }
 }
 
 fn restore(host: &Host, written: &Written) -> Result<String, InstallError> {
@@ -141,7 +169,6 @@ fn restore(host: &Host, written: &Written) -> Result<String, InstallError> {
     let kept = host.at(kept)?;
     let Some(bytes) = files::read(&kept)? else { return Err(InstallError::Lost(kept)) };
     files::replace(&place, &bytes, 0o644)?;
-    files::remove(&kept)?;
     Ok(format!("{}: as it was before", written.path.display()))
 }
 

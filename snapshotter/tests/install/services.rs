@@ -126,6 +126,73 @@ fn a_daemon_whose_unit_is_not_active_does_not_serve() {
 }
 
 #[test]
+fn a_configuration_that_an_earlier_run_left_unread_goes_with_what_this_one_adds() {
+    for before in [&[][..], &["--no-cri"]] {
+        let Some(machine) = machine() else { return };
+        let _daemon = Daemon::of(&machine);
+        // As far as one comes that ends before it restarts containerd.
+        machine.run(&[&INSTALL[..], before].concat());
+        fs::write(machine.at("fails-restart-yes"), "").unwrap();
+        let said = machine.refused(&[&start("60")[..], &["--docker"]].concat());
+        assert!(said.contains("the old one is back, and it runs"), "{said}");
+        assert_eq!(machine.config(), MINE);
+        assert!(!machine.at("etc/docker/daemon.json").exists());
+        assert_eq!(machine.asked().last().unwrap(), "restart containerd jaunt=no");
+        machine.run(&["uninstall"]);
+        assert_eq!(machine.config(), MINE);
+    }
+}
+
+#[test]
+fn a_containerd_that_does_not_come_back_without_the_snapshotter_keeps_it() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    let containerd = Containerd::of(&machine, Reads::TheFile);
+    machine.run(&start("60"));
+    machine.asked();
+    drop(containerd);
+    let installed = machine.config();
+    fs::write(machine.at("fails-restart-no"), "").unwrap();
+    for theirs in ["", "\n[debug]\n  level = \"info\" # theirs\n"] {
+        fs::write(machine.at(CONFIG), installed.clone() + theirs).unwrap();
+        let said = machine.refused(&["uninstall", "--stop"]);
+        assert!(said.contains("the old one is back, and it runs"), "{said}");
+        assert_eq!(machine.config(), installed.clone() + theirs);
+        let asked = ["restart containerd jaunt=no", "restart containerd jaunt=yes"];
+        assert_eq!(machine.asked(), asked, "the daemon is left to run");
+    }
+    // A drain that containerd does not take is none.
+    fs::write(machine.at(CONFIG), &installed).unwrap();
+    fs::write(machine.at("fails-restart-yes"), "").unwrap();
+    machine.refused(&["uninstall", "--drain", "--stop"]);
+    assert_eq!(machine.config(), installed);
+    assert!(!machine.run(&INSTALL).contains("drained"));
+    for fails in ["fails-restart-no", "fails-restart-yes"] {
+        fs::remove_file(machine.at(fails)).unwrap();
+    }
+    machine.run(&["uninstall", "--stop"]);
+    assert_eq!(machine.config(), MINE);
+}
+
+#[test]
+fn what_containerd_cannot_read_is_not_left_to_it() {
+    let Some(machine) = machine() else { return };
+    machine.run(&INSTALL);
+    let edited = machine.config() + "\n[debug]\n  level = \"info\" # theirs\n";
+    fs::write(machine.at(CONFIG), &edited).unwrap();
+    let containerd = machine.at("usr/bin/containerd");
+    fs::write(&containerd, "#!/bin/sh\necho cannot read it >&2\nexit 1\n").unwrap();
+    fs::set_permissions(&containerd, fs::Permissions::from_mode(0o755)).unwrap();
+    let before = machine.files();
+    for words in [&["uninstall"][..], &["uninstall", "--stop"], &["uninstall", "--drain", "--stop"]] {
+        assert!(machine.refused(words).contains("cannot read it"), "{words:?}");
+        assert_eq!(machine.files(), before);
+    }
+    machine.run(&["uninstall", "--force"]);
+    assert!(machine.config().contains("# theirs") && !machine.config().contains("jaunt"));
+}
+
+#[test]
 fn a_containerd_that_does_not_come_back_gets_its_configuration_back() {
     let Some(machine) = machine() else { return };
     let _daemon = Daemon::of(&machine);
@@ -262,6 +329,18 @@ fn a_drain_restarts_containerd_and_leaves_docker_to_its_operator() {
     assert_eq!(machine.asked(), ["restart containerd jaunt=yes"], "it is known still, for what runs");
     let said = machine.run(&["uninstall", "--drain", "--stop"]);
     assert_eq!((said.as_str(), machine.asked()), ("", Vec::new()), "once is enough");
+}
+
+#[test]
+fn a_drain_that_containerd_was_not_told_of_is_told_by_the_next() {
+    let Some(machine) = machine() else { return };
+    machine.run(&INSTALL);
+    let said = machine.run(&["uninstall", "--drain"]);
+    assert!(said.contains("systemctl restart containerd"), "{said}");
+    assert_eq!(machine.asked(), [""; 0]);
+    let said = machine.run(&["uninstall", "--drain", "--stop"]);
+    assert_eq!(said, "restarted containerd\n");
+    assert_eq!(machine.asked(), ["restart containerd jaunt=yes"]);
 }
 
 #[test]
