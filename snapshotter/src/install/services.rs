@@ -21,19 +21,17 @@ pub(super) async fn start(
     renewed: bool,
 ) -> Result<(), InstallError> {
     systemctl(host, &["daemon-reload"])?;
-    let started = match renewed {
-        false => systemctl(host, &["enable", "--now", UNIT]),
-        true => {
-            systemctl(host, &["enable", UNIT])?;
-            systemctl(host, &["restart", UNIT])
-        }
-    };
+    systemctl(host, &["enable", UNIT])?;
+    // systemd's own patience is the unit's: the time that may pass here is counted from now.
+    let started = systemctl(host, &[if renewed { "restart" } else { "start" }, "--no-block", UNIT]);
     // A first attempt may fail where a daemon was left to what used it: it hands over, and the next one takes over.
     let told = started.err().map(|error| error_chain(&error));
     let deadline = Instant::now() + patience;
     loop {
         let seen = match systemctl(host, &["is-active", "--quiet", UNIT]) {
             Err(_) => format!("{UNIT} is not active"),
+            // One that runs until its turn comes is not the one that was asked for.
+            Ok(()) if is_queued(host)? => format!("{UNIT} is still being started"),
             // A link that is not there yet may be made by the daemon's start.
             Ok(()) => match status::fetch(&host.at(socket)?).await {
                 Ok(_) => return Ok(()),
@@ -63,7 +61,17 @@ pub(super) fn restart_containerd(host: &Host) -> Result<(), InstallError> {
     systemctl(host, &["restart", "containerd.service"])
 }
 
+/// Whether systemd has still to start or end the daemon.
+fn is_queued(host: &Host) -> Result<bool, InstallError> {
+    let job = ask_systemctl(host, &["show", "--property", "Job", "--value", UNIT])?;
+    Ok(!matches!(job.trim(), "" | "0"))
+}
+
 fn systemctl(host: &Host, words: &[&str]) -> Result<(), InstallError> {
+    ask_systemctl(host, words).map(drop)
+}
+
+fn ask_systemctl(host: &Host, words: &[&str]) -> Result<String, InstallError> {
     let program = host.find("systemctl").unwrap_or_else(|| "/usr/bin/systemctl".into());
-    host.run(&program, words).map(drop)
+    host.run(&program, words)
 }

@@ -16,6 +16,7 @@ while read -r line; do
 done < /etc/containerd/config.toml
 echo "$* jaunt=$jaunt" >> /asked
 if [ -e "/fails-$1-$jaunt" ]; then exit 1; fi
+if [ "$1" = show ] && [ -e /queued ]; then echo 12; fi
 if [ "$1" = is-active ] && [ -e /old-alone ]; then
     read -r line < /usr/local/bin/jaunt-snapshotter
     [ "$line" = old ] || exit 3
@@ -48,7 +49,7 @@ impl Machine {
     fn asked(&self) -> Vec<String> {
         let asked = fs::read_to_string(self.at("asked")).unwrap_or_default();
         let _ = fs::remove_file(self.at("asked"));
-        let asked = asked.lines().filter(|line| !line.starts_with("is-active"));
+        let asked = asked.lines().filter(|line| !line.starts_with("is-active") && !line.starts_with("show"));
         asked.map(|line| line.replace(".service", "")).collect()
     }
 }
@@ -86,12 +87,16 @@ fn containerd_is_told_of_a_daemon_that_serves_and_that_is_ended_last() {
     let started = [
         "daemon-reload jaunt=no",
         "enable jaunt-snapshotter jaunt=no",
-        "restart jaunt-snapshotter jaunt=no",
+        "restart --no-block jaunt-snapshotter jaunt=no",
         "restart containerd jaunt=yes",
     ];
     assert_eq!(machine.asked(), started);
     machine.run(&start("60"));
-    let again = ["daemon-reload jaunt=yes", "enable --now jaunt-snapshotter jaunt=yes"];
+    let again = [
+        "daemon-reload jaunt=yes",
+        "enable jaunt-snapshotter jaunt=yes",
+        "start --no-block jaunt-snapshotter jaunt=yes",
+    ];
     assert_eq!(machine.asked(), again, "nothing is restarted where nothing has changed");
     machine.run(&["uninstall", "--stop"]);
     let stopped =
@@ -119,9 +124,20 @@ fn a_daemon_whose_unit_is_not_active_does_not_serve() {
     fs::write(machine.at("fails-is-active-no"), "").unwrap();
     let said = machine.refused(&start("1"));
     assert!(
-        said.contains("restart jaunt-snapshotter.service failed") && said.contains("is not active"),
+        said.contains("restart --no-block jaunt-snapshotter.service failed")
+            && said.contains("is not active"),
         "{said}"
     );
+    assert_eq!(machine.config(), MINE);
+}
+
+#[test]
+fn a_daemon_that_runs_until_it_is_replaced_is_not_the_new_one() {
+    let Some(machine) = machine() else { return };
+    let _daemon = Daemon::of(&machine);
+    fs::write(machine.at("queued"), "").unwrap();
+    let said = machine.refused(&start("1"));
+    assert!(said.contains("is still being started"), "{said}");
     assert_eq!(machine.config(), MINE);
 }
 
@@ -249,7 +265,7 @@ fn a_newer_program_takes_the_place_of_the_one_that_runs_and_containerd_runs_on()
     let upgraded = [
         "daemon-reload jaunt=yes",
         "enable jaunt-snapshotter jaunt=yes",
-        "restart jaunt-snapshotter jaunt=yes",
+        "restart --no-block jaunt-snapshotter jaunt=yes",
     ];
     assert_eq!(machine.asked(), upgraded);
     assert!(fs::read(&program).unwrap() == new);
