@@ -97,6 +97,11 @@ impl Observed {
         registry.register_collector(Box::new(Watched(self.clone())));
     }
 
+    /// Mounted images that are not completed because there is no room for them.
+    pub fn images_without_room(&self) -> u64 {
+        self.completion.get().map_or(0, |counted| counted.without_room.load(Ordering::Relaxed))
+    }
+
     /// What was counted.
     pub fn metrics(&self) -> &Metrics {
         self.layers.metrics()
@@ -212,7 +217,10 @@ impl Watched {
             let (name, kind) = (format!("completion_{name}"), counter.metric_type());
             counter.encode(encoder.encode_descriptor(&name, help, None, kind)?)?;
         }
-        Ok(())
+        let without = ConstGauge::new(i64::try_from(self.0.images_without_room()).unwrap_or(i64::MAX));
+        let help = "Mounted images that are not completed because there is no room for them";
+        let (name, kind) = ("completion_without_room", without.metric_type());
+        without.encode(encoder.encode_descriptor(name, help, None, kind)?)
     }
 
     /// As many label values as there are mounted images.

@@ -21,6 +21,7 @@ impl Shared {
             distrust_pack(chain);
             return Err(Stop::Condemned);
         }
+        self.find_room(chain, &targets)?;
         for target in &targets {
             let done = self.layer(target).await;
             if target.fetcher.file().quarantined().is_some() {
@@ -35,6 +36,16 @@ impl Shared {
         }
         tracing::info!(index = %chain.index, layers = prefix, "an image is complete: it needs no registry");
         Ok(())
+    }
+
+    /// Whether all that the chain misses finds room: a part of it would be there in vain.
+    fn find_room(&self, chain: &Chain, targets: &[Target]) -> Result<(), Stop> {
+        let missing = targets.iter().map(Target::missing_bytes).sum();
+        let has_room = match chain.was_evicted {
+            true => self.store.has_lasting_room_for(missing),
+            false => self.store.has_room_for(missing),
+        };
+        if missing == 0 || has_room { Ok(()) } else { Err(Trouble::NoRoom(missing).into()) }
     }
 
     /// Compares what the chain's boot pack has brought with the layers, unless that was done.

@@ -37,6 +37,12 @@ impl Target {
         self.handle.strong_count() > 0
     }
 
+    /// Bytes that are not here.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        let file = self.fetcher.file();
+        file.total_bytes().saturating_sub(file.present_bytes())
+    }
+
     /// The next run of missing spans that is one request.
     fn missing(&self, from: usize) -> Option<Range<usize>> {
         let count = self.fetcher.layer.spans.len();
@@ -79,9 +85,9 @@ impl Shared {
         if aside(has_rest).await.ok_or(Trouble::Thread)? {
             return Ok(());
         }
-        let (layer, file) = (&target.fetcher.layer, target.fetcher.file());
+        let layer = &target.fetcher.layer;
         // The tar is aside until it is kept.
-        let missing = layer.tar_len.saturating_add(file.total_bytes().saturating_sub(file.present_bytes()));
+        let missing = layer.tar_len.saturating_add(target.missing_bytes());
         if !self.store.has_room_for(missing) {
             return Err(Trouble::NoRoom(missing).into());
         }
@@ -102,8 +108,7 @@ impl Shared {
     }
 
     async fn fill(&self, target: &Target) -> Result<(), Stop> {
-        let file = target.fetcher.file();
-        let missing = file.total_bytes().saturating_sub(file.present_bytes());
+        let missing = target.missing_bytes();
         if !self.store.has_room_for(missing) {
             return Err(Trouble::NoRoom(missing).into());
         }

@@ -21,7 +21,8 @@
 //! of its own, or other bytes, stands behind it is found out here.
 //!
 //! A chain that is complete is looked at again every minute while it is mounted, which costs next to nothing: where a part was taken
-//! away to make room, or found damaged, it is completed anew.
+//! away to make room, or found damaged, it is completed anew. Nothing is begun for a chain unless all that it misses finds room below the
+//! cap; what was taken away to make room has to find it below what making room leaves, or the two would undo each other for ever.
 
 mod aside;
 mod chain;
@@ -77,6 +78,8 @@ pub struct CompletionCounters {
     pub postponed: AtomicU64,
     /// How often a complete chain was found to have lost a part.
     pub lost: AtomicU64,
+    /// Mounted chains that wait for room, as of when the last one was looked at.
+    pub without_room: AtomicU64,
 }
 
 /// Completes chains in the background, for as long as it lives.
@@ -101,6 +104,12 @@ struct Chain {
     failures: u32,
     /// Nothing is to be done for it, as of when it was last looked at.
     settled: bool,
+    /// What the store had taken away in all when it was last complete.
+    evicted_before: u64,
+    /// Whether it has made room for others since.
+    was_evicted: bool,
+    /// Whether the cap leaves no room for it.
+    lacks_room: bool,
 }
 
 impl Completion {
@@ -115,7 +124,7 @@ impl Completion {
     /// Sees to a chain that was mounted, whose index has this digest, until it is not mounted any more.
     pub fn add(&self, fs: &Arc<LayerFs>, index: Digest) {
         let due = Instant::now() + self.shared.settings.delay;
-        self.shared.lock().push(Chain { fs: Arc::downgrade(fs), index, due, failures: 0, settled: false });
+        self.shared.lock().push(Chain::new(fs, index, due));
         self.shared.added.notify_one();
     }
 
@@ -131,6 +140,14 @@ impl Completion {
     }
 }
 
+impl Chain {
+    fn new(fs: &Arc<LayerFs>, index: Digest, due: Instant) -> Self {
+        let (fs, failures, evicted_before) = (Arc::downgrade(fs), 0, 0);
+        let (settled, was_evicted, lacks_room) = (false, false, false);
+        Self { fs, index, due, failures, settled, evicted_before, was_evicted, lacks_room }
+    }
+}
+
 impl Drop for Completion {
     fn drop(&mut self) {
         self.worker.abort();
@@ -141,13 +158,14 @@ impl Shared {
     async fn work(self: Arc<Self>) {
         loop {
             let mut chain = self.next().await;
-            let done = match self.is_settled(&chain) {
+            let done = match self.is_settled(&mut chain) {
                 true => Ok(()),
                 false => self.complete(&chain).await,
             };
             let pause = match done {
                 Ok(()) => {
-                    (chain.settled, chain.failures) = (true, 0);
+                    (chain.settled, chain.failures, chain.lacks_room) = (true, 0, false);
+                    (chain.evicted_before, chain.was_evicted) = (self.evicted(), false);
                     REVIEW
                 }
                 Err(Stop::Unneeded | Stop::Condemned) => continue,
@@ -159,7 +177,7 @@ impl Shared {
     }
 
     /// Whether a chain that was done still is.
-    fn is_settled(&self, chain: &Chain) -> bool {
+    fn is_settled(&self, chain: &mut Chain) -> bool {
         if !chain.settled {
             return false;
         }
@@ -172,14 +190,20 @@ impl Shared {
             return true;
         }
         self.counters.lost.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(index = %chain.index, percent = progress.percent(), "an image is not complete any more: a part of it was taken away, or found damaged; it is completed anew");
+        chain.was_evicted = self.evicted() != chain.evicted_before;
+        tracing::warn!(index = %chain.index, percent = progress.percent(), "an image is not complete any more: a part of it was taken away, or found damaged; it is completed anew, if there is room");
         false
+    }
+
+    fn evicted(&self) -> u64 {
+        self.store.counters().evicted_bytes.load(Ordering::Relaxed)
     }
 
     /// For how long.
     fn put_off(&self, chain: &mut Chain, trouble: &Trouble) -> Duration {
         self.counters.postponed.fetch_add(1, Ordering::Relaxed);
         trouble.tell(chain);
+        chain.lacks_room = matches!(trouble, Trouble::NoRoom(_));
         let pause = FIRST_PAUSE * 2_u32.saturating_pow(chain.failures);
         (chain.settled, chain.failures) = (false, (chain.failures + 1).min(u32::BITS - 1));
         if trouble.may_pass() { pause.min(LONGEST_PAUSE) } else { LASTING }
@@ -191,6 +215,8 @@ impl Shared {
             let due = {
                 let mut queue = self.lock();
                 queue.retain(|chain| chain.fs.strong_count() > 0);
+                let without_room = queue.iter().filter(|chain| chain.lacks_room).count();
+                self.counters.without_room.store(without_room as u64, Ordering::Relaxed);
                 let next = (0..queue.len()).min_by_key(|&at| queue[at].due);
                 match next {
                     Some(at) if queue[at].due <= Instant::now() => return queue.remove(at),

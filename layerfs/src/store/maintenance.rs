@@ -98,12 +98,20 @@ impl Store {
 
     /// Whether so many more bytes find room below the cap and on the disk, without anything being taken away for them.
     pub fn has_room_for(&self, bytes: u64) -> bool {
-        let below_cap = self.cap.high.is_none_or(|high| self.usage().bytes.saturating_add(bytes) <= high);
-        below_cap
+        self.is_room_below(self.cap.high, bytes)
             && rustix::fs::statvfs(&self.root).map_or(true, |disk| {
                 let spare = ROOM.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 20);
                 bytes.saturating_add(spare) <= disk.f_bavail.saturating_mul(disk.f_frsize)
             })
+    }
+
+    /// The same, below what making room leaves: whoever reads has the rest of the cap to fill before more is taken away.
+    pub fn has_lasting_room_for(&self, bytes: u64) -> bool {
+        self.is_room_below(self.cap.high.map(|_| self.cap.low), bytes) && self.has_room_for(bytes)
+    }
+
+    fn is_room_below(&self, limit: Option<u64>, bytes: u64) -> bool {
+        limit.is_none_or(|limit| self.usage().bytes.saturating_add(bytes) <= limit)
     }
 
     /// What it may hold.

@@ -126,6 +126,7 @@ fn encode_figures(observed: &Observed) -> api::Figures {
         store_damaged_units: store.damaged_units,
         quarantined: store.quarantined,
         images: observed.images().into_iter().map(image).collect(),
+        images_without_room: observed.images_without_room(),
         stalled_files: observed.stalled_files().into_iter().map(encode_stalled).collect(),
     }
 }

@@ -106,7 +106,7 @@ async fn a_mounted_image_that_made_room_for_another_is_complete_again_once_there
     let tars = tars();
     let image = Image::new(&tars);
     let store = Store::open(&image.directory.path().join("layers")).unwrap();
-    let store = Arc::new(store.with_cap(Cap { high: Some(6_000_000), low: 1_000_000 }));
+    let store = Arc::new(store.with_cap(Cap { high: Some(6_000_000), low: 4_500_000 }));
     let (fs, completion, _) = completed(&image, &store).await;
     let another = Image::new(&[tar(&[("large", 0o644, noise(5, 4_000_000))])]);
     let other = another.mount(&store, &[another.source()]);
@@ -118,14 +118,46 @@ async fn a_mounted_image_that_made_room_for_another_is_complete_again_once_there
     tokio::time::sleep(20 * REVIEW).await;
     assert_eq!(completion.counters().lost.load(Ordering::Relaxed), 1, "it is told once");
     assert!(Progress::of(&fs).percent() < 100, "there is no room, and nobody is pushed out for it");
+    assert_eq!(completion.counters().without_room.load(Ordering::Relaxed), 1);
     drop(other);
     store.maintain(later(3000)).unwrap();
     store.retain(|diff_id| diff_id != another.layers[0].diff_id).unwrap();
     store.maintain(later(3005)).unwrap();
     tokio::time::sleep(2 * LONGEST_PAUSE).await;
     eventually("complete again", || Progress::of(&fs).complete_layers == 2).await;
+    eventually("settled", || completion.counters().without_room.load(Ordering::Relaxed) == 0).await;
     drop((completion, fs, store));
     assert!(is_whole(&image, &image.store(), &tars).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_made_room_is_not_fetched_again_only_to_make_room_again() {
+    let image = Image::new(&tars());
+    let others = [5, 6].map(|seed| Image::new(&[tar(&[("large", 0o644, noise(seed, 2_000_000))])]));
+    let store = Store::open(&image.directory.path().join("layers")).unwrap();
+    let store = Arc::new(store.with_cap(Cap { high: Some(6_000_000), low: 4_500_000 }));
+    let (fs, completion, asked) = completed(&image, &store).await;
+    let all = sum(&asked);
+    let later = |seconds| std::time::SystemTime::now() + Duration::from_secs(seconds);
+    store.maintain(later(1000)).unwrap();
+    let mut mounts = Vec::new();
+    for other in &others {
+        let mount = other.mount(&store, &[other.source()]);
+        mount.layers()[0].fetch(0..other.layers[0].spans.len(), Class::Demand).await.unwrap();
+        mounts.push(mount);
+    }
+    store.maintain(later(1005)).unwrap();
+    assert!(!fs.layers()[0].file().is_complete());
+    drop(mounts.pop());
+    store.retain(|diff_id| diff_id != others[1].layers[0].diff_id).unwrap();
+    store.maintain(later(1010)).unwrap();
+    let missing: u64 = fs.layers().iter().map(|layer| layer.total_bytes() - layer.present_bytes()).sum();
+    assert!(store.has_room_for(missing) && !store.has_lasting_room_for(missing), "{missing}");
+    tokio::time::sleep(20 * REVIEW).await;
+    assert_eq!(sum(&asked), all, "the next read of the other would push it out again");
+    let counters = completion.counters();
+    let counted = [&counters.lost, &counters.without_room].map(|count| count.load(Ordering::Relaxed));
+    assert_eq!(counted, [1, 1]);
 }
 
 #[tokio::test(start_paused = true)]
