@@ -43,6 +43,8 @@ use measured::Measured;
 pub(crate) const THREADS: usize = 2;
 /// How long an unmounted file system's session may take to notice: microseconds, on a busy machine more.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long after a sweep another one looks at what somebody held.
+const SWEEP_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is on record, as the mounts need it.
 pub trait Catalog: Send + Sync + 'static {
@@ -89,6 +91,8 @@ pub struct Mounts {
     diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
     measured: Measured,
     roots: roots::Roots,
+    /// Whether a sweep is to come.
+    sweeps_again: AtomicBool,
 }
 
 struct Served {
@@ -142,6 +146,7 @@ impl Mounts {
             diff_ids: Mutex::default(),
             measured: Measured::default(),
             roots: roots::Roots::default(),
+            sweeps_again: AtomicBool::new(false),
         })
     }
 
@@ -312,8 +317,23 @@ impl Mounts {
         }
     }
 
-    /// Deletes layers that no snapshot on record has.
-    fn sweep(&self) {
+    /// Deletes layers that no snapshot on record has. Those of a read or a fetch that is on its way go once that has ended.
+    fn sweep(self: &Arc<Self>) {
+        if self.sweep_once() == 0 || self.sweeps_again.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let this = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(SWEEP_AGAIN).await;
+            let Some(this) = this.upgrade() else { return };
+            this.sweeps_again.store(false, Ordering::Release);
+            // A panic there has been reported by its own thread.
+            let _ = tokio::task::spawn_blocking(move || this.sweep()).await;
+        });
+    }
+
+    /// How many of them somebody holds.
+    fn sweep_once(&self) -> usize {
         let chains = self.catalog.chains();
         self.sweep_images(&chains);
         let mut wanted: HashSet<DiffId> = HashSet::new();
@@ -323,7 +343,7 @@ impl Mounts {
                 Err(error) => {
                     let error = error_chain(&error);
                     tracing::warn!(index = %chain.index, error, "layers are kept: it cannot be told which are in use");
-                    return;
+                    return 0;
                 }
             }
         }
@@ -333,12 +353,14 @@ impl Mounts {
         if let Some(packs) = self.packs.get() {
             packs.retain(|index| in_use.contains(index));
         }
-        if let Err(error) = self.store.retain(|diff_id| wanted.contains(&diff_id)) {
+        let held = self.store.retain(|diff_id| wanted.contains(&diff_id)).unwrap_or_else(|error| {
             tracing::warn!(%error, cause = %error.source, "unused layers could not be deleted");
-        }
+            0
+        });
         if let Err(error) = self.store.forget_checked(|index| in_use.contains(index)) {
             tracing::warn!(%error, cause = %error.source, "what was found of unused images is kept");
         }
+        held
     }
 
     fn diff_ids(&self, index: Digest) -> Result<Arc<[DiffId]>, LazyError> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use common::{Bed, await_ready, backings, noise, runnable, status};
-use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::image::{BuiltImage, Image, dir, file, layer};
 use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, mounts, needs_root};
 
@@ -199,4 +199,58 @@ fn converting_twice_finds_the_work_done() {
 fn entries(dir: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.path().display().to_string()).collect()
+}
+/// An image goes while the rest of it is being fetched, and another one that runs has its lowest layer as well.
+#[test]
+fn removing_an_image_ends_its_fetches_and_frees_what_no_other_has() {
+    needs_root!();
+    let bed = Bed::new();
+    let (going, first) = bed.converted(heavy(24));
+    let staying = heavy(1).build().unwrap();
+    let second = staying.push(&bed.registry, "another", "v1").unwrap();
+    bed.binaries.convert(&bed.scratch, &second.reference).unwrap();
+    let config = "[completion]\ndelay_seconds = 0\nlimit_mb_per_second = 1\n";
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let jaunt = node.jaunt.as_ref().unwrap();
+    node.pull(&second.reference).unwrap();
+    let mut runs = node.containerd.run(&second.reference).unwrap();
+    await_ready(&mut runs);
+    wait_until("completion of the one that stays", LIMIT, || jaunt.log().contains("an image is complete"))
+        .unwrap();
+    node.pull(&first.reference).unwrap();
+    let mut container = node.containerd.run(&first.reference).unwrap();
+    await_ready(&mut container);
+    let layer = |image: &BuiltImage, n: usize| {
+        let name = image.layers[n].diff_id.to_string();
+        jaunt.root().join("layers").join(name.trim_start_matches("sha256:"))
+    };
+    let fetched = || status(&bed, &node)["figures"]["fetched_bytes"].as_u64().unwrap();
+    let start = fetched();
+    wait_until("background fetches", LIMIT, || fetched() > start + (1 << 20)).unwrap();
+    assert!(layer(&going, 1).exists());
+
+    drop(container);
+    // CRI names an image by its digest and its config's as well.
+    let listed = run(&mut node.containerd.ctr(&["images", "ls"])).unwrap();
+    let of_first = listed.lines().filter(|line| line.contains(&first.digest.to_string()));
+    let names = of_first.filter_map(|line| line.split_whitespace().next());
+    run(node.containerd.ctr(&["images", "rm", "--sync"]).args(names)).unwrap();
+    let freed = wait_until("what only it had", LIMIT, || !layer(&going, 1).exists());
+    assert!(freed.is_ok(), "{}", jaunt.log());
+    assert_eq!(backings(&bed, &node), ["lazy", "lazy"], "those of the one that stays");
+    assert!(
+        layer(&staying, 0).exists() && layer(&staying, 1).exists() && layer(&staying, 0) == layer(&going, 0)
+    );
+    // Requests that were on their way end; at this rate the rest would take twenty seconds more.
+    let mut last = fetched();
+    wait_until("the end of its fetches", LIMIT, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = fetched();
+        std::mem::replace(&mut last, now) == now
+    })
+    .unwrap();
+    assert!(last < start + (40 << 20), "it was not removed while it was fetched: {last}");
+    let mut reads =
+        node.containerd.run_with(&second.reference, &["/bin/sh", "-c", "sha256sum /data/unread"]).unwrap();
+    reads.finish(LIMIT).unwrap();
 }

@@ -161,26 +161,27 @@ impl Store {
         self.layer(layer, large).present_bytes()
     }
 
-    /// Deletes the layers that are not `wanted`. One that somebody still holds stays until a later call.
+    /// Deletes the layers that are not `wanted`. One that somebody still holds stays until a later call; how many those are.
     ///
     /// # Errors
     /// A directory cannot be read or deleted.
-    pub fn retain(&self, wanted: impl Fn(DiffId) -> bool) -> Result<(), StoreError> {
+    pub fn retain(&self, wanted: impl Fn(DiffId) -> bool) -> Result<usize, StoreError> {
+        let mut held = 0;
         let fail = |source| StoreError { path: self.root.clone(), what: "list the layers", source };
         for entry in std::fs::read_dir(&self.root).map_err(fail)? {
             let diff_id = diff_id_of(&entry.map_err(fail)?.file_name());
             if let Some(diff_id) = diff_id.filter(|&diff_id| !wanted(diff_id)) {
-                self.remove(diff_id)?;
+                held += usize::from(!self.remove(diff_id)?);
             }
         }
-        Ok(())
+        Ok(held)
     }
 
-    /// Deletes a layer that nobody holds; it is under the lock, so that nobody can come to hold it meanwhile.
-    fn remove(&self, diff_id: DiffId) -> Result<(), StoreError> {
+    /// Deletes a layer that nobody holds; `false` if somebody does. It is under the lock, so that nobody can come to hold it meanwhile.
+    fn remove(&self, diff_id: DiffId) -> Result<bool, StoreError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
-            return Ok(());
+            return Ok(false);
         }
         open.retain(|key, _| key.diff_id != diff_id);
         let path = self.directory(diff_id);
@@ -190,7 +191,7 @@ impl Store {
             }
             _ => {
                 self.shared.note_changed();
-                Ok(())
+                Ok(true)
             }
         }
     }
