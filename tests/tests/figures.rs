@@ -6,15 +6,17 @@ mod common;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{Bed, noise};
 use jaunt_tests::image::{Image, file, layer};
-use jaunt_tests::process::run;
+use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Node, http, needs_root};
 use serde_json::Value;
 
 /// Bytes of each file: none is large, and the two lie in spans of their own.
 const LEN: usize = 700_000;
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn free_address() -> SocketAddr {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap()
@@ -49,6 +51,29 @@ fn what_is_unpacked_instead_is_counted_by_its_reason() {
     assert_eq!(told("no-launch-artifact"), 0.0);
     node.pull(&pushed.reference).unwrap();
     assert_eq!((told("no-launch-artifact"), told("untrusted-artifact")), (2.0, 0.0));
+}
+
+/// Alive, and of no use: to whom that matters is told apart.
+#[test]
+fn who_runs_is_told_from_who_can_be_used() {
+    needs_root!();
+    let bed = Bed::new();
+    let (address, taken) = (free_address(), bed.scratch.path().join("taken.sock"));
+    let other = std::os::unix::net::UnixListener::bind(&taken).unwrap();
+    let config = format!("[metrics]\naddress = \"{address}\"\n[credentials]\ncri_socket = {taken:?}\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let ask = |path: &str| {
+        let told = http::request(address, "GET", path, &[], b"").unwrap();
+        (told.status, String::from_utf8(told.body).unwrap())
+    };
+    wait_until("the endpoint", LIMIT, || std::net::TcpStream::connect(address).is_ok()).unwrap();
+    assert_eq!(ask("/livez"), (200, "ok\n".to_owned()));
+    wait_until("the socket's being tried", LIMIT, || ask("/readyz").0 == 503).unwrap();
+    let why = ask("/readyz").1;
+    assert!(why.contains("image calls are not taken") && why.contains("taken.sock"), "{why}");
+    assert!(status(&bed, &node)["health"]["image_calls_trouble"].as_str().unwrap().contains("taken.sock"));
+    drop(other);
+    wait_until("readiness", LIMIT, || ask("/readyz") == (200, "ok\n".to_owned())).unwrap();
 }
 
 #[test]

@@ -44,6 +44,11 @@ struct Service<'s> {
 
 impl<'s> Service<'s> {
     fn start(bed: &'s Bed) -> Self {
+        Self::with(bed, "")
+    }
+
+    /// The same with more settings in the section `[Service]`.
+    fn with(bed: &'s Bed, settings: &str) -> Self {
         let dir = bed.scratch.dir("jaunt").unwrap();
         let systemd = Systemd::start(&bed.scratch, &dir).unwrap();
         let config = dir.join("snapshotter.toml");
@@ -56,7 +61,7 @@ impl<'s> Service<'s> {
         let words: Vec<_> = serve.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let changes = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nExecStartPre=\nExecStart=\nExecStart={} {}\n\
-             TimeoutStopSec=2\nRestartSec=100ms\nStandardOutput=append:{log}\nStandardError=append:{log}\n",
+             TimeoutStopSec=2\nRestartSec=100ms\n{settings}StandardOutput=append:{log}\nStandardError=append:{log}\n",
             program.display(),
             words.join(" "),
             log = bed.scratch.logs().join("service.log").display(),
@@ -146,4 +151,30 @@ fn whatever_happens_to_the_service_its_containers_run_on() {
     service.systemd.control(&["stop", UNIT]).unwrap();
     assert_eq!(service.systemd.property(UNIT, "NFileDescriptorStore").unwrap(), "0");
     assert!(mounts::below(&service.dir.join("run")).is_empty());
+}
+
+/// A supervisor that hangs is killed by the manager, and the next one takes over what it held.
+#[test]
+fn a_supervisor_that_hangs_is_replaced_and_its_containers_read_on() {
+    needs_root!();
+    if !Systemd::is_installed() {
+        eprintln!("skipped: {}: needs systemd", module_path!());
+        return;
+    }
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let service = Service::with(&bed, "WatchdogSec=5\n");
+    service.pull(&bed, &pushed.reference);
+    let mut container = service.containerd.run(&pushed.reference).unwrap();
+    common::await_ready(&mut container);
+    assert_eq!(service.next(&bed, &mut container, 0), line(0));
+    let before = service.main_pid();
+    service.systemd.control(&["kill", "--signal=STOP", "--kill-who=main", UNIT]).unwrap();
+    wait_until("another supervisor", LIMIT, || !["0", &before].contains(&service.main_pid().as_str()))
+        .unwrap();
+    service.is_active();
+    for n in 1..FILES {
+        assert_eq!(service.next(&bed, &mut container, n), line(n));
+    }
+    container.finish(LIMIT).unwrap();
 }
