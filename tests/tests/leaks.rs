@@ -60,7 +60,8 @@ fn on_disk(path: &Path) -> (u64, u64) {
 fn held(node: &Node<'_>) -> Held {
     let jaunt = node.jaunt.as_ref().unwrap();
     let (supervisor, worker) = (jaunt.pid(), jaunt.worker().unwrap());
-    let places = ["snapshots", "index", "erofs", "layers"].map(|name| on_disk(&jaunt.root().join(name)));
+    let places =
+        ["snapshots", "index", "erofs", "layers", "boot"].map(|name| on_disk(&jaunt.root().join(name)));
     Held {
         mounts: mounts::below(&jaunt.run_dir()).len(),
         supervisor_descriptors: count(&format!("/proc/{supervisor}/fd")),

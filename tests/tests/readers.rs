@@ -33,7 +33,8 @@ fn replace(bed: &Bed, pushed: &Pushed) {
 /// The converted layers of an image that was attached to, each with the diffID it stands for.
 fn converted(bed: &Bed, pushed: &Pushed) -> Vec<(Vec<u8>, Digest)> {
     let artifact = bed.artifact(pushed);
-    let layers = artifact["layers"].as_array().unwrap().iter().skip(1);
+    let layers = artifact["layers"].as_array().unwrap().iter();
+    let layers = layers.filter(|layer| layer["annotations"]["dev.jaunt.diff-id"].is_string());
     let parse = |value: &Value| value.as_str().unwrap().parse::<Digest>().unwrap();
     layers
         .map(|layer| {

@@ -39,8 +39,22 @@ pub struct BootPacks {
     directory: PathBuf,
     layers: Layers,
     config: BootConfig,
-    open: Mutex<HashMap<Digest, (Arc<Boot>, Instant)>>,
+    open: Mutex<HashMap<Digest, Open>>,
     traces: Option<Arc<Traces>>,
+}
+
+/// A pack that is here, or on its way.
+struct Open {
+    boot: Arc<Boot>,
+    since: Instant,
+    /// A snapshot has used it: once none does any more, it may go.
+    was_wanted: bool,
+}
+
+impl Open {
+    fn new(boot: Arc<Boot>) -> Self {
+        Self { boot, since: Instant::now(), was_wanted: false }
+    }
 }
 
 /// A pack on its way. Dropped without [`admitted`](Self::admitted), it is given up.
@@ -89,7 +103,7 @@ impl BootPacks {
                 return None;
             }
             let boot = Arc::new(Boot::default());
-            open.insert(index, (boot.clone(), Instant::now()));
+            open.insert(index, Open::new(boot.clone()));
             boot
         };
         let (admitted, index_path) = oneshot::channel();
@@ -114,17 +128,25 @@ impl BootPacks {
 
     /// The pack of an index, on its way or as it was left by an earlier life.
     pub fn of(&self, digest: &Digest, index: &MappedIndex) -> Option<Arc<Boot>> {
-        if let Some((boot, _)) = self.lock().get(digest) {
-            return Some(boot.clone());
+        if let Some(open) = self.lock().get_mut(digest) {
+            open.was_wanted = true;
+            return Some(open.boot.clone());
         }
         // Nobody waits for the disk: whoever has opened it meanwhile was first.
         let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
-        Some(self.lock().entry(*digest).or_insert_with(|| (opened, Instant::now())).0.clone())
+        let mut all = self.lock();
+        let open = all.entry(*digest).or_insert_with(|| Open::new(opened));
+        open.was_wanted = true;
+        Some(open.boot.clone())
     }
 
     /// Forgets the packs of indexes that are not `wanted`. Who reads from one still has it.
     pub fn retain(&self, wanted: impl Fn(&Digest) -> bool) {
-        self.lock().retain(|index, (_, since)| wanted(index) || since.elapsed() < UNUSED);
+        self.lock().retain(|index, open| {
+            let is_wanted = wanted(index);
+            open.was_wanted |= is_wanted;
+            is_wanted || !open.was_wanted && open.since.elapsed() < UNUSED
+        });
         let Ok(entries) = std::fs::read_dir(&self.directory) else { return };
         for entry in entries.flatten() {
             let name = format!("sha256:{}", entry.file_name().to_string_lossy());
@@ -139,7 +161,7 @@ impl BootPacks {
         self.directory.join(index.hex())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, (Arc<Boot>, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Open>> {
         // Every change is one call.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
