@@ -16,6 +16,7 @@ pub mod layerfs;
 pub mod node;
 pub mod nodes;
 pub mod parts;
+pub mod program;
 pub mod progress;
 pub mod report;
 pub mod start;

@@ -10,10 +10,10 @@ use std::thread;
 use clap::Parser;
 use jaunt_benches::cold::trace::Account;
 use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop, waterfall};
-use jaunt_benches::{Progress, files, interrupt};
+use jaunt_benches::{Progress, files, program};
 use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::process::run as run_program;
-use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch, host};
+use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch};
 
 /// Measures starts.
 #[derive(Debug, Parser)]
@@ -47,15 +47,7 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(obstacle) = host::obstacle() {
-        eprintln!("bench-cold: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("bench-cold").and_then(|()| run(&options)) {
-        eprintln!("bench-cold: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("bench-cold", &[], || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

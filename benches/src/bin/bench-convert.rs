@@ -11,9 +11,9 @@ use std::thread;
 use clap::Parser;
 use jaunt_benches::conversions::{Conversions, Figures, Round};
 use jaunt_benches::parts::Layers;
-use jaunt_benches::{Conversion, Progress, Subject, files, interrupt};
+use jaunt_benches::{Conversion, Progress, Subject, files, program};
 use jaunt_tests::error::{At as _, Error, Result};
-use jaunt_tests::{Binaries, Recipe, Registry, Scratch, host, skopeo};
+use jaunt_tests::{Binaries, Recipe, Registry, Scratch, skopeo};
 
 /// Programs that are needed besides those of every measurement.
 const TOOLS: [&str; 5] = ["gzip", "zstd", "openssl", "skopeo", "buildah"];
@@ -40,17 +40,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let missing: Vec<&str> = TOOLS.into_iter().filter(|tool| host::find(tool).is_none()).collect();
-    let missing = (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")));
-    if let Some(obstacle) = host::obstacle().or(missing) {
-        eprintln!("bench-convert: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("bench-convert").and_then(|()| run(&options)) {
-        eprintln!("bench-convert: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("bench-convert", &TOOLS, || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

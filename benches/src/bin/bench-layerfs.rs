@@ -15,9 +15,9 @@ use jaunt_benches::layerfs::paired::{Paired, Place};
 use jaunt_benches::layerfs::roots::{Root, STREAMING};
 use jaunt_benches::layerfs::work::{Cache, Paths, Row};
 use jaunt_benches::layerfs::{Bar, Figure, Report, chain, split};
-use jaunt_benches::{Progress, Stat, Subject, files, interrupt};
+use jaunt_benches::{Progress, Stat, Subject, files, program};
 use jaunt_tests::error::{At as _, Error, Result};
-use jaunt_tests::{Binaries, Recipe, Registry, Scratch, host};
+use jaunt_tests::{Binaries, Recipe, Registry, Scratch};
 
 /// Round trips that are measured, in microseconds.
 const ROUND_TRIPS: [u64; 2] = [500, 10_000];
@@ -71,15 +71,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     // As the daemon does, whose mounts this process imitates.
     jaunt_layerfs::fuse::spare_buffers();
-    if let Some(obstacle) = host::obstacle() {
-        eprintln!("bench-layerfs: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("bench-layerfs").and_then(|()| run(&options)) {
-        eprintln!("bench-layerfs: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("bench-layerfs", &[], || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -9,9 +9,9 @@ use clap::Parser;
 use jaunt_benches::layerfs::roots::STREAMING;
 use jaunt_benches::node::calls::Calls;
 use jaunt_benches::node::{Containers, Crowd, Report, containers};
-use jaunt_benches::{Progress, Subject, files, interrupt};
+use jaunt_benches::{Progress, Subject, files, program};
 use jaunt_tests::error::{At as _, Error, Result};
-use jaunt_tests::{Binaries, Node, Recipe, Registry, Scratch, host};
+use jaunt_tests::{Binaries, Node, Recipe, Registry, Scratch};
 
 /// Measures a node with many calls, and with many containers, at once.
 #[derive(Debug, Parser)]
@@ -35,15 +35,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if let Some(obstacle) = host::obstacle() {
-        eprintln!("bench-node: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("bench-node").and_then(|()| run(&options)) {
-        eprintln!("bench-node: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("bench-node", &[], || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

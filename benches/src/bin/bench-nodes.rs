@@ -6,10 +6,10 @@ use std::thread;
 
 use clap::Parser;
 use jaunt_benches::nodes::{Figure, Kind, Report, Setup, Site};
-use jaunt_benches::{Progress, Subject, files, interrupt};
+use jaunt_benches::{Progress, Subject, files, program};
 use jaunt_tests::error::{At as _, Error, Result};
 use jaunt_tests::network::GIGABIT;
-use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch, host};
+use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch};
 
 /// Measures starts on several nodes at once.
 #[derive(Debug, Parser)]
@@ -39,16 +39,7 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let missing = host::find("nginx").is_none().then(|| "needs nginx".to_owned());
-    if let Some(obstacle) = host::obstacle().or(missing) {
-        eprintln!("bench-nodes: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("bench-nodes").and_then(|()| run(&options)) {
-        eprintln!("bench-nodes: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("bench-nodes", &["nginx"], || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

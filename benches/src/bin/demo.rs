@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use jaunt_benches::start::Bench;
-use jaunt_benches::{Conversion, Progress, Report, Starts, Subject, interrupt};
+use jaunt_benches::{Conversion, Progress, Report, Starts, Subject, program};
 use jaunt_tests::error::Result;
-use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch, host, network};
+use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch, network};
 
 /// Starts an image cold and warm, with overlayfs and with Jaunt, and says how long each took.
 #[derive(Debug, Parser)]
@@ -47,15 +47,7 @@ enum Only {
 fn main() -> ExitCode {
     let mut options = Options::parse();
     options.image = options.image.filter(|image| !image.is_empty());
-    if let Some(obstacle) = host::obstacle() {
-        eprintln!("demo: {obstacle}");
-        return ExitCode::FAILURE;
-    }
-    if let Err(error) = interrupt::clean_up("demo").and_then(|()| run(&options)) {
-        eprintln!("demo: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    program::run("demo", &[], || run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {
