@@ -3,7 +3,7 @@
 use std::error::Error;
 
 const DIR: &str = "../snapshotter/proto";
-const PROTOS: [&str; 2] = ["services/snapshots/v1/snapshots.proto", "runtime/v1/images.proto"];
+const PROTOS: [&str; 1] = ["services/snapshots/v1/snapshots.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={DIR}");

@@ -42,20 +42,29 @@ pub struct Sandbox {
     config: api::PodSandboxConfig,
 }
 
+/// A gRPC connection to what listens on `socket`.
+pub async fn channel(socket: &Path) -> std::result::Result<Channel, tonic::transport::Error> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // HTTP/2 wants an authority, which a socket has not.
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+/// An image, as requests name it.
+pub fn spec(reference: &str) -> api::ImageSpec {
+    api::ImageSpec { image: reference.to_owned() }
+}
+
 impl Cri {
     /// Connects to the containerd that listens on `socket`.
     pub fn connect(scratch: &Scratch, socket: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let failed = |error: &dyn std::error::Error| Error::unexpected("CRI", error.to_string());
         let runtime = runtime.map_err(|error| failed(&error))?;
-        let path = socket.to_owned();
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel =
-            runtime.block_on(endpoint.connect_with_connector(connector)).map_err(|error| failed(&error))?;
+        let channel = runtime.block_on(channel(socket)).map_err(|error| failed(&error))?;
         let (pods, sandboxes) = (Cell::new(0), std::cell::RefCell::default());
         Ok(Self { runtime, channel, name: scratch.name().to_owned(), pods, sandboxes })
     }
@@ -192,10 +201,6 @@ impl Drop for Cri {
             }
         }
     }
-}
-
-fn spec(reference: &str) -> api::ImageSpec {
-    api::ImageSpec { image: reference.to_owned() }
 }
 
 fn namespaces(user_namespace: bool) -> api::NamespaceOption {

@@ -19,10 +19,3 @@ pub mod containerd {
         }
     }
 }
-
-/// The kubelet's interface to containerd (CRI).
-pub mod runtime {
-    pub mod v1 {
-        tonic::include_proto!("runtime.v1");
-    }
-}

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jaunt_tests::cri::channel;
 use jaunt_tests::error::{Error, Result};
 use serde::Serialize;
 use tokio::runtime::Runtime;
@@ -10,7 +11,6 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::Spread;
-use crate::cold::cri::connect;
 use crate::cold::proto::containerd::services::snapshots::v1 as api;
 use api::snapshots_client::SnapshotsClient;
 
@@ -33,7 +33,7 @@ pub struct Calls<'r> {
 impl<'r> Calls<'r> {
     /// Connects to the snapshotter that listens on `socket`.
     pub fn connect(runtime: &'r Runtime, socket: &Path) -> Result<Self> {
-        let channel = runtime.block_on(connect(socket.to_owned()));
+        let channel = runtime.block_on(channel(socket));
         let channel = channel.map_err(|error| Error::unexpected("the snapshotter", error.to_string()))?;
         Ok(Self { runtime, client: SnapshotsClient::new(channel) })
     }
