@@ -235,16 +235,20 @@ pub fn table_place(boot: &Descriptor, artifact: Digest) -> Result<TablePlace, Er
 
 /// A launch index, verified against its digest and opened.
 pub async fn read_index(place: &Place, digest: &Digest) -> Result<LaunchIndex<Vec<u8>>, Error> {
-    let packed = place.blob(digest, INDEX_LIMIT).await?;
+    open_index(place.blob(digest, INDEX_LIMIT).await?).await
+}
+
+/// A launch index as it lies in its blob, opened.
+pub async fn open_index(packed: Bytes) -> Result<LaunchIndex<Vec<u8>>, Error> {
     let opened =
         tokio::task::spawn_blocking(move || LaunchIndex::open(jaunt_formats::launch::unpack(&packed)?));
     Ok(opened.await??)
 }
 
 /// Pushes a launch index.
-pub async fn push_index(place: &Place, index: Vec<u8>) -> Result<Descriptor, Error> {
+pub async fn push_index(place: &Place, index: Bytes) -> Result<Descriptor, Error> {
     let descriptor = Descriptor::new(LAUNCH_INDEX, Digest::of(&index), index.len() as u64);
-    place.push_blob(&descriptor.digest, index.into()).await?;
+    place.push_blob(&descriptor.digest, index).await?;
     Ok(descriptor)
 }
 

@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::Client;
 use jaunt_formats::boot::PACK_LEVEL;
+use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::{Digest, error_chain};
 
 use super::partial::Partial;
@@ -135,10 +137,11 @@ impl<'c> Converter<'c> {
             launch::build(&parts.iter().map(AsRef::as_ref).collect::<Vec<_>>())
         });
         let converted: Vec<_> = layers.iter().map(AsRef::as_ref).collect();
-        let index = artifact::push_index(&place, index.await??).await?;
+        let packed = Bytes::from(index.await??);
+        let index = artifact::push_index(&place, packed.clone()).await?;
         let described = artifact::describe(&converted, &recipe);
         let before = found.map(|(before, _)| before);
-        let boot = self.boot_pack(image, before.as_ref(), &index).await?;
+        let boot = self.boot_pack(image, before.as_ref(), index.digest, packed).await?;
         let artifact = Unpublished::new(&image.descriptor, index, boot, described)?.publish(&place).await?;
         self.library.learn(&artifact).await;
         self.litter.extend(partial.remove().await);
@@ -155,16 +158,23 @@ impl<'c> Converter<'c> {
         &self,
         image: &Image,
         before: Option<&Artifact>,
-        index: &Descriptor,
+        digest: Digest,
+        packed: Bytes,
     ) -> Result<Option<Descriptor>, Error> {
-        let learnt = match before.filter(|before| before.has_learnt()) {
-            Some(before) => self.carried(before, index).await?,
+        let before = before.filter(|before| before.has_learnt());
+        if before.is_none() && !self.with_boot {
+            return Ok(None);
+        }
+        let index = artifact::open_index(packed).await?;
+        let named = (digest, &index);
+        let learnt = match before {
+            Some(before) => self.carried(before, named).await?,
             None => None,
         };
         let made = match learnt {
             Some(made) => Some((made, "that was learnt before")),
             None if !self.with_boot => None,
-            None => match self.foreseen(image, index).await {
+            None => match self.foreseen(image, named).await {
                 Ok(made) => made.map(|made| (made, "that its command needs")),
                 Err(error) => {
                     let image = image.descriptor.digest;
@@ -181,7 +191,11 @@ impl<'c> Converter<'c> {
     }
 
     /// The pack of the artifact before, of the new index; `None` where it is gone or no good.
-    async fn carried(&self, before: &Artifact, index: &Descriptor) -> Result<Option<Draft>, Error> {
+    async fn carried(
+        &self,
+        before: &Artifact,
+        named: (Digest, &LaunchIndex<Vec<u8>>),
+    ) -> Result<Option<Draft>, Error> {
         let Some(blob) = before.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
         if self.place.blob_exists(&blob).await?.is_none() {
             tracing::warn!(%blob, "the boot pack there was is gone");
@@ -189,9 +203,7 @@ impl<'c> Converter<'c> {
         }
         match boot::carry::of_artifact(&self.place, before).await {
             Ok((digest, trace)) => {
-                let new = artifact::read_index(&self.place, &index.digest).await?;
-                let made =
-                    boot::make(&self.place, (index.digest, &new), &[trace], u64::MAX, PACK_LEVEL).await?;
+                let made = boot::make(&self.place, named, &[trace], u64::MAX, PACK_LEVEL).await?;
                 Ok(Some(Draft { made_of: vec![digest], ..made }))
             }
             Err(error @ Error::Place(_)) => Err(error),
@@ -202,9 +214,11 @@ impl<'c> Converter<'c> {
         }
     }
 
-    async fn foreseen(&self, image: &Image, index: &Descriptor) -> Result<Option<Draft>, Error> {
-        let new = artifact::read_index(&self.place, &index.digest).await?;
-        let named = (index.digest, &new);
+    async fn foreseen(
+        &self,
+        image: &Image,
+        named: (Digest, &LaunchIndex<Vec<u8>>),
+    ) -> Result<Option<Draft>, Error> {
         let trace = boot::foresee(&self.place, named, &image.command).await?;
         if trace.touches.is_empty() {
             return Ok(None);

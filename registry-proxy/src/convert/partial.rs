@@ -84,7 +84,7 @@ impl<'p> Partial<'p> {
     async fn push(&self, state: &mut State) -> Result<(), Error> {
         for layer in std::mem::take(&mut state.waiting) {
             let index = launch::write(&[launch_layer(&layer)], Tree::of_layers([Vec::new()])?)?;
-            let index = artifact::push_index(self.place, launch::pack(&index)?).await?;
+            let index = artifact::push_index(self.place, launch::pack(&index)?.into()).await?;
             state.layers.push(index);
             state.layers.extend(artifact::describe(&[&layer], self.recipe));
         }
