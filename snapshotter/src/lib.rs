@@ -23,6 +23,7 @@ mod introspection;
 mod kernel;
 pub mod labels;
 pub mod lazy;
+mod lease;
 pub mod logging;
 mod mapped;
 pub mod metastore;

@@ -3,6 +3,7 @@
 //! The machine's containerd, if one runs, is neither used nor disturbed. CRI is on, because it is what
 //! Kubernetes pulls through, and because only it names the image to a snapshotter (1.6 and 1.7).
 
+pub mod collection;
 mod config;
 
 use std::fs;

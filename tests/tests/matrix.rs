@@ -10,12 +10,16 @@ use std::fs;
 
 use common::{Bed, await_ready, backings, runnable};
 use jaunt_tests::containerd::Version;
+use jaunt_tests::containerd::collection::Collection;
 use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::run;
 use jaunt_tests::{Node, needs_root};
 
 const CONCURRENT_UNPACKS: &str =
     "[plugins.\"io.containerd.transfer.v1.local\"]\n  max_concurrent_unpacks = 4\n";
+
+/// How many namespaces an image is pulled into.
+const NAMESPACES: u32 = 16;
 
 /// Three layers, the bottom one runnable.
 fn image() -> Image {
@@ -254,4 +258,24 @@ fn layers_prepared_without_their_parents_are_unpacked() {
     let said = node.pull(&pushed.reference).unwrap();
     assert!(said.contains("1 of 3 layers lazy (snapshot-conflict)"), "{said}");
     await_ready(&mut node.containerd.run(&pushed.reference).unwrap());
+}
+
+/// containerd's garbage collection takes the streams of a namespace that its database has never heard of, and
+/// a pull refers to streams by name. It collects after its start, and here all the time.
+#[test]
+fn a_pull_into_a_new_namespace_lives_through_garbage_collection() {
+    needs_root!();
+    let bed = Bed::new();
+    if !at_least(&bed, Version::LAZY_TRANSFER) {
+        return;
+    }
+    let (_, pushed) = bed.converted(image());
+    let node = bed.node();
+    let collection = Collection::start(&node.containerd.socket());
+    let pulled = |number| pull(&node, &pushed.reference, &["--namespace", &format!("new-{number}")]);
+    let failed: Vec<_> =
+        (0..NAMESPACES).filter_map(|number| pulled(number).err()).map(|error| error.to_string()).collect();
+    let rounds = collection.stop().unwrap();
+    assert!(failed.is_empty(), "{} of {NAMESPACES}: {failed:#?}", failed.len());
+    assert!(rounds >= NAMESPACES, "collected {rounds} times");
 }

@@ -228,6 +228,6 @@ mod tests {
         assert_eq!(at(SHARED.as_secs()), at(2 * SHARED.as_secs() - 1));
         assert_ne!(at(SHARED.as_secs()), at(2 * SHARED.as_secs()));
         assert_ne!(at(0), attempt(&Digest::of(b"other"), UNIX_EPOCH));
-        assert!(2 * SHARED <= super::super::node::LEASE_TIME);
+        assert!(2 * SHARED <= crate::lease::LEASE_TIME);
     }
 }

@@ -13,8 +13,9 @@ use tonic::{Code, Status, Streaming};
 
 use super::error::{OriginalsError, refused};
 use super::image::Layer;
-use super::node::{Lease, Node};
+use super::node::Node;
 use super::pace::Pace;
+use crate::lease::Lease;
 use crate::proto::containerd::services::content::v1::{
     AbortRequest, WriteAction, WriteContentRequest, WriteContentResponse,
 };
@@ -149,7 +150,7 @@ impl Writer {
         };
         // The channel is new and has room.
         let _ = send.try_send(first);
-        let request = carrier.node.leased(ReceiverStream::new(outgoing), carrier.lease);
+        let request = carrier.lease.cover(carrier.node.request(ReceiverStream::new(outgoing)));
         let opened = async {
             let mut receive = carrier.node.content().write(request).await?.into_inner();
             let answer = receive.message().await?.ok_or_else(ended)?;

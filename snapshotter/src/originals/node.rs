@@ -2,28 +2,24 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use jaunt_formats::Digest;
-use prost_types::{FieldMask, Timestamp};
+use prost_types::FieldMask;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::error::{OriginalsError, refused};
+use crate::lease::Lease;
 use crate::proto::containerd::services::content::v1::content_client::ContentClient;
 use crate::proto::containerd::services::content::v1::{Info, InfoRequest, ReadContentRequest, UpdateRequest};
 use crate::proto::containerd::services::images::v1::images_client::ImagesClient;
 use crate::proto::containerd::services::images::v1::{GetImageRequest, Image, ListImagesRequest};
-use crate::proto::containerd::services::leases::v1::leases_client::LeasesClient;
-use crate::proto::containerd::services::leases::v1::{CreateRequest, DeleteRequest};
 use crate::proto::containerd::services::namespaces::v1::ListNamespacesRequest;
 use crate::proto::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use crate::unix_channel::{self, in_namespace};
 
 /// Manifests, and indexes of many platforms.
 const MANIFEST_MAX: usize = 8 << 20;
-/// What an interrupted attempt has written is kept that long, and so is a lease that nobody gives back.
-pub(super) const LEASE_TIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A namespace of a containerd.
 #[derive(Clone)]
@@ -31,9 +27,6 @@ pub(super) struct Node {
     channel: Channel,
     namespace: String,
 }
-
-/// Keeps blobs from being collected while nothing refers to them yet.
-pub(super) struct Lease(String);
 
 impl Node {
     /// Connects to the containerd that listens on `socket`.
@@ -114,22 +107,13 @@ impl Node {
 
     /// A lease that ends by itself after a day; the one of that name that is there already, as long as it lasts.
     pub async fn lease(&self, name: &str) -> Result<Lease, OriginalsError> {
-        let expires = Timestamp::from(SystemTime::now() + LEASE_TIME).to_string();
-        let labels = [("containerd.io/gc.expire".to_owned(), expires)].into();
-        let id = format!("jaunt-originals-{name}");
-        let create = self.request(CreateRequest { id: id.clone(), labels });
-        let created = LeasesClient::new(self.channel.clone()).create(create).await;
-        match created {
-            Err(status) if status.code() != Code::AlreadyExists => Err(refused("give a lease")(status)),
-            _ => Ok(Lease(id)),
-        }
+        let taken = Lease::take(&self.channel, &self.namespace, format!("jaunt-originals-{name}")).await;
+        taken.map_err(refused("give a lease"))
     }
 
     /// Gives a lease back.
     pub async fn end(&self, lease: Lease) -> Result<(), OriginalsError> {
-        let delete = self.request(DeleteRequest { id: lease.0, sync: false });
-        let deleted = LeasesClient::new(self.channel.clone()).delete(delete).await;
-        deleted.map(drop).map_err(refused("take a lease back"))
+        lease.end(&self.channel, &self.namespace).await.map_err(refused("take a lease back"))
     }
 
     /// The content service.
@@ -140,15 +124,6 @@ impl Node {
     /// A call in this namespace.
     pub fn request<T>(&self, message: T) -> Request<T> {
         in_namespace(message, &self.namespace)
-    }
-
-    /// The same, for what is written under a lease.
-    pub fn leased<T>(&self, message: T, lease: &Lease) -> Request<T> {
-        let mut request = self.request(message);
-        if let Ok(id) = lease.0.parse() {
-            request.metadata_mut().insert("containerd-lease", id);
-        }
-        request
     }
 }
 

@@ -12,6 +12,7 @@ use tonic::{Code, Streaming};
 
 use super::containerd::{Containerd, Way};
 use super::{PullError, Request, credentials, in_namespace, refused};
+use crate::lease::Lease;
 use crate::proto::containerd::services::streaming::v1::StreamInit;
 use crate::proto::containerd::services::streaming::v1::streaming_client::StreamingClient;
 use crate::proto::containerd::services::transfer::v1::transfer_client::TransferClient;
@@ -26,9 +27,24 @@ use crate::proto::containerd::types::transfer::{
 const NO_UNPACK_CONFIG: &str = "no unpack platforms defined";
 
 /// Pulls and unpacks, telling containerd's progress.
+///
+/// The streams are leased: containerd's garbage collection knows the namespaces that its database has, and in one
+/// that is new takes streams for garbage before the pull has looked for them. What is pulled is not: the service has
+/// a lease of its own for that, which ends with a pull that is broken off.
 pub(super) async fn pull(containerd: &Containerd, request: &Request) -> Result<(), PullError> {
-    let progress = Stream::open(containerd, request, "progress").await?;
-    let auth = Stream::open(containerd, request, "auth").await?;
+    let (channel, namespace) = (&containerd.channel, &request.namespace);
+    let lease = Lease::take(channel, namespace, unique("streams")).await;
+    let lease = lease.map_err(refused(&request.address, "give a lease"))?;
+    let pulled = pull_leased(containerd, request, &lease).await;
+    if let Err(status) = lease.end(channel, namespace).await {
+        tracing::debug!(%status, "a lease ends by itself");
+    }
+    pulled
+}
+
+async fn pull_leased(containerd: &Containerd, request: &Request, lease: &Lease) -> Result<(), PullError> {
+    let progress = Stream::open(containerd, request, lease, "progress").await?;
+    let auth = Stream::open(containerd, request, lease, "auth").await?;
     let message = TransferRequest {
         source: Some(any("containerd.types.transfer.OCIRegistry", &source(request, &auth.id))),
         destination: Some(any("containerd.types.transfer.ImageStore", &destination(request))),
@@ -86,6 +102,12 @@ fn any(name: &str, message: &impl Message) -> Any {
     Any { type_url: name.to_owned(), value: message.encode_to_vec() }
 }
 
+/// A name that no other pull gives.
+fn unique(what: &str) -> String {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("jaunt-{what}-{}-{}", std::process::id(), nanos.as_nanos())
+}
+
 struct Stream {
     id: String,
     send: mpsc::Sender<Any>,
@@ -94,16 +116,19 @@ struct Stream {
 
 impl Stream {
     /// Opens a stream and waits until containerd knows its name.
-    async fn open(containerd: &Containerd, request: &Request, what: &str) -> Result<Self, PullError> {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let id = format!("jaunt-{what}-{}-{}", std::process::id(), nanos.as_nanos());
+    async fn open(
+        containerd: &Containerd,
+        request: &Request,
+        lease: &Lease,
+        what: &str,
+    ) -> Result<Self, PullError> {
+        let id = unique(what);
         let init = any("containerd.services.streaming.v1.StreamInit", &StreamInit { id: id.clone() });
         let (send, outgoing) = mpsc::channel(4);
         // The channel is new and has room.
         let _ = send.try_send(init);
-        let opened = StreamingClient::new(containerd.channel.clone())
-            .stream(in_namespace(ReceiverStream::new(outgoing), &request.namespace))
-            .await;
+        let outgoing = lease.cover(in_namespace(ReceiverStream::new(outgoing), &request.namespace));
+        let opened = StreamingClient::new(containerd.channel.clone()).stream(outgoing).await;
         let mut receive = opened.map_err(refused(&request.address, "open a stream"))?.into_inner();
         receive.message().await.map_err(refused(&request.address, "open a stream"))?;
         Ok(Self { id, send, receive })

@@ -1,6 +1,6 @@
 //! As much of a containerd as `pull` talks to, with a daemon's status on the same socket.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,8 @@ use jaunt_snapshotter::proto::containerd::services::images::v1 as image;
 use jaunt_snapshotter::proto::containerd::services::images::v1::images_server as image_records;
 use jaunt_snapshotter::proto::containerd::services::introspection::v1 as introspection;
 use jaunt_snapshotter::proto::containerd::services::introspection::v1::introspection_server as introspect;
+use jaunt_snapshotter::proto::containerd::services::leases::v1 as lease;
+use jaunt_snapshotter::proto::containerd::services::leases::v1::leases_server as leases;
 use jaunt_snapshotter::proto::containerd::services::streaming::v1 as streaming;
 use jaunt_snapshotter::proto::containerd::services::streaming::v1::streaming_server as stream;
 use jaunt_snapshotter::proto::containerd::services::transfer::v1 as transfer;
@@ -55,6 +57,7 @@ struct Shared {
     snapshotter: Mutex<String>,
     held: Mutex<Vec<status::Snapshot>>,
     streams: Mutex<HashMap<String, Opened>>,
+    leases: Mutex<BTreeSet<String>>,
     looks: AtomicUsize,
 }
 
@@ -69,6 +72,7 @@ impl Containerd {
             snapshotter: Mutex::new("jaunt".to_owned()),
             held: Mutex::default(),
             streams: Mutex::default(),
+            leases: Mutex::default(),
             looks: AtomicUsize::new(0),
         };
         let containerd = Self(Arc::new(shared));
@@ -77,6 +81,7 @@ impl Containerd {
             .add_service(introspect::IntrospectionServer::new(containerd.clone()))
             .add_service(versions::VersionServer::new(containerd.clone()))
             .add_service(stream::StreamingServer::new(containerd.clone()))
+            .add_service(leases::LeasesServer::new(containerd.clone()))
             .add_service(transfers::TransferServer::new(containerd.clone()))
             .add_service(image_records::ImagesServer::new(containerd.clone()))
             .add_service(contents::ContentServer::new(containerd.clone()))
@@ -97,6 +102,11 @@ impl Containerd {
 
     pub fn seen(&self) -> Vec<String> {
         self.0.seen.lock().unwrap().clone()
+    }
+
+    /// Leases that nobody has given back.
+    pub fn leases(&self) -> BTreeSet<String> {
+        self.0.leases.lock().unwrap().clone()
     }
 
     /// The daemon has so many lazy layers, brought by that image, with `chain` on top.
@@ -180,13 +190,38 @@ impl stream::Streaming for Containerd {
     type StreamStream = BoxStream<'static, Result<Any, Status>>;
 
     async fn stream(&self, request: Request<Streaming<Any>>) -> Result<Response<Self::StreamStream>, Status> {
+        let lease =
+            request.metadata().get("containerd-lease").map(|lease| lease.to_str().unwrap().to_owned());
         let mut incoming = request.into_inner();
         let init = incoming.message().await?;
         let init: streaming::StreamInit = decode(init, "containerd.services.streaming.v1.StreamInit");
         let (send, outgoing) = mpsc::channel(8);
         send.send(Ok(Any::default())).await.unwrap();
-        self.0.streams.lock().unwrap().insert(init.id, (send, incoming));
+        // What no lease keeps is garbage, and collected at once.
+        if lease.is_some_and(|lease| self.leases().contains(&lease)) {
+            self.0.streams.lock().unwrap().insert(init.id, (send, incoming));
+        }
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+#[tonic::async_trait]
+impl leases::Leases for Containerd {
+    async fn create(
+        &self,
+        request: Request<lease::CreateRequest>,
+    ) -> Result<Response<lease::CreateResponse>, Status> {
+        namespace(&request);
+        let request = request.into_inner();
+        assert!(request.labels.contains_key("containerd.io/gc.expire"), "{request:?}");
+        self.0.leases.lock().unwrap().insert(request.id);
+        Ok(Response::new(lease::CreateResponse::default()))
+    }
+
+    async fn delete(&self, request: Request<lease::DeleteRequest>) -> Result<Response<()>, Status> {
+        namespace(&request);
+        self.0.leases.lock().unwrap().remove(&request.into_inner().id);
+        Ok(Response::new(()))
     }
 }
 
@@ -204,13 +239,15 @@ impl transfers::Transfer for Containerd {
             let message = "unable to initialize unpacker: no unpack platforms defined: invalid argument";
             return Err(Status::invalid_argument(message));
         }
-        let take = |id: &str| self.0.streams.lock().unwrap().remove(id).unwrap();
-        let (progress, _) = take(&request.options.unwrap().progress_stream);
+        let take = |id: &str| {
+            self.0.streams.lock().unwrap().remove(id).ok_or_else(|| Status::not_found("not found"))
+        };
+        let (progress, _) = take(&request.options.unwrap().progress_stream)?;
         let event = Progress { event: "pulling".to_owned(), ..Default::default() };
         progress.send(Ok(encode(&event))).await.unwrap();
 
         let resolver = source.resolver.unwrap();
-        let (ask, mut answers) = take(&resolver.auth_stream);
+        let (ask, mut answers) = take(&resolver.auth_stream)?;
         ask.send(Ok(encode(&AuthRequest { host: "r.example".to_owned(), ..Default::default() })))
             .await
             .unwrap();

@@ -38,6 +38,7 @@ async fn containerd_2_pulls_through_its_transfer_service() {
     let done = pull::run(&request(&containerd, "default")).await.unwrap().to_string();
     assert!(done.ends_with("2 of 2 layers lazy"), "{done}");
     assert_eq!(containerd.seen(), ["transfer default r.example/a:1 linux jaunt auth=0 hosts=/hosts"]);
+    assert!(containerd.leases().is_empty());
 }
 
 #[tokio::test]
@@ -121,4 +122,5 @@ async fn what_is_missing_is_named() {
     let absent = Request { image: "r.example/absent:1".parse().unwrap(), ..request(&containerd, "k8s.io") };
     let error = refusal(&absent).await;
     assert!(error.contains("pull: r.example/absent:1: not found"), "{error}");
+    assert!(containerd.leases().is_empty(), "also of pulls that failed");
 }
