@@ -31,7 +31,7 @@ use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
-use crate::boot::BootPacks;
+use crate::boot::{Beside, BootPacks};
 use crate::config::KernelFeature;
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
@@ -198,13 +198,17 @@ impl Mounts {
         let Some(connection) = held.connection else {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
-        if is_new && let Some(traces) = self.packs.get().and_then(|packs| packs.traces()) {
-            traces.record(&fs, chain.index);
-        }
+        let packs = self.packs.get().filter(|_| is_new);
+        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index));
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         match connection.serve(adapter, THREADS) {
-            Ok(session) => Ok(Served { fs, server: Server::Session(session), root, holds }),
+            Ok(session) => {
+                if beside == Some(Beside::Push) && !holds {
+                    session.push(&fs, root.clone());
+                }
+                Ok(Served { fs, server: Server::Session(session), root, holds })
+            }
             Err(error) => {
                 // Nobody would ever answer on that mount.
                 let _ = self.supervisor.unmount(&key);
@@ -237,6 +241,14 @@ impl Mounts {
         let repositories = self.catalog.sources(&chain.index).into_iter();
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         repositories.map(source).collect()
+    }
+
+    /// Has nothing of this process in a chain's mounts any more.
+    fn leave(&self, snapshot_id: u64) {
+        for cells in [&self.served, &self.earlier] {
+            let cell = lock(cells).get(&snapshot_id).cloned();
+            cell.as_ref().and_then(|cell| cell.get()).inspect(|served| served.leave());
+        }
     }
 
     fn forget(&self, snapshot_id: u64) -> Vec<Arc<OnceCell<Served>>> {
@@ -388,6 +400,13 @@ impl Served {
         match &self.server {
             Server::Session(session) => !session.is_finished(),
             Server::Kernel(chain) => chain.is_sound() && self.root.parent().is_some_and(erofs::is_mounted_on),
+        }
+    }
+
+    /// Has nothing of this process in the mount any more.
+    fn leave(&self) {
+        if let Server::Session(session) = &self.server {
+            session.stop_pushing();
         }
     }
 

@@ -105,6 +105,7 @@ impl Boot {
         }
         let shelf = Shelf::create(path, &table, pack).map_err(LoadError::Keep)?;
         let shelf = self.shelf.get_or_init(|| shelf);
+        self.progress.landed();
         self.frames(shelf, &mut incoming).await.map(|()| Loaded::Whole)
     }
 

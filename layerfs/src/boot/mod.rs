@@ -31,7 +31,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{BootError, TablePlace};
+use jaunt_formats::boot::{BootError, Extent, TablePlace};
 use jaunt_formats::launch::LaunchLayer;
 pub use load::Expected;
 use tokio::time::{Instant, timeout};
@@ -58,6 +58,8 @@ pub struct NamedPack {
     pub len: u64,
     /// Its table.
     pub table: TablePlace,
+    /// Whether it was made of starts, and not of what the image's command was found to need.
+    pub learnt: bool,
 }
 
 /// Why a pack is not, or not wholly, used.
@@ -161,7 +163,39 @@ impl Boot {
         self.believed()?.read(number, range, |rest| layer.read_local(rest))
     }
 
-    /// The same, waiting for the pack if it is about to bring what is missing.
+    /// The same, for nobody yet: it does not count as used.
+    pub(crate) fn peek(&self, number: u16, layer: &Layer, range: &Range<u64>) -> Option<Vec<u8>> {
+        self.believed()?.peek(number, range, |rest| layer.read_local(rest))
+    }
+
+    /// Waits until it is known what the pack has: frames' numbers, and what they hold. `None` if it never is.
+    pub(crate) async fn extents(&self) -> Option<Vec<(usize, Extent)>> {
+        let known = self.until(|shelf| shelf.is_some()).await;
+        let shelf = self.believed().filter(|_| known)?;
+        Some(shelf.extents().map(|(frame, extent)| (frame, *extent)).collect())
+    }
+
+    /// Waits for a frame; whether it is here.
+    pub(crate) async fn landed(&self, frame: usize) -> bool {
+        self.until(|shelf| shelf.is_some_and(|shelf| shelf.has_frame(frame))).await
+    }
+
+    /// Waits until something holds of the shelf; whether it does: not of a pack that has ended before.
+    async fn until(&self, holds: impl Fn(Option<&Shelf>) -> bool) -> bool {
+        loop {
+            let changed = self.progress.changed();
+            let is_over = self.progress.has_ended() || self.is_distrusted();
+            if holds(self.believed()) {
+                return true;
+            }
+            if is_over {
+                return false;
+            }
+            changed.await;
+        }
+    }
+
+    /// The same as [`read`](Self::read), waiting for the pack if it is about to bring what is missing.
     pub(crate) async fn await_bytes(
         &self,
         number: u16,

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
 use jaunt_formats::Digest;
-use jaunt_formats::boot::BootPack;
+use jaunt_formats::boot::{BootPack, Extent};
 use jaunt_formats::launch::LaunchLayer;
 
 use super::BootFigures;
@@ -178,6 +178,29 @@ impl Shelf {
         range: &Range<u64>,
         others: impl Fn(&Range<u64>) -> Option<Bytes>,
     ) -> Option<Vec<u8>> {
+        let mark = |units: Range<usize>| {
+            self.used[units].iter().for_each(|used| used.store(true, Ordering::Relaxed))
+        };
+        self.gather(layer, range, others, mark)
+    }
+
+    /// The same, for nobody yet: it does not count as used.
+    pub(super) fn peek(
+        &self,
+        layer: u16,
+        range: &Range<u64>,
+        others: impl Fn(&Range<u64>) -> Option<Bytes>,
+    ) -> Option<Vec<u8>> {
+        self.gather(layer, range, others, |_| ())
+    }
+
+    fn gather(
+        &self,
+        layer: u16,
+        range: &Range<u64>,
+        others: impl Fn(&Range<u64>) -> Option<Bytes>,
+        note: impl Fn(Range<usize>),
+    ) -> Option<Vec<u8>> {
         let pieces = self.pieces(layer, range);
         if !pieces.iter().any(|piece| matches!(piece, Piece::Held(place, _) if self.has(place))) {
             return None;
@@ -185,8 +208,11 @@ impl Shelf {
         let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).ok()?);
         for piece in pieces {
             match piece {
-                Piece::Held(place, part) => match self.read_held(place, &part) {
-                    Some(held) => bytes.extend_from_slice(&held),
+                Piece::Held(place, part) => match self.read_sound(place, &part) {
+                    Some((held, units)) => {
+                        note(units);
+                        bytes.extend_from_slice(&held);
+                    }
                     None => bytes.extend_from_slice(&others(&part)?),
                 },
                 Piece::Else(part) => bytes.extend_from_slice(&others(&part)?),
@@ -281,6 +307,19 @@ impl Shelf {
         Ok(None)
     }
 
+    /// What the pack has, in the order of its frames, and which of them has it.
+    pub(super) fn extents(&self) -> impl Iterator<Item = (usize, &Extent)> {
+        let frames = self.pack.frames.iter().enumerate();
+        frames.flat_map(|(number, frame)| {
+            self.pack.extents[frame.extents.clone()].iter().map(move |e| (number, e))
+        })
+    }
+
+    /// Whether a frame's content is here.
+    pub(super) fn has_frame(&self, number: usize) -> bool {
+        self.frames.get(number).is_some_and(|frame| frame.there.load(Ordering::Acquire))
+    }
+
     /// The layers that it has something of.
     pub(super) fn layers(&self) -> BTreeSet<usize> {
         self.places.iter().map(|place| usize::from(place.layer)).collect()
@@ -289,12 +328,6 @@ impl Shelf {
     /// Gives the disk back what it takes. To be called when nobody is given anything of it any more.
     pub(super) fn remove(&self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
-    }
-
-    fn read_held(&self, place: &Place, part: &Range<u64>) -> Option<Vec<u8>> {
-        let (bytes, units) = self.read_sound(place, part)?;
-        self.used[units].iter().for_each(|used| used.store(true, Ordering::Relaxed));
-        Some(bytes)
     }
 
     /// Bytes with the right checksums, and the units that they were read from.

@@ -85,7 +85,7 @@ fn packed(fixture: &Fixture, index: Digest) -> (Bytes, NamedPack) {
     let extent = Extent { layer: 0, tar_offset: TarOffset(TOUCHED.start), len };
     pack.push(extent, fixture.bytes(TOUCHED)).unwrap();
     let Pack { bytes, table } = pack.finish().unwrap();
-    let named = NamedPack { digest: Digest::of(&bytes), len: bytes.len() as u64, table };
+    let named = NamedPack { digest: Digest::of(&bytes), len: bytes.len() as u64, table, learnt: true };
     (bytes.into(), named)
 }
 

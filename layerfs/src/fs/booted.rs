@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::stretch::{Stretch, stretches};
-use super::{FsError, Ino, LayerFs};
+use super::{FsError, Ino, LayerFs, usize_of};
 use crate::boot::{Boot, FirstTouches};
 use crate::layer::Layer;
 
@@ -45,6 +45,24 @@ impl LayerFs {
         Ok(packed.map(Bytes::from))
     }
 
+    /// Up to `len` bytes of a file from `offset`, if all of them are here. Nobody has asked for them: it is no read, and nothing of
+    /// the pack counts as used.
+    pub(crate) fn peek(&self, inode: Ino, offset: u64, len: u32) -> Option<Vec<u8>> {
+        let (number, stretches, _) = self.plan(inode, offset, len).ok()?;
+        let layer = self.layer(number).ok()?;
+        let mut bytes = Vec::new();
+        for stretch in stretches {
+            match stretch {
+                Stretch::Zeros(len) => bytes.resize(bytes.len() + usize_of(len), 0),
+                Stretch::Tar(range) => match layer.read_local(&range) {
+                    Some(part) => bytes.extend_from_slice(&part),
+                    None => bytes.append(&mut self.pack_for(layer)?.peek(number, layer, &range)?),
+                },
+            }
+        }
+        Some(bytes)
+    }
+
     /// A range of a layer's tar that is not here: from the boot pack if it is about to bring it, else by its spans. What lies
     /// around it is fetched as well unless it is to be read `alone`.
     pub(super) async fn bytes(
@@ -62,6 +80,11 @@ impl LayerFs {
             return Ok(bytes);
         }
         Ok(if alone { layer.read_alone(range).await? } else { layer.read(range).await? })
+    }
+
+    /// The kernel was given bytes of the pack.
+    pub(crate) fn note_pushed(&self, bytes: usize) {
+        self.metrics.boot_pushed_bytes.inc_by(bytes as u64);
     }
 
     /// Whether the boot pack has a range, or is to bring it.

@@ -9,6 +9,7 @@ mod complete;
 mod condemned;
 mod error;
 mod foresight;
+mod hot;
 mod numbers;
 mod path;
 mod programs;
@@ -28,6 +29,7 @@ pub(crate) use ahead::Streams;
 pub use complete::CompleteChain;
 pub use condemned::Condemned;
 pub use error::FsError;
+pub(crate) use hot::HotFile;
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
 use crate::boot::{Boot, FirstTouches};

@@ -7,7 +7,7 @@
 //!
 //! Invariants: whoever holds a descriptor of a mount open keeps it alive, served or not; dropping the
 //! last one breaks the mount for good. Nothing here touches the tree below a mount point, because that
-//! would block until somebody serves it.
+//! would block until somebody serves it; but for [`push`], of mounts that are served, on threads that nobody waits for.
 
 mod abi;
 mod adapter;
@@ -19,6 +19,7 @@ pub mod init;
 pub mod mount;
 mod noting;
 mod orphan;
+mod push;
 mod reading;
 pub mod session;
 mod told;

@@ -15,7 +15,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use fuser::{Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
@@ -27,6 +28,7 @@ use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
 use super::noting::Noting;
+use super::push::Push;
 use crate::fs::{Condemned, LayerFs};
 
 /// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
@@ -70,7 +72,7 @@ pub fn serve_noting<F: Filesystem>(
         .name("fuse".to_owned())
         .spawn(move || session.run())
         .map_err(SessionError::Threads)?;
-    Ok(SessionHandle { thread, notifier, forgotten: Mutex::default() })
+    Ok(SessionHandle { thread, notifier, forgotten: Mutex::default(), pushed: Mutex::default() })
 }
 
 /// Asks the kernel to send every request again that was taken from `device` and not answered.
@@ -91,6 +93,7 @@ pub struct SessionHandle {
     notifier: Notifier,
     /// What is not believed any more, and the kernel has nothing of.
     forgotten: Mutex<BTreeSet<Condemned>>,
+    pushed: Mutex<Option<Push>>,
 }
 
 impl SessionHandle {
@@ -114,6 +117,7 @@ impl SessionHandle {
         let condemned: BTreeSet<Condemned> = fs.condemned().difference(&forgotten).copied().collect();
         let mut files = 0;
         if !condemned.is_empty() {
+            self.stop_pushing();
             for ino in fs.files_of(&condemned) {
                 // From the first byte to the last.
                 self.notifier.inval_inode(INodeNo(ino.0), 0, 0)?;
@@ -122,6 +126,18 @@ impl SessionHandle {
             forgotten.extend(condemned);
         }
         Ok(files)
+    }
+
+    /// Puts what the chain's boot pack brings into the kernel's page cache as it comes. `root` is where the chain's root
+    /// directory is mounted. To be called on a runtime.
+    pub fn push(&self, fs: &Arc<LayerFs>, root: PathBuf) {
+        let pushed = Push::begin(fs.clone(), self.notifier(), root);
+        *self.pushed.lock().unwrap_or_else(PoisonError::into_inner) = Some(pushed);
+    }
+
+    /// Ends that. Before, the mount may be in use by it.
+    pub fn stop_pushing(&self) {
+        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Tells the kernel to drop things it has cached.

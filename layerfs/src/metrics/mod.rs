@@ -47,6 +47,8 @@ pub struct Metrics {
     pub boot_failures: Counter,
     /// Reads that found in a pack what the layers did not have.
     pub boot_reads: Counter,
+    /// Bytes of packs that the kernel was given before anybody asked for them.
+    pub boot_pushed_bytes: Counter,
     /// How long requests took that gave all they were asked for, from their turn to the last byte.
     pub fetch_seconds: Histogram,
     /// How long a span took to be verified and decoded.
@@ -82,6 +84,7 @@ impl Default for Metrics {
             boot_content_bytes: Counter::default(),
             boot_failures: Counter::default(),
             boot_reads: Counter::default(),
+            boot_pushed_bytes: Counter::default(),
             fetch_seconds: histogram(FETCH_BUCKETS),
             decode_seconds: histogram(DECODE_BUCKETS),
             stall_seconds: histogram(FETCH_BUCKETS),
@@ -112,6 +115,11 @@ impl Metrics {
         counter("boot_content_bytes", "Bytes that boot packs decoded to", &self.boot_content_bytes);
         counter("boot_failures", "Boot packs that were not, or not wholly, used", &self.boot_failures);
         counter("boot_reads", "Reads that found in a boot pack what layers did not have", &self.boot_reads);
+        counter(
+            "boot_pushed_bytes",
+            "Bytes of boot packs that the kernel was given before anybody asked for them",
+            &self.boot_pushed_bytes,
+        );
         let mut seconds = |name: &str, help: &str, histogram: &Histogram| {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };

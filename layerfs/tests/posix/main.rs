@@ -16,6 +16,7 @@ mod mounted;
 mod operations;
 mod orphan;
 mod passthrough;
+mod pushing;
 mod reading;
 mod special;
 mod xattrs;

@@ -12,6 +12,7 @@ mod command;
 mod traces;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
 use jaunt_layerfs::boot::{Boot, Expected, LoadError, Loaded, NamedPack};
+use jaunt_layerfs::fs::LayerFs;
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::RegistrySource;
@@ -49,12 +51,24 @@ struct Open {
     since: Instant,
     /// A snapshot has used it: once none does any more, it may go.
     was_wanted: bool,
+    learnt: bool,
 }
 
 impl Open {
-    fn new(boot: Arc<Boot>) -> Self {
-        Self { boot, since: Instant::now(), was_wanted: false }
+    fn new(boot: Arc<Boot>, learnt: bool) -> Self {
+        Self { boot, since: Instant::now(), was_wanted: false, learnt }
     }
+}
+
+/// What is done beside a start: pages that the kernel was given unasked cannot be seen to be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// What it touches is noted.
+    Trace,
+    /// The kernel is given what the pack brings.
+    Push,
+    /// Neither.
+    Nothing,
 }
 
 /// A pack on its way. Dropped without [`admitted`](Self::admitted), it is given up.
@@ -103,7 +117,7 @@ impl BootPacks {
                 return None;
             }
             let boot = Arc::new(Boot::default());
-            open.insert(index, Open::new(boot.clone()));
+            open.insert(index, Open::new(boot.clone(), pack.learnt));
             boot
         };
         let (admitted, index_path) = oneshot::channel();
@@ -135,9 +149,23 @@ impl BootPacks {
         // Nobody waits for the disk: whoever has opened it meanwhile was first.
         let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
         let mut all = self.lock();
-        let open = all.entry(*digest).or_insert_with(|| Open::new(opened));
+        let open = all.entry(*digest).or_insert_with(|| Open::new(opened, false));
         open.was_wanted = true;
         Some(open.boot.clone())
+    }
+
+    /// What is to be done beside the first start over a new mount of an index; it is noted from now on if it is to be.
+    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest) -> Beside {
+        let pushed = match self.lock().get(&index).filter(|_| self.config.push) {
+            None => Pushed::Nothing,
+            Some(open) if open.learnt => Pushed::Learnt { sampled: one_in(self.config.trace_one_in) },
+            Some(_) => Pushed::Guessed,
+        };
+        let beside = beside(self.traces.is_some(), pushed);
+        if let (Beside::Trace, Some(traces)) = (beside, &self.traces) {
+            traces.record(fs, index);
+        }
+        beside
     }
 
     /// Forgets the packs of indexes that are not `wanted`. Who reads from one still has it.
@@ -167,6 +195,32 @@ impl BootPacks {
     }
 }
 
+/// What there is to be pushed.
+#[derive(Clone, Copy, Debug)]
+enum Pushed {
+    Nothing,
+    /// A pack of what the image's command was found to need.
+    Guessed,
+    /// A pack of starts; whether this is one of those that show what has changed since.
+    Learnt {
+        sampled: bool,
+    },
+}
+
+fn beside(traces: bool, pushed: Pushed) -> Beside {
+    match pushed {
+        Pushed::Nothing if !traces => Beside::Nothing,
+        Pushed::Learnt { sampled: true } | Pushed::Guessed | Pushed::Nothing if traces => Beside::Trace,
+        _ => Beside::Push,
+    }
+}
+
+/// Once in so many calls, by chance; never for 0.
+fn one_in(many: u64) -> bool {
+    // Every state has keys of its own.
+    many > 0 && RandomState::new().hash_one(()).is_multiple_of(many)
+}
+
 /// What a pack must be of. An index that cannot be read has been complained of where it is used.
 fn of_index(index: Digest, path: &Path) -> Option<Expected> {
     let open = open_index(path).ok()?;
@@ -186,5 +240,30 @@ fn tell(repository: &Repository, loaded: &Result<Loaded, LoadError>, boot: &Boot
             let why = error_chain(error);
             tracing::warn!(%repository, bytes, why, "boot pack cannot be used: what it does not bring is fetched by spans");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_learnt_is_traced_and_the_rest_pushed() {
+        let (rare, other) = (Pushed::Learnt { sampled: true }, Pushed::Learnt { sampled: false });
+        let cases = [
+            (Pushed::Nothing, Beside::Trace, Beside::Nothing),
+            (Pushed::Guessed, Beside::Trace, Beside::Push),
+            (rare, Beside::Trace, Beside::Push),
+            (other, Beside::Push, Beside::Push),
+        ];
+        for (pushed, with_traces, without) in cases {
+            assert_eq!((beside(true, pushed), beside(false, pushed)), (with_traces, without), "{pushed:?}");
+        }
+    }
+
+    #[test]
+    fn chance_keeps_to_its_bounds() {
+        assert!(!(0..100).any(|_| one_in(0)));
+        assert!((0..100).all(|_| one_in(1)));
     }
 }

@@ -10,6 +10,10 @@ pub struct BootConfig {
     pub enabled: bool,
     /// MiB of a pack beyond which it is not fetched.
     pub max_mib: u64,
+    /// Whether what a pack brings is put into the kernel's page cache before it is asked for.
+    pub push: bool,
+    /// Of the starts of images whose pack was learnt, one in so many is traced, and nothing pushed for it; 0: none is.
+    pub trace_one_in: u64,
     /// Traces of starts that are kept; 0: none are taken.
     pub keep_traces: u64,
     /// A start is over when nothing new has been touched for so long.
@@ -20,6 +24,14 @@ pub struct BootConfig {
 
 impl Default for BootConfig {
     fn default() -> Self {
-        Self { enabled: true, max_mib: 256, keep_traces: 64, settled_seconds: 5, longest_seconds: 60 }
+        Self {
+            enabled: true,
+            max_mib: 256,
+            push: true,
+            trace_one_in: 16,
+            keep_traces: 64,
+            settled_seconds: 5,
+            longest_seconds: 60,
+        }
     }
 }

@@ -41,6 +41,7 @@ impl LazyMounts for Arc<Mounts> {
             if complete.map_err(|source| other(id, "unmount", source.into()))? == Some(Unmounted::Busy) {
                 return Err(LazyError::Busy { snapshot_id: id });
             }
+            this.leave(id);
             let outcome = this.supervisor.unmount(&id.into());
             match outcome.map_err(|source| other(id, "unmount", source.into()))? {
                 Unmounted::Busy => return Err(LazyError::Busy { snapshot_id: id }),

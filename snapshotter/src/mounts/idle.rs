@@ -61,6 +61,7 @@ impl Mounts {
             Server::Session(_) => Some(chain.snapshot_id.into()),
             Server::Kernel(_) => complete::key(chain),
         };
+        served.leave();
         match key.map(|key| self.supervisor.unmount(&key)) {
             Some(Ok(Unmounted::Busy)) | None => false,
             Some(Ok(Unmounted::Done | Unmounted::Lingers)) => {

@@ -106,8 +106,10 @@ fn named_pack(layer: &Descriptor) -> Option<NamedPack> {
     if layer.media_type != media_type::LAUNCH_BOOT_PACK {
         return None;
     }
-    let table = layer.annotations.as_ref()?.get(media_type::BOOT_TABLE)?.parse().ok()?;
-    Some(NamedPack { digest: layer.digest, len: layer.size, table })
+    let annotations = layer.annotations.as_ref()?;
+    let table = annotations.get(media_type::BOOT_TABLE)?.parse().ok()?;
+    let learnt = annotations.get(media_type::BOOT_TRACES).is_some_and(|traces| !traces.is_empty());
+    Some(NamedPack { digest: layer.digest, len: layer.size, table, learnt })
 }
 
 #[cfg(test)]
@@ -140,7 +142,7 @@ mod tests {
         packed["layers"][1] = json!({"mediaType": media_type::LAUNCH_BOOT_PACK, "digest": layer, "size": 9,
             "annotations": {media_type::BOOT_TABLE: table.to_string()}});
         let parsed = parse(packed.to_string().as_bytes(), &image).unwrap();
-        assert_eq!(parsed.boot, Some(NamedPack { digest: layer, len: 9, table }));
+        assert_eq!(parsed.boot, Some(NamedPack { digest: layer, len: 9, table, learnt: false }));
         packed["layers"][1]["annotations"] = json!({});
         assert_eq!(parse(packed.to_string().as_bytes(), &image).unwrap().boot, None);
         let error = |manifest: &serde_json::Value, subject| {

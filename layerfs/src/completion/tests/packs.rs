@@ -29,7 +29,7 @@ impl Packed {
         let len = u32::try_from(packed.len()).unwrap();
         pack.push(Extent { layer: 0, tar_offset: TarOffset(PACKED.start as u64), len }, packed).unwrap();
         let Pack { bytes, table } = pack.finish().unwrap();
-        let named = NamedPack { digest: Digest::of(&bytes), len: bytes.len() as u64, table };
+        let named = NamedPack { digest: Digest::of(&bytes), len: bytes.len() as u64, table, learnt: true };
         let source = Arc::new(MemorySource::new([(named.digest, bytes.into())]));
         let expected = std::future::ready(Some(image.expected()));
         let (boot, layers) = (Arc::new(Boot::default()), Layers::new(store.clone(), NOT_AHEAD()));

@@ -1,0 +1,129 @@
+//! What a boot pack brings, put into the kernel's page cache before anybody asks for it.
+//!
+//! A read of what is here costs a program two changes of process and a copy on its way; what is in the page cache costs none of
+//! them. So while a container is still being made, the files that starts touch are looked up below the mount, which has the
+//! kernel know their names, and their pages are stored (FUSE_NOTIFY_STORE) as the pack's frames land.
+//!
+//! Invariants: nobody waits for it; what is stored is what a read would give, page by page; after [`Push::stop`] nothing more
+//! is stored, and nothing below the mount is held open.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fuser::{INodeNo, Notifier};
+use jaunt_formats::error_chain;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use tokio::task::JoinHandle;
+
+use crate::fs::{HotFile, LayerFs};
+
+/// Bytes that are stored at a time.
+const PIECE: u32 = 1 << 20;
+
+/// Pages on their way to the kernel. Ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Push {
+    task: JoinHandle<()>,
+    ended: Arc<Mutex<bool>>,
+}
+
+/// Where they go.
+struct Target {
+    fs: Arc<LayerFs>,
+    notifier: Notifier,
+    /// The chain's root directory.
+    root: PathBuf,
+    /// Held while something below the root is open.
+    ended: Arc<Mutex<bool>>,
+}
+
+impl Push {
+    /// Begins, on the runtime that this is called on.
+    pub(super) fn begin(fs: Arc<LayerFs>, notifier: Notifier, root: PathBuf) -> Self {
+        let ended = Arc::default();
+        let target = Target { fs, notifier, root, ended: Arc::clone(&ended) };
+        Self { task: tokio::spawn(push(target)), ended }
+    }
+
+    /// Ends it: nothing more is stored once this returns.
+    pub(super) fn stop(&self) {
+        self.task.abort();
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn push(target: Target) {
+    let Some(boot) = target.fs.boot().cloned() else { return };
+    let Some(extents) = boot.extents().await else { return };
+    let target = Arc::new(target);
+    let fs = target.fs.clone();
+    let listed = tokio::task::spawn_blocking(move || fs.hot_files(&extents, page_size()));
+    let Ok(files) = listed.await else { return };
+    for files in files.chunk_by(|one, next| one.frame == next.frame).map(<[HotFile]>::to_vec) {
+        if !boot.landed(files[0].frame).await {
+            return;
+        }
+        let target = target.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            files.iter().try_for_each(|file| {
+                target.store(file).inspect_err(|error| {
+                    let (image, why) = (target.fs.name(), error_chain(error));
+                    tracing::debug!(
+                        image,
+                        path = file.path,
+                        why,
+                        "the kernel is given no more of a boot pack"
+                    );
+                })
+            })
+        });
+        if !matches!(stored.await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+impl Target {
+    /// Stores the pages of a file.
+    fn store(&self, file: &HotFile) -> io::Result<()> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if *ended {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        // For as long as it is open, the kernel has an inode that pages can be stored in.
+        let _open = open_below(&self.root, &file.path)?;
+        for pages in &file.pages {
+            let mut at = pages.start;
+            while at < pages.end {
+                let len = u32::try_from(pages.end - at).unwrap_or(PIECE).min(PIECE);
+                // What became unbelievable meanwhile, or was taken away, is read when it is asked for.
+                let Some(bytes) = self.fs.peek(file.ino, at, len).filter(|bytes| !bytes.is_empty()) else {
+                    return Ok(());
+                };
+                self.notifier.store(INodeNo(file.ino.0), at, &bytes)?;
+                self.fs.note_pushed(bytes.len());
+                at += bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has the kernel look up every name on the way, and nothing else.
+fn open_below(root: &Path, path: &str) -> io::Result<std::os::fd::OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), within)?)
+}
+
+fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
