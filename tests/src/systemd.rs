@@ -1,7 +1,9 @@
 //! A systemd of one's own: process 1 of a PID namespace, with a control group and mounts of its own.
 //!
-//! One directory is shared with the machine: what services mount there, containers outside see.
+//! One directory is shared with the machine: what services mount there, containers outside see. What is written to /etc
+//! stays inside.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +30,8 @@ exec unshare --mount --pid --fork --kill-child --cgroup --mount-proc --propagati
     umount -R /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
     mount -t tmpfs none /run
+    mkdir /run/etc /run/etc.work
+    mount -t overlay none /etc -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work
     mount -t tmpfs none /etc/systemd/system
     mkdir -p /run/systemd/system
     cp -r "$2"/. /run/systemd/system
@@ -83,14 +87,14 @@ impl<'s> Systemd<'s> {
         let (unit, drop_in) = (self.units.join(name), drop_ins.join("test.conf"));
         fs::write(&unit, text).at(&unit)?;
         fs::write(&drop_in, changes).at(&drop_in)?;
-        let mut copy = self.enter("cp")?;
+        let mut copy = self.command("cp")?;
         run(copy.arg("-r").arg(self.units.join(".")).arg("/run/systemd/system"))?;
         self.control(&["daemon-reload"]).map(|_| ())
     }
 
     /// `systemctl`.
     pub fn control(&self, words: &[&str]) -> Result<String> {
-        run(self.enter("systemctl")?.args(words))
+        run(self.command("systemctl")?.args(words))
     }
 
     /// A property of a unit.
@@ -105,7 +109,8 @@ impl<'s> Systemd<'s> {
         })
     }
 
-    fn enter(&self, program: &str) -> Result<Command> {
+    /// A command that runs beside its services.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let init = init(self.daemon.pid()).ok_or_else(|| Error::unexpected("systemd", "it has ended"))?;
         Ok(enter(self.scratch, init, program))
     }
@@ -124,9 +129,9 @@ fn control(scratch: &Scratch, init: u32) -> Command {
     enter(scratch, init, "systemctl")
 }
 
-fn enter(scratch: &Scratch, init: u32, program: &str) -> Command {
+fn enter(scratch: &Scratch, init: u32, program: impl AsRef<OsStr>) -> Command {
     let mut command = scratch.command("nsenter");
-    command.args(["--target", &init.to_string(), "--mount", "--pid", program]);
+    command.args(["--target", &init.to_string(), "--mount", "--pid"]).arg(program);
     command
 }
 

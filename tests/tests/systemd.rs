@@ -5,19 +5,23 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use common::{Bed, noise, runnable};
 use jaunt_formats::Digest;
-use jaunt_tests::image::{Image, dir, file, layer};
+use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Container, Containerd, Jaunt, Snapshotter, Systemd, mounts, needs_root};
 
 const UNIT: &str = "jaunt-snapshotter.service";
 const TEXT: &str = include_str!("../../snapshotter/dist/systemd/jaunt-snapshotter.service");
 const LIMIT: Duration = Duration::from_secs(120);
+/// Stands for the containerd that runs outside: there is nothing to restart.
+const CONTAINERD: &str = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n";
+/// As long as the one that it takes the place of.
+const NEWER: &str = "9.8.7";
 const FILES: u64 = 6;
 const FILE_BYTES: usize = 1 << 20;
 
@@ -43,17 +47,14 @@ struct Service<'s> {
 }
 
 impl<'s> Service<'s> {
-    fn start(bed: &'s Bed) -> Self {
-        Self::with(bed, "")
-    }
-
-    /// The same with more settings in the section `[Service]`.
+    /// Starts one, with more settings in the unit's section `[Service]`.
     fn with(bed: &'s Bed, settings: &str) -> Self {
         let dir = bed.scratch.dir("jaunt").unwrap();
         let systemd = Systemd::start(&bed.scratch, &dir).unwrap();
         let config = dir.join("snapshotter.toml");
         // EROFS mounts need no daemon: what is to be seen here is FUSE.
-        fs::write(&config, "avoid_kernel_features = [\"erofs\"]\n").unwrap();
+        let text = "socket = \"DIR/jaunt.sock\"\nroot = \"DIR/root\"\navoid_kernel_features = [\"erofs\"]\n";
+        fs::write(&config, text.replace("DIR", &dir.display().to_string())).unwrap();
         let mut serve = Jaunt::command(&bed.binaries, &bed.scratch, &dir, &[bed.registry.host()]);
         serve.arg("--config").arg(&config);
         let program = dir.join("jaunt-snapshotter");
@@ -95,53 +96,88 @@ impl<'s> Service<'s> {
     fn is_active(&self) {
         self.systemd.await_property(UNIT, "ActiveState", "active").unwrap();
     }
+
+    fn await_another(&self, pid: &str) {
+        wait_until("another supervisor", LIMIT, || !["0", pid].contains(&self.main_pid().as_str())).unwrap();
+    }
+
+    /// What the daemon says its version is.
+    fn version(&self, bed: &Bed) -> String {
+        let mut status = bed.binaries.snapshotter(&bed.scratch, &["status", "--json", "--socket"]);
+        let status = run(status.arg(self.dir.join("jaunt.sock"))).unwrap();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["version"].as_str().unwrap().to_owned()
+    }
+
+    /// The daemon's program with something else in it that takes as many bytes.
+    fn altered(&self, bed: &Bed, from: &str, to: &str) -> PathBuf {
+        assert_eq!(from.len(), to.len());
+        let path = self.dir.join(format!("with-{to}"));
+        fs::copy(&self.program, &path).unwrap();
+        let mut sed = bed.scratch.command("sed");
+        run(sed.env("LC_ALL", "C").args(["-i", &format!("s/{from}/{to}/g")]).arg(&path)).unwrap();
+        path
+    }
+
+    /// Has a program put itself in the place of the one that serves. containerd runs outside, and knows the snapshotter.
+    fn install(&self, program: &Path, patience: Duration) -> jaunt_tests::Result<String> {
+        self.systemd.add("containerd.service", CONTAINERD, "").unwrap();
+        run(self.systemd.command("mkdir").unwrap().args(["-p", "/etc/jaunt"])).unwrap();
+        let config = self.dir.join("snapshotter.toml");
+        run(self.systemd.command("cp").unwrap().arg(config).arg("/etc/jaunt/snapshotter.toml")).unwrap();
+        let mut install = self.systemd.command(program).unwrap();
+        install.arg("install").arg("--program").arg(&self.program).arg("--start");
+        install.arg("--wait").arg(patience.as_secs().to_string());
+        run(install.arg("--containerd-config").arg(self.containerd.config()))
+    }
 }
 
 fn line(n: u64) -> String {
     format!("{}  /data/{n}", Digest::of(&noise(n + 1, FILE_BYTES)).hex())
 }
 
-/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started, or replaced by
-/// another version: running containers go on, and their reads are answered rightly.
+/// A node whose container has read the first of its files; none on machines without systemd.
+fn running<'b>(bed: &'b Bed, settings: &str) -> Option<(Service<'b>, Pushed, Container)> {
+    if !Systemd::is_installed() {
+        eprintln!("skipped: {}: needs systemd", module_path!());
+        return None;
+    }
+    let (_, pushed) = bed.converted(image());
+    let service = Service::with(bed, settings);
+    service.pull(bed, &pushed.reference);
+    let mut container = service.containerd.run(&pushed.reference).unwrap();
+    common::await_ready(&mut container);
+    assert_eq!(service.next(bed, &mut container, 0), line(0));
+    Some((service, pushed, container))
+}
+
+/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started: running
+/// containers go on, and their reads are answered rightly.
 #[test]
 fn whatever_happens_to_the_service_its_containers_run_on() {
     needs_root!();
-    if !Systemd::is_installed() {
-        eprintln!("skipped: {}: needs systemd", module_path!());
-        return;
-    }
     let bed = Bed::new();
-    let (_, pushed) = bed.converted(image());
-    let service = Service::start(&bed);
-    service.pull(&bed, &pushed.reference);
-    let mut container = service.containerd.run(&pushed.reference).unwrap();
-    common::await_ready(&mut container);
-    assert_eq!(service.next(&bed, &mut container, 0), line(0));
+    let Some((service, pushed, mut container)) = running(&bed, "") else { return };
     assert!(service.systemd.property(UNIT, "StatusText").unwrap().starts_with("serving"));
 
     let before = service.main_pid();
     service.systemd.control(&["kill", "--signal=KILL", "--kill-who=main", UNIT]).unwrap();
-    wait_until("another supervisor", LIMIT, || !["0", &before].contains(&service.main_pid().as_str()))
-        .unwrap();
+    service.await_another(&before);
     assert_eq!(service.next(&bed, &mut container, 1), line(1), "after kill -9 of the supervisor");
     service.is_active();
 
     service.systemd.control(&["restart", UNIT]).unwrap();
     assert_eq!(service.next(&bed, &mut container, 2), line(2), "after a restart");
 
-    let newer = service.dir.join("newer");
-    fs::copy(&service.program, &newer).unwrap();
-    fs::rename(&newer, &service.program).unwrap();
-    service.systemd.control(&["restart", UNIT]).unwrap();
-    assert_eq!(service.next(&bed, &mut container, 3), line(3), "after an upgrade");
-
     // A stop does not take away what is in use, and the next start takes it over.
     let _ = service.systemd.control(&["stop", UNIT]);
-    assert_eq!(service.next(&bed, &mut container, 4), line(4), "after a stop");
+    assert_eq!(service.next(&bed, &mut container, 3), line(3), "after a stop");
     service.systemd.control(&["reset-failed", UNIT]).unwrap();
     let _ = service.systemd.control(&["start", UNIT]);
     service.is_active();
-    assert_eq!(service.next(&bed, &mut container, 5), line(5), "after stop and start");
+    for n in 4..FILES {
+        assert_eq!(service.next(&bed, &mut container, n), line(n), "after stop and start");
+    }
     container.finish(LIMIT).unwrap();
     drop(container);
 
@@ -153,25 +189,39 @@ fn whatever_happens_to_the_service_its_containers_run_on() {
     assert!(mounts::below(&service.dir.join("run")).is_empty());
 }
 
+/// P7: `install` of another version replaces the one that serves, and of one that never comes to serve takes it back. Running
+/// containers read on.
+#[test]
+fn another_version_takes_over_and_one_that_does_not_serve_is_taken_back() {
+    needs_root!();
+    let bed = Bed::new();
+    let Some((service, _, mut container)) = running(&bed, "") else { return };
+    let before = service.main_pid();
+    let newer = service.altered(&bed, &service.version(&bed), NEWER);
+    service.install(&newer, LIMIT).unwrap();
+    assert_ne!(service.main_pid(), before, "it was replaced");
+    assert_eq!(service.version(&bed), NEWER);
+    assert_eq!(service.next(&bed, &mut container, 1), line(1), "after an upgrade");
+
+    let mute = service.altered(&bed, "READY=1", "READX=1");
+    let error = service.install(&mute, Duration::from_secs(3)).unwrap_err().to_string();
+    assert!(error.contains("the old program and unit are back, and serve"), "{error}");
+    assert_eq!(service.version(&bed), NEWER);
+    for n in 2..FILES {
+        assert_eq!(service.next(&bed, &mut container, n), line(n), "after an upgrade that failed");
+    }
+    container.finish(LIMIT).unwrap();
+}
+
 /// A supervisor that hangs is killed by the manager, and the next one takes over what it held.
 #[test]
 fn a_supervisor_that_hangs_is_replaced_and_its_containers_read_on() {
     needs_root!();
-    if !Systemd::is_installed() {
-        eprintln!("skipped: {}: needs systemd", module_path!());
-        return;
-    }
     let bed = Bed::new();
-    let (_, pushed) = bed.converted(image());
-    let service = Service::with(&bed, "WatchdogSec=5\n");
-    service.pull(&bed, &pushed.reference);
-    let mut container = service.containerd.run(&pushed.reference).unwrap();
-    common::await_ready(&mut container);
-    assert_eq!(service.next(&bed, &mut container, 0), line(0));
+    let Some((service, _, mut container)) = running(&bed, "WatchdogSec=5\n") else { return };
     let before = service.main_pid();
     service.systemd.control(&["kill", "--signal=STOP", "--kill-who=main", UNIT]).unwrap();
-    wait_until("another supervisor", LIMIT, || !["0", &before].contains(&service.main_pid().as_str()))
-        .unwrap();
+    service.await_another(&before);
     service.is_active();
     for n in 1..FILES {
         assert_eq!(service.next(&bed, &mut container, n), line(n));
