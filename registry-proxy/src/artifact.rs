@@ -117,8 +117,7 @@ impl Artifact {
 
     /// Whether it has a boot pack that was made of starts.
     pub fn has_learnt(&self) -> bool {
-        let traces = self.boot.as_ref().and_then(|boot| boot.annotation(BOOT_TRACES));
-        traces.is_some_and(|traces| !traces.is_empty())
+        self.boot.as_ref().is_some_and(is_learnt)
     }
 
     /// Its own manifest, and the blobs that it names.
@@ -224,6 +223,12 @@ impl Unpublished {
         place.push_manifest(&tag(&subject.digest), OCI_MANIFEST, bytes).await?;
         Ok(Artifact { digest, index, boot, layers, untagged: None })
     }
+}
+
+/// Whether this is a boot pack that was made of starts.
+pub fn is_learnt(blob: &Descriptor) -> bool {
+    let traces = blob.annotation(BOOT_TRACES).filter(|_| blob.media_type == LAUNCH_BOOT_PACK);
+    traces.is_some_and(|traces| !traces.is_empty())
 }
 
 /// What a pack's descriptor says of its table.

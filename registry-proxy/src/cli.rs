@@ -130,8 +130,11 @@ pub struct ConvertArgs {
     /// Take layers that were converted there, too, before converting any: a repository, or oci:DIR (repeatable)
     #[arg(long, value_name = "REPO")]
     pub reuse_from: Vec<ImageName>,
-    /// Make no boot pack of what the image's command needs; one that was learnt stays
-    #[arg(long)]
+    /// The image that this one follows, with whose boot pack this one's begins [default: what looks like it in the repository]
+    #[arg(long, value_name = "REF", conflicts_with = "all_tags")]
+    pub predecessor: Option<ImageName>,
+    /// Make no boot pack; one of this very image that was learnt stays
+    #[arg(long, conflicts_with = "predecessor")]
     pub no_boot_pack: bool,
     /// Sign the launch artifacts with this key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
     #[arg(long, value_name = "FILE")]

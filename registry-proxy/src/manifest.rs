@@ -123,6 +123,9 @@ pub struct ImageConfig {
     architecture: Option<String>,
     variant: Option<String>,
     pub rootfs: RootFs,
+    /// When it was made, in the text of RFC 3339. Of as little importance as what follows.
+    #[serde(default)]
+    created: Option<Value>,
     /// What is run, unless somebody says otherwise. Of no importance to anything that must be right.
     #[serde(default)]
     pub config: Option<Value>,
@@ -165,6 +168,11 @@ impl ImageConfig {
     /// What it runs; nothing, where it says that in a way that nobody understands.
     pub fn command(&self) -> Command {
         self.config.clone().and_then(|config| serde_json::from_value(config).ok()).unwrap_or_default()
+    }
+
+    /// When it was made, in whatever words.
+    pub fn created(&self) -> Option<String> {
+        self.created.as_ref().and_then(Value::as_str).map(str::to_owned)
     }
 
     /// Old images state no operating system; there was but one.

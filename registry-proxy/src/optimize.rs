@@ -15,7 +15,8 @@ use jaunt_formats::boot::{MAX_TRACE_LEN, PACK_LEVEL, Trace};
 use serde_json::{Value, json};
 
 use crate::artifact::{Artifact, Unpublished};
-use crate::boot::{self, Draft, Wanted, carry};
+use crate::boot::carry::{self, Carried, Side};
+use crate::boot::{self, Draft, Wanted};
 use crate::cli::OptimizeArgs;
 use crate::console::{Console, bytes};
 use crate::detach;
@@ -130,7 +131,12 @@ impl Work<'_> {
         let named = (artifact.index.digest, &index);
         let mut traces = self.traces.to_vec();
         if let Some(from) = &self.args.from {
-            traces.push(self.predecessor(image, from).await?);
+            let new = Side { place: self.place, index: &index, layers: &artifact.layers };
+            let Carried { pack, trace, moved } = self.predecessor(image, from, new).await?;
+            if moved > 0 {
+                self.console.line(&format!("  {moved} files of the pack before have another name now"));
+            }
+            traces.push((pack, trace));
         }
         let (made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
         if self.args.foresee {
@@ -145,14 +151,14 @@ impl Work<'_> {
         Ok(Draft { made_of, ..made })
     }
 
-    /// The pack of the image that this one follows, of the same platform; its digest, and what it holds.
-    async fn predecessor(&self, image: &Image, from: &ImageName) -> Result<(Digest, Trace), Error> {
+    /// The pack of the image that this one follows, of the same platform.
+    async fn predecessor(&self, image: &Image, from: &ImageName, new: Side<'_>) -> Result<Carried, Error> {
         let place = Place::of(self.client, from);
         let resolved = image::resolve(&place, from, std::slice::from_ref(&image.platform)).await?;
         let [before] = &resolved.images[..] else { return Err(resolved.nothing(from)) };
         let subject = before.descriptor.digest;
         let artifact = Artifact::find(&place, &subject).await?.ok_or(Error::NotConverted(subject))?;
-        carry::of_artifact(&place, &artifact).await
+        carry::of_artifact(&place, &artifact, new).await
     }
 
     fn tell(&self, image: &Image, Draft { pack, wanted, .. }: &Draft) {

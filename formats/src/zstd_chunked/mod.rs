@@ -30,7 +30,7 @@ pub use crate::compression::TableError;
 pub use entries::{EntriesError, read_entries};
 pub use layout::{Annotations, AnnotationsError, FOOTER_LEN, Footer, Position};
 pub use plan::{FRAME_LEN, FramePlan, LayerPlan, Obstacle, Part, PlanError, Planner, SPAN_LEN, SpanPlan};
-pub use reader::{MAX_TOC_LEN, TocError, decode_toc};
+pub use reader::{MAX_TOC_LEN, TocError, content_digests, decode_toc};
 pub use replay::TarSplitError;
 pub use toc::{Toc, TocEntry};
 pub use writer::{BlobWriter, ConvertedLayer, FORMAT_RECIPE, PackedSpan, SpanCompressor};

@@ -56,6 +56,26 @@ pub fn decode_toc(compressed: &[u8], position: &Position, digest: Digest) -> Res
     Ok(Toc { version: 1, entries, tar_split_digest })
 }
 
+/// Hands the name, the length and the digest of each whole file of a TOC to `sink`. Names are as the tar has them.
+///
+/// # Errors
+/// As [`decode_toc`].
+pub fn content_digests(
+    compressed: &[u8],
+    position: &Position,
+    digest: Digest,
+    sink: &mut dyn FnMut(&str, u64, Digest),
+) -> Result<(), TocError> {
+    let read = read_toc(compressed, position, digest, &mut |entry| {
+        let len = u64::try_from(entry.size).ok().filter(|_| entry.kind == "reg");
+        if let (Some(len), Some(digest)) = (len, entry.digest) {
+            sink(&entry.name, len, digest);
+        }
+        true
+    });
+    read.map(drop)
+}
+
 /// Hands each entry of a TOC to `sink`, which may end the reading by returning false; the digest of the
 /// tar-split, if the TOC names one. Nothing but one entry is in memory at a time.
 pub(super) fn read_toc(

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jaunt_formats::TarOffset;
 use jaunt_formats::boot::{Extent, Trace};
-use jaunt_formats::launch::{FileContent, InodeType, LaunchIndex, View};
+use jaunt_formats::launch::{FileContent, InodeType, LaunchIndex};
 
 use crate::error::Error;
 
@@ -50,8 +50,6 @@ struct Page {
 
 /// Merges traces into what is wanted of an image, at most `limit` bytes.
 pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Error> {
-    let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
-    let view = index.view(prefix).ok_or(Error::EmptyTraces)?;
     let (mut files, mut pages) = (HashMap::new(), BTreeMap::<(u16, u64), Page>::new());
     let mut absent = HashSet::new();
     for trace in traces {
@@ -59,7 +57,7 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
         for (place, touch) in trace.touches.iter().enumerate() {
             let number = files.len();
             let known = files.entry(touch.path.as_str());
-            let (file, content) = known.or_insert_with(|| (number, find(index, &view, &touch.path)));
+            let (file, content) = known.or_insert_with(|| (number, find(index, &touch.path)));
             let Some(content) = content else {
                 absent.insert(touch.path.as_str());
                 continue;
@@ -80,8 +78,9 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
     Ok(Wanted { absent: absent.len(), ..choose(pages, traces.len(), limit) })
 }
 
-/// The content of a regular file, by its path.
-fn find(index: &Index, view: &View<'_, Vec<u8>>, path: &str) -> Option<FileContent> {
+/// The content of a regular file of the whole image, by its path.
+pub fn find(index: &Index, path: &str) -> Option<FileContent> {
+    let view = index.view(u16::try_from(index.layers().len()).ok()?)?;
     let names = path.split('/').filter(|name| !name.is_empty());
     let mut at = view.root().ok()?;
     for name in names {

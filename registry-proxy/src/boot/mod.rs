@@ -21,6 +21,11 @@ use crate::place::Place;
 pub use foresee::foresee;
 pub use merge::Wanted;
 
+/// Whether an image has a regular file under a name.
+pub fn has_file(index: &LaunchIndex<Vec<u8>>, path: &str) -> bool {
+    merge::find(index, path).is_some()
+}
+
 /// A pack that is not in its place yet.
 pub struct Draft {
     /// The blob.

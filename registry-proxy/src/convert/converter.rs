@@ -1,5 +1,8 @@
 //! Images one after the other, their layers several at a time.
 
+mod boot;
+mod predecessor;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,29 +10,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::Client;
-use jaunt_formats::boot::PACK_LEVEL;
-use jaunt_formats::launch::LaunchIndex;
-use jaunt_formats::{Digest, error_chain};
+use jaunt_formats::Digest;
 
 use super::partial::Partial;
 use super::progress::LayerProgress;
 use super::reuse::{Key, Library, Origin, key};
 use super::{layer, report};
 use crate::artifact::{self, Artifact, Unpublished};
-use crate::boot::{self, Draft};
 use crate::cli::ConvertArgs;
-use crate::console::{Console, bytes};
+use crate::console::Console;
 use crate::error::Error;
 use crate::image::{Image, Layer};
 use crate::launch;
-use crate::manifest::Descriptor;
 use crate::pipeline::{Processed, Workshop};
 use crate::place::{ImageName, Place};
 use crate::sign::Signer;
 use crate::tries::Tries;
-
-/// Bytes of files in a boot pack that nobody has asked for.
-const BOOT_LIMIT: u64 = 64 << 20;
 
 /// How a layer came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +56,8 @@ pub struct Converter<'c> {
     level: i32,
     /// Whether images get boot packs.
     with_boot: bool,
+    /// Whose packs they start from, if that was said.
+    predecessor: Option<(Place, ImageName)>,
     /// Layers that this run has at hand.
     known: HashMap<Key, Arc<Processed>>,
     /// Those of them that it did not convert itself.
@@ -91,6 +89,7 @@ impl<'c> Converter<'c> {
             concurrency: args.concurrency.into(),
             level: args.level,
             with_boot: !args.no_boot_pack,
+            predecessor: args.predecessor.as_ref().map(|name| (Place::of(client, name), name.clone())),
             known: HashMap::new(),
             reused: HashSet::new(),
             signer: args.sign_key.as_deref().map(Signer::load).transpose()?,
@@ -141,89 +140,15 @@ impl<'c> Converter<'c> {
         let index = artifact::push_index(&place, packed.clone()).await?;
         let described = artifact::describe(&converted, &recipe);
         let before = found.map(|(before, _)| before);
-        let boot = self.boot_pack(image, before.as_ref(), index.digest, packed).await?;
+        let boot = self.boot_pack(image, before.as_ref(), (index.digest, packed), &described).await?;
         let artifact = Unpublished::new(&image.descriptor, index, boot, described)?.publish(&place).await?;
-        self.library.learn(&artifact).await;
+        self.library.learn(subject, &artifact).await;
         self.litter.extend(partial.remove().await);
         if let Some(before) = before {
             let kept: HashSet<Digest> = artifact.blobs().collect();
             self.litter.extend(before.blobs().filter(|blob| !kept.contains(blob)));
         }
         Ok(Outcome { image, artifact, layers: Some(layers), made })
-    }
-
-    /// The boot pack of an image: what a learnt one before held, else what its command needs. An image without the latter is as good,
-    /// but for its speed.
-    async fn boot_pack(
-        &self,
-        image: &Image,
-        before: Option<&Artifact>,
-        digest: Digest,
-        packed: Bytes,
-    ) -> Result<Option<Descriptor>, Error> {
-        let before = before.filter(|before| before.has_learnt());
-        if before.is_none() && !self.with_boot {
-            return Ok(None);
-        }
-        let index = artifact::open_index(packed).await?;
-        let named = (digest, &index);
-        let learnt = match before {
-            Some(before) => self.carried(before, named).await?,
-            None => None,
-        };
-        let made = match learnt {
-            Some(made) => Some((made, "that was learnt before")),
-            None if !self.with_boot => None,
-            None => match self.foreseen(image, named).await {
-                Ok(made) => made.map(|made| (made, "that its command needs")),
-                Err(error) => {
-                    let image = image.descriptor.digest;
-                    tracing::warn!(error = error_chain(&error), %image, "no boot pack is made");
-                    None
-                }
-            },
-        };
-        let Some((made, what)) = made else { return Ok(None) };
-        let (packed, held) = (made.pack.bytes.len() as u64, made.wanted.content_len());
-        let pushed = boot::push(&self.place, made).await?;
-        self.console.line(&format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held)));
-        Ok(Some(pushed))
-    }
-
-    /// The pack of the artifact before, of the new index; `None` where it is gone or no good.
-    async fn carried(
-        &self,
-        before: &Artifact,
-        named: (Digest, &LaunchIndex<Vec<u8>>),
-    ) -> Result<Option<Draft>, Error> {
-        let Some(blob) = before.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
-        if self.place.blob_exists(&blob).await?.is_none() {
-            tracing::warn!(%blob, "the boot pack there was is gone");
-            return Ok(None);
-        }
-        match boot::carry::of_artifact(&self.place, before).await {
-            Ok((digest, trace)) => {
-                let made = boot::make(&self.place, named, &[trace], u64::MAX, PACK_LEVEL).await?;
-                Ok(Some(Draft { made_of: vec![digest], ..made }))
-            }
-            Err(error @ Error::Place(_)) => Err(error),
-            Err(error) => {
-                tracing::warn!(error = error_chain(&error), %blob, "the boot pack there was is no good");
-                Ok(None)
-            }
-        }
-    }
-
-    async fn foreseen(
-        &self,
-        image: &Image,
-        named: (Digest, &LaunchIndex<Vec<u8>>),
-    ) -> Result<Option<Draft>, Error> {
-        let trace = boot::foresee(&self.place, named, &image.command).await?;
-        if trace.touches.is_empty() {
-            return Ok(None);
-        }
-        boot::make(&self.place, named, &[trace], BOOT_LIMIT, self.level).await.map(Some)
     }
 
     /// Whether this run converted all layers of an image from the originals.

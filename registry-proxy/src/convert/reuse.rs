@@ -5,7 +5,7 @@
 //! when the first layer is wanted. A layer's spans come from the launch index it is listed with, its
 //! entries from the blob's own TOC and tar-split; a blob without them is read whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
@@ -47,9 +47,41 @@ pub struct Library {
     /// The target first.
     places: Vec<Place>,
     recipe: String,
-    shelves: OnceCell<Mutex<HashMap<Key, Vec<Found>>>>,
+    shelves: OnceCell<Mutex<Shelves>>,
     /// Layers of the launch indexes that were looked into.
     indexes: Mutex<HashMap<Digest, Arc<[LaunchLayer]>>>,
+}
+
+/// What the artifacts of all places list.
+#[derive(Default)]
+struct Shelves {
+    layers: HashMap<Key, Vec<Found>>,
+    /// Those of the target that have a learnt boot pack.
+    learnt: Vec<Learnt>,
+}
+
+/// An artifact with a boot pack that was made of starts.
+#[derive(Clone, Debug)]
+pub struct Learnt {
+    /// The image's manifest.
+    pub subject: Digest,
+    /// The diffIDs of its layers, and the lengths of the converted blobs.
+    layers: Vec<(String, u64)>,
+}
+
+impl Learnt {
+    /// Of an artifact with these layers, if it has such a pack.
+    fn of(subject: Digest, layers: &[Descriptor]) -> Option<Self> {
+        layers.iter().find(|blob| artifact::is_learnt(blob))?;
+        let diff_id = |blob: &Descriptor| Some((blob.annotation(DIFF_ID)?.to_owned(), blob.size));
+        Some(Self { subject, layers: layers.iter().filter_map(diff_id).collect() })
+    }
+
+    /// Bytes of the layers that an image with these diffIDs has as well.
+    pub fn in_common(&self, diff_ids: &HashSet<String>) -> u64 {
+        let common = self.layers.iter().filter(|(diff_id, _)| diff_ids.contains(diff_id));
+        common.map(|(_, len)| *len).fold(0, u64::saturating_add)
+    }
 }
 
 /// A converted layer that some artifact lists.
@@ -112,13 +144,15 @@ impl Library {
     }
 
     /// An artifact was published in the target.
-    pub async fn learn(&self, artifact: &Artifact) {
+    pub async fn learn(&self, subject: Digest, artifact: &Artifact) {
         let Some(shelves) = self.shelves.get() else { return };
-        let layers = std::iter::once(&artifact.index).chain(&artifact.layers).cloned().collect();
-        let mut shelves = shelves.lock().await;
-        for (key, found) in shelve(&self.places[0], layers, &self.recipe) {
-            shelves.entry(key).or_default().push(found);
-        }
+        let named = std::iter::once(&artifact.index).chain(&artifact.boot).chain(&artifact.layers);
+        shelves.lock().await.add(&self.places[0], Some(subject), named.cloned().collect(), &self.recipe);
+    }
+
+    /// The artifacts of the target that have learnt boot packs.
+    pub async fn learnt(&self) -> Vec<Learnt> {
+        self.shelves().await.lock().await.learnt.clone()
     }
 
     /// Brings a layer to the target; `None` when it has to be converted.
@@ -193,21 +227,36 @@ impl Library {
     }
 
     async fn shelf(&self, layer: &Layer) -> Vec<Found> {
-        let shelves = self.shelves.get_or_init(|| async {
-            let mut shelves: HashMap<Key, Vec<Found>> = HashMap::new();
-            for place in &self.places {
-                for (key, found) in list(place, &self.recipe).await {
-                    shelves.entry(key).or_default().push(found);
+        self.shelves().await.lock().await.layers.get(&key(layer)).cloned().unwrap_or_default()
+    }
+
+    async fn shelves(&self) -> &Mutex<Shelves> {
+        let read = || async {
+            let mut shelves = Shelves::default();
+            for (at, place) in self.places.iter().enumerate() {
+                for manifest in list(place).await {
+                    let subject = manifest.subject.map(|subject| subject.digest).filter(|_| at == 0);
+                    shelves.add(place, subject, manifest.layers, &self.recipe);
                 }
             }
             Mutex::new(shelves)
-        });
-        shelves.await.lock().await.get(&key(layer)).cloned().unwrap_or_default()
+        };
+        self.shelves.get_or_init(read).await
     }
 }
 
-/// What the artifacts of a place list. A place that cannot be read has nothing: it is no reason to fail.
-async fn list(place: &Place, recipe: &str) -> Vec<(Key, Found)> {
+impl Shelves {
+    /// Adds what an artifact lists; its `subject` if it is in the target.
+    fn add(&mut self, place: &Place, subject: Option<Digest>, layers: Vec<Descriptor>, recipe: &str) {
+        self.learnt.extend(subject.and_then(|subject| Learnt::of(subject, &layers)));
+        for (key, found) in shelve(place, layers, recipe) {
+            self.layers.entry(key).or_default().push(found);
+        }
+    }
+}
+
+/// The artifacts of a place. A place that cannot be read has nothing: it is no reason to fail.
+async fn list(place: &Place) -> Vec<ImageManifest> {
     let tags = place.tags().await.unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look for converted layers that are there already");
         Vec::new()
@@ -223,8 +272,7 @@ async fn list(place: &Place, recipe: &str) -> Vec<(Key, Found)> {
     let ours = |manifest: &ImageManifest| {
         [Some(LAUNCH_ARTIFACT), Some(LAUNCH_PARTIAL)].contains(&manifest.artifact_type.as_deref())
     };
-    let manifests = manifests.into_iter().flatten().filter(ours);
-    manifests.flat_map(|manifest| shelve(place, manifest.layers, recipe)).collect()
+    manifests.into_iter().flatten().filter(ours).collect()
 }
 
 /// The converted layers of one artifact; each has its spans in the nearest launch index above it.

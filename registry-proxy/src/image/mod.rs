@@ -9,7 +9,7 @@ mod walk;
 use bytes::Bytes;
 use jaunt_distribution::Manifest;
 use jaunt_formats::media_type::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, ORIGINAL_MANIFEST};
-use jaunt_formats::{DiffId, Platform};
+use jaunt_formats::{DiffId, Digest, Platform};
 
 use crate::error::Error;
 use crate::manifest::{self, Command, Descriptor, ImageConfig, ImageManifest, Kind};
@@ -37,6 +37,8 @@ pub struct Image {
     pub command: Command,
     /// The manifest that this one stands for, as replace mode made it.
     pub original: Option<String>,
+    /// When it was made, as its config says in RFC 3339: later texts are later times, near enough.
+    pub created: Option<String>,
 }
 
 /// One layer of an image.
@@ -115,6 +117,12 @@ pub async fn resolve(place: &Place, reference: &ImageName, wanted: &[Platform]) 
     Ok(resolved)
 }
 
+/// The image whose manifest has this digest; `None` where there is none that could be converted.
+pub async fn by_digest(place: &Place, digest: Digest) -> Result<Option<Image>, Error> {
+    // A manifest says itself what it is, and how long.
+    Ok(load(place, Descriptor::new("", digest, 0), &[]).await?.ok())
+}
+
 /// Loads one image, or says why it is skipped.
 async fn load(place: &Place, leaf: Descriptor, wanted: &[Platform]) -> Result<Result<Image, String>, Error> {
     let stated = leaf.platform.as_ref().and_then(manifest::PlatformJson::platform);
@@ -148,8 +156,8 @@ async fn load(place: &Place, leaf: Descriptor, wanted: &[Platform]) -> Result<Re
     }
     let original = image.annotations.and_then(|mut annotations| annotations.remove(ORIGINAL_MANIFEST));
     let descriptor = Descriptor::new(&found.media_type, leaf.digest, found.bytes.len() as u64);
-    let command = config.command();
-    Ok(Ok(Image { descriptor, manifest: found.bytes, platform, layers, command, original }))
+    let (command, created) = (config.command(), config.created());
+    Ok(Ok(Image { descriptor, manifest: found.bytes, platform, layers, command, original, created }))
 }
 
 /// Why a platform is passed over, if it is.

@@ -16,6 +16,7 @@ mod memory;
 mod replace;
 mod reuse;
 mod sign;
+mod successor;
 mod support;
 mod undo;
 mod verify;

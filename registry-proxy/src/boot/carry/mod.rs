@@ -1,13 +1,22 @@
-//! A predecessor's pack as a trace: what it holds, by path, in its order.
+//! A predecessor's pack as a trace: what it holds, by path and content digest, in its order.
+//!
+//! A file that has another name now is touched there; one that has changed under its name is touched where it was before, as far as
+//! it reaches; one that is gone is left out.
+
+mod moved;
+
+use std::collections::{HashMap, HashSet};
 
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{BootPack, MAX_TOUCHES, Touch, Trace, TraceHead};
 use jaunt_formats::entry::PATH_MAX;
 use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
+use super::merge::find;
 use crate::artifact::{Artifact, table_place};
 use crate::error::Error;
 use crate::place::Place;
+pub use moved::Side;
 
 /// A part of a file in a layer's tar.
 struct Part<'i> {
@@ -25,14 +34,37 @@ struct Dir<'i> {
     inode: InodeId,
 }
 
-/// The pack of an artifact, as its digest and a trace.
-pub async fn of_artifact(place: &Place, artifact: &Artifact) -> Result<(Digest, Trace), Error> {
+/// A pack that goes from one image to another.
+pub struct Carried {
+    /// Its digest.
+    pub pack: Digest,
+    /// What it holds, as the other image names it.
+    pub trace: Trace,
+    /// Files that have another name there.
+    pub moved: usize,
+}
+
+/// The pack of an artifact, for another image.
+pub async fn of_artifact(place: &Place, artifact: &Artifact, new: Side<'_>) -> Result<Carried, Error> {
     let boot = artifact.boot.as_ref().ok_or(Error::NoPack(artifact.digest))?;
     let table = table_place(boot, artifact.digest)?;
     let bytes = place.blob_range(&boot.digest, 0..table.len() as u64).await?;
     let index: LaunchIndex<Vec<u8>> = artifact.launch_index(place).await?;
     jaunt_formats::launch::check(&index)?;
-    Ok((boot.digest, as_trace(&index, artifact.index.digest, &table.open(&bytes)?)?))
+    let trace = as_trace(&index, artifact.index.digest, &table.open(&bytes)?)?;
+    let old = Side { place, index: &index, layers: &artifact.layers };
+    let paths: HashSet<&str> = trace.touches.iter().map(|touch| touch.path.as_str()).collect();
+    let moved = moved::moved(old, new, paths).await?;
+    let touches = trace.touches.into_iter().flat_map(|touch| renamed(touch, new, &moved));
+    let trace = Trace { head: trace.head, touches: touches.take(MAX_TOUCHES).collect() };
+    Ok(Carried { pack: boot.digest, trace, moved: moved.len() })
+}
+
+/// A touch where the file's content is now, and under the name that it had unless nothing is there.
+fn renamed(touch: Touch, new: Side<'_>, moved: &HashMap<String, String>) -> Vec<Touch> {
+    let Some(path) = moved.get(&touch.path) else { return vec![touch] };
+    let there = Touch { path: path.clone(), ..touch.clone() };
+    if find(new.index, &touch.path).is_some() { vec![there, touch] } else { vec![there] }
 }
 
 /// The trace that would give this pack again, but for what is beyond the limit of traces.

@@ -1,0 +1,145 @@
+//! Where the files of a predecessor are now that are not under their names any more: found by the digests of their content, which
+//! converted layers have in their tables of contents.
+//!
+//! Only such tables are read as can tell something: none where the files lie in layers that both images have. A layer without one tells
+//! nothing; its files are known by path alone.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jaunt_formats::Digest;
+use jaunt_formats::entry::EntryPath;
+use jaunt_formats::launch::{FileContent, LaunchIndex};
+use jaunt_formats::zstd_chunked::{Annotations, content_digests};
+
+use crate::boot::merge::find;
+use crate::error::Error;
+use crate::manifest::Descriptor;
+use crate::place::Place;
+
+/// Bytes of a compressed table; ten million files have less.
+const MAX_TABLE: u64 = 64 << 20;
+/// Tables that are fetched at the same time.
+const PARALLEL: usize = 4;
+/// Names of the same content that one is picked from.
+const MAX_NAMES: usize = 64;
+
+/// An image whose files are looked for.
+#[derive(Clone, Copy)]
+pub struct Side<'s> {
+    /// Where it is.
+    pub place: &'s Place,
+    /// Its launch index, which was checked.
+    pub index: &'s LaunchIndex<Vec<u8>>,
+    /// Its converted layers, as its artifact describes them.
+    pub layers: &'s [Descriptor],
+}
+
+/// Of some files of `old`: those that `new` has under another name and not under the same, with that name.
+pub async fn moved(
+    old: Side<'_>,
+    new: Side<'_>,
+    paths: HashSet<&str>,
+) -> Result<HashMap<String, String>, Error> {
+    let strays: HashMap<&str, FileContent> =
+        paths.into_iter().filter_map(|path| Some((path, stray(old, new, path)?))).collect();
+    let layers: BTreeSet<u16> = strays.values().map(|content| content.layer).collect();
+    let known = files(old, layers).await?.into_iter().filter(|file| {
+        let stray = strays.get(file.path.as_str());
+        stray.is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
+    });
+    let known: HashMap<String, Digest> = known.map(|file| (file.path, file.digest)).collect();
+    if known.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let names = names(new, &known).await?;
+    let found = known.into_iter().filter_map(|(path, digest)| {
+        let names = names.get(&digest)?;
+        let is_beside = |name: &&String| last(name) == last(&path);
+        let is_in_place = names.contains(&path);
+        let name = names.iter().find(is_beside).or_else(|| names.first()).filter(|_| !is_in_place)?;
+        Some((path, name.clone()))
+    });
+    Ok(found.collect())
+}
+
+/// A file of `old` that is not in the same layer at the same place in `new`.
+fn stray(old: Side<'_>, new: Side<'_>, path: &str) -> Option<FileContent> {
+    let content = find(old.index, path)?;
+    let diff_id = |of: Side<'_>, content: &FileContent| of.index.layers()[usize::from(content.layer)].diff_id;
+    let is_same =
+        |now: &FileContent| diff_id(old, &content) == diff_id(new, now) && now.extents == content.extents;
+    (!find(new.index, path).is_some_and(|now| is_same(&now))).then_some(content)
+}
+
+/// By digest, under which names `new` shows some content; each list in the order of the layers.
+async fn names(
+    new: Side<'_>,
+    known: &HashMap<String, Digest>,
+) -> Result<HashMap<Digest, Vec<String>>, Error> {
+    let wanted: HashSet<Digest> = known.values().copied().collect();
+    let count = u16::try_from(new.index.layers().len()).unwrap_or(u16::MAX);
+    let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
+    for file in files(new, (0..count).collect()).await? {
+        if !wanted.contains(&file.digest) {
+            continue;
+        }
+        let names = names.entry(file.digest).or_default();
+        let is_shown = || {
+            find(new.index, &file.path)
+                .is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
+        };
+        if (names.len() < MAX_NAMES || known.contains_key(&file.path)) && is_shown() {
+            names.push(file.path);
+        }
+    }
+    Ok(names)
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// A file as its layer's table of contents has it.
+struct Listed {
+    layer: u16,
+    path: String,
+    len: u64,
+    digest: Digest,
+}
+
+/// The files of some layers.
+async fn files(side: Side<'_>, layers: BTreeSet<u16>) -> Result<Vec<Listed>, Error> {
+    let read = stream::iter(layers.into_iter().map(|number| in_layer(side, number)));
+    let read: Vec<Vec<Listed>> = read.buffered(PARALLEL).try_collect().await?;
+    Ok(read.into_iter().flatten().collect())
+}
+
+/// The files of a layer; none, where it has no table that could be read.
+async fn in_layer(side: Side<'_>, number: u16) -> Result<Vec<Listed>, Error> {
+    let blob = side.index.layers()[usize::from(number)].converted;
+    let described = side.layers.iter().find(|layer| layer.digest == blob.digest);
+    let annotations = described.and_then(|layer| layer.annotations.clone()).unwrap_or_default();
+    let Ok(Some(annotations)) = Annotations::parse(&annotations.into_iter().collect()) else {
+        return Ok(Vec::new());
+    };
+    let (start, len) = (annotations.toc.offset.0, annotations.toc.len);
+    let Some(end) = start.checked_add(len).filter(|end| len <= MAX_TABLE && *end <= blob.len) else {
+        return Ok(Vec::new());
+    };
+    let table = side.place.blob_range(&blob.digest, start..end).await?;
+    let read = tokio::task::spawn_blocking(move || {
+        let mut files = Vec::new();
+        let mut list = |name: &str, len, digest| {
+            let path = EntryPath::parse(name.as_bytes()).ok().map(|path| path.as_bytes().to_vec());
+            if let Some(path) = path.and_then(|path| String::from_utf8(path).ok()) {
+                files.push(Listed { layer: number, path, len, digest });
+            }
+        };
+        content_digests(&table, &annotations.toc, annotations.toc_digest, &mut list).map(|()| files)
+    });
+    Ok(read.await?.unwrap_or_else(|error| {
+        tracing::warn!(layer = %blob.digest, %error, "a layer's files are known by path alone");
+        Vec::new()
+    }))
+}

@@ -1,0 +1,140 @@
+//! The boot pack that an image is converted with.
+
+use bytes::Bytes;
+use jaunt_formats::boot::{PACK_LEVEL, Trace};
+use jaunt_formats::{Digest, error_chain};
+
+use super::{Converter, predecessor};
+use crate::artifact::{self, Artifact};
+use crate::boot::carry::{self, Carried, Side};
+use crate::boot::{self, Draft};
+use crate::console::bytes;
+use crate::error::Error;
+use crate::image::Image;
+use crate::manifest::Descriptor;
+use crate::place::Place;
+
+/// Bytes of files in a boot pack that nobody has asked for.
+const BOOT_LIMIT: u64 = 64 << 20;
+
+impl Converter<'_> {
+    /// The boot pack of an image: what a learnt one before held, of itself or of the image that it follows, else what its command
+    /// needs. An image without the latter two is as good, but for its speed.
+    pub(super) async fn boot_pack(
+        &self,
+        image: &Image,
+        before: Option<&Artifact>,
+        (digest, packed): (Digest, Bytes),
+        layers: &[Descriptor],
+    ) -> Result<Option<Descriptor>, Error> {
+        let of_its_own = before.filter(|before| before.has_learnt());
+        if of_its_own.is_none() && !self.with_boot {
+            return Ok(None);
+        }
+        let opened = artifact::open_index(packed).await?;
+        let new = Side { place: &self.place, index: &opened, layers };
+        let mut made = match of_its_own {
+            Some(before) => {
+                self.learnt(before, new, digest).await?.map(|made| (made, "that was learnt before"))
+            }
+            None => None,
+        };
+        if made.is_none() && self.with_boot {
+            let following = self.following(image, new, digest).await;
+            let foreseen = match following {
+                Ok(None) => self.foreseen(image, new, digest).await,
+                // Who names one wants its pack.
+                Err(error) if self.predecessor.is_some() => return Err(error),
+                following => following,
+            };
+            made = foreseen.unwrap_or_else(|error| {
+                let image = image.descriptor.digest;
+                tracing::warn!(error = error_chain(&error), %image, "no boot pack is made");
+                None
+            });
+        }
+        let Some((made, what)) = made else { return Ok(None) };
+        let (packed, held) = (made.pack.bytes.len() as u64, made.wanted.content_len());
+        let pushed = boot::push(&self.place, made).await?;
+        self.console.line(&format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held)));
+        Ok(Some(pushed))
+    }
+
+    /// The pack that was learnt of this very image, converted by another recipe.
+    async fn learnt(&self, before: &Artifact, new: Side<'_>, index: Digest) -> Result<Option<Draft>, Error> {
+        let Some(Carried { pack, trace, .. }) = self.carried(&self.place, before, new).await? else {
+            return Ok(None);
+        };
+        let made = boot::make(new.place, (index, new.index), &[trace], u64::MAX, PACK_LEVEL).await?;
+        Ok(Some(Draft { made_of: vec![pack], ..made }))
+    }
+
+    /// The pack of the image that this one follows, with what its command needs of files that that one did not have.
+    async fn following(
+        &self,
+        image: &Image,
+        new: Side<'_>,
+        index: Digest,
+    ) -> Result<Option<(Draft, &'static str)>, Error> {
+        let found = match &self.predecessor {
+            Some((place, name)) => Some((place, predecessor::named(place, name, image).await?)),
+            None => {
+                let learnt = self.library.learnt().await;
+                predecessor::likely(&self.place, learnt, image).await?.map(|found| (&self.place, found))
+            }
+        };
+        let Some((place, artifact)) = found else { return Ok(None) };
+        let Some(Carried { pack, trace, moved }) = self.carried(place, &artifact, new).await? else {
+            return Ok(None);
+        };
+        let named = (index, new.index);
+        let before = artifact.launch_index(place).await?;
+        let mut foreseen = boot::foresee(&self.place, named, &image.command).await?;
+        foreseen.touches.retain(|touch| !boot::has_file(&before, &touch.path));
+        self.console.line(&format!(
+            "  begins with the boot pack of artifact {}; {moved} of its files have another name now",
+            artifact.digest
+        ));
+        let traces: Vec<Trace> =
+            [trace, foreseen].into_iter().filter(|one| !one.touches.is_empty()).collect();
+        let made = boot::make(&self.place, named, &traces, u64::MAX, PACK_LEVEL).await?;
+        Ok(Some((Draft { made_of: vec![pack], ..made }, "that was learnt of the image before")))
+    }
+
+    /// What the pack of another artifact holds; `None` where it is gone or no good.
+    async fn carried(
+        &self,
+        place: &Place,
+        before: &Artifact,
+        new: Side<'_>,
+    ) -> Result<Option<Carried>, Error> {
+        let Some(blob) = before.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
+        if place.blob_exists(&blob).await?.is_none() {
+            tracing::warn!(%blob, "the boot pack there was is gone");
+            return Ok(None);
+        }
+        match carry::of_artifact(place, before, new).await {
+            Ok(carried) => Ok(Some(carried)),
+            Err(error @ Error::Place(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), %blob, "the boot pack there was is no good");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn foreseen(
+        &self,
+        image: &Image,
+        new: Side<'_>,
+        index: Digest,
+    ) -> Result<Option<(Draft, &'static str)>, Error> {
+        let named = (index, new.index);
+        let trace = boot::foresee(&self.place, named, &image.command).await?;
+        if trace.touches.is_empty() {
+            return Ok(None);
+        }
+        let made = boot::make(&self.place, named, &[trace], BOOT_LIMIT, self.level).await?;
+        Ok(Some((made, "that its command needs")))
+    }
+}
