@@ -4,7 +4,8 @@
 //! them. So while a container is still being made, the files that starts touch are looked up below the mount, which has the
 //! kernel know their names, and their pages are stored (FUSE_NOTIFY_STORE) as the pack's frames land.
 //!
-//! Invariants: nobody waits for it; what is stored is what a read would give, page by page; after [`Push::stop`] nothing more
+//! Invariants: nobody waits for it; what is stored is what a read would give, page by page, and no more than a part of the memory
+//! that is free to be used; after [`Push::stop`] nothing more
 //! is stored, and nothing below the mount is held open.
 
 use std::io;
@@ -20,6 +21,11 @@ use crate::fs::{HotFile, LayerFs};
 
 /// Bytes that are stored at a time.
 const PIECE: u32 = 1 << 20;
+
+/// Bytes that a mount is given at most, whatever there is of memory: more than starts touch.
+const MOST: u64 = 512 << 20;
+/// The part of the memory which is available that a mount may take.
+const SHARE: u64 = 8;
 
 /// Pages on their way to the kernel. Ends when it is dropped.
 #[derive(Debug)]
@@ -65,7 +71,8 @@ async fn push(target: Target) {
     let target = Arc::new(target);
     let fs = target.fs.clone();
     let listed = tokio::task::spawn_blocking(move || fs.hot_files(&extents, page_size()));
-    let Ok(files) = listed.await else { return };
+    let Ok(mut files) = listed.await else { return };
+    limit(&mut files, available_memory() / SHARE);
     for files in files.chunk_by(|one, next| one.frame == next.frame).map(<[HotFile]>::to_vec) {
         if !boot.landed(files[0].frame).await {
             return;
@@ -124,6 +131,64 @@ fn open_below(root: &Path, path: &str) -> io::Result<std::os::fd::OwnedFd> {
     Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), within)?)
 }
 
+/// The first of some files that are no more than so many bytes together.
+fn limit(files: &mut Vec<HotFile>, room: u64) {
+    let mut left = room.min(MOST);
+    let fit = files.iter().take_while(|file| {
+        let bytes: u64 = file.pages.iter().map(|pages| pages.end - pages.start).sum();
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    });
+    files.truncate(fit.count());
+}
+
+/// What the kernel could give without taking it from programs; all there is where it does not say.
+fn available_memory() -> u64 {
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    parse_available(&told).unwrap_or(u64::MAX)
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 fn page_size() -> u64 {
     rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::Ino;
+
+    #[test]
+    fn what_does_not_fit_is_left_out_with_what_follows() {
+        let file = |bytes| HotFile {
+            ino: Ino(9),
+            path: String::new(),
+            pages: std::iter::once(0..bytes).collect(),
+            frame: 0,
+        };
+        for (room, fit) in [(0, 0), (99, 0), (100, 1), (450, 1), (500, 2), (u64::MAX, 3)] {
+            let mut files = vec![file(100), file(400), file(50)];
+            limit(&mut files, room);
+            assert_eq!(files.len(), fit, "{room}");
+        }
+        let mut files = vec![file(MOST), file(1)];
+        limit(&mut files, u64::MAX);
+        assert_eq!(files.len(), 1);
+    }
+
+    #[test]
+    fn the_kernel_tells_what_is_available() {
+        let told = "MemTotal:       24588776 kB\nMemFree:        10000000 kB\nMemAvailable:   23004512 kB\n";
+        assert_eq!(parse_available(told), Some(23_004_512 * 1024));
+        for told in ["", "MemAvailable:", "MemAvailable: many kB", "MemAvailable: 99999999999999999999 kB"] {
+            assert_eq!(parse_available(told), None, "{told:?}");
+        }
+        assert!(available_memory() > 0);
+    }
 }
