@@ -79,7 +79,7 @@ for version in "$@"; do
         *)
             build "$version"
             runner="$PWD/tests/matrix.sh enter $roots/$version"
-            for program in containerd runc; do
+            for program in containerd runc dockerd podman; do
                 echo "== $version: $($runner "$program" --version | head -n 1)"
             done
             env "CARGO_TARGET_${target}_RUNNER=$runner" tests/run.sh -p jaunt-tests || result=1
