@@ -71,6 +71,13 @@ fn an_image_is_saved_and_pushed_elsewhere_byte_for_byte() {
     assert_eq!(present(&node, &wanted), 3);
     let again = run(&mut materialise(&bed.binaries, &bed.scratch, &node, &pushed.reference)).unwrap();
     assert!(again.contains("all original layers are in"), "{again}");
+    // As it is where they came with another image, which keeps them for itself.
+    let (manifest, label) = (pushed.digest.to_string(), "containerd.io/gc.ref.content.l.0");
+    run(&mut node.containerd.ctr(&["content", "label", &manifest, &format!("{label}=")])).unwrap();
+    run(&mut materialise(&bed.binaries, &bed.scratch, &node, &pushed.reference)).unwrap();
+    let listed = run(&mut node.containerd.ctr(&["content", "ls"])).unwrap();
+    let kept = listed.lines().find(|line| line.starts_with(&manifest)).unwrap();
+    assert!(kept.contains(&format!("{label}={}", wanted[0])), "{kept}");
     let told = &status(&bed, &node)["originals"];
     assert_eq!((told["policy"].as_str(), told["images"][0]["trouble"].as_str()), (Some("never"), Some("")));
 
@@ -115,6 +122,9 @@ fn originals_arrive_in_the_background_where_that_is_configured() {
     assert_eq!(told()["policy"], "background");
     node.containerd.remove_images().unwrap();
     wait_until("it to be forgotten", LIMIT, || told()["images"] == serde_json::json!([])).unwrap();
+    wait_until("collection of the originals", LIMIT, || present(&node, &wanted) == 0).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    wait_until("the originals of what is back", LIMIT, || present(&node, &wanted) == 3).unwrap();
 }
 
 #[test]
