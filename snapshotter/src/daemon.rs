@@ -143,7 +143,8 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     }
     tokio::spawn(image_calls(config.clone(), Arc::new(logins), health.clone()));
     if let Some(address) = config.metrics.address.0 {
-        let readiness = Readiness { socket: config.socket.clone(), health: health.clone() };
+        let (socket, root) = (config.socket.clone(), config.root.clone());
+        let readiness = Readiness { socket, root, health: health.clone() };
         tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone(), readiness));
     }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");

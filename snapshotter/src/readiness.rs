@@ -1,5 +1,6 @@
 //! Whether others can use the daemon: that it runs is not enough.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::unix_channel;
 
 /// Whoever is asked for longer is not ready.
 const LIMIT: Duration = Duration::from_secs(3);
+/// The least that a disk gives.
+const PAGE: usize = 4096;
 /// Selects nothing: an answer is all that is wanted.
 const NOTHING: &str = "name==nothing";
 
@@ -20,6 +23,8 @@ const NOTHING: &str = "name==nothing";
 pub(crate) struct Readiness {
     /// The socket that containerd calls.
     pub socket: PathBuf,
+    /// Where the daemon keeps its state.
+    pub root: PathBuf,
     /// Who knows of the kubelet's image calls.
     pub health: Arc<Health>,
 }
@@ -35,6 +40,9 @@ impl Readiness {
                 return Some(format!("containerd's calls are not answered on {socket} within {LIMIT:?}"));
             }
         }
+        if let Some(why) = unwritable(&self.root).await {
+            return Some(format!("nothing can be written to {}: {why}", self.root.display()));
+        }
         match self.health.image_calls_trouble() {
             why if why.is_empty() => None,
             why => Some(format!("the kubelet's image calls are not taken: {why}")),
@@ -48,4 +56,15 @@ async fn ask(socket: &Path) -> Result<(), String> {
     let list = ListSnapshotsRequest { snapshotter: String::new(), filters: vec![NOTHING.to_owned()] };
     let listed = SnapshotsClient::new(channel).list(list).await;
     listed.map(drop).map_err(|status| status.message().to_owned())
+}
+
+/// Why a snapshot could not be recorded on that disk.
+async fn unwritable(root: &Path) -> Option<String> {
+    let root = root.to_owned();
+    let tried = tokio::task::spawn_blocking(move || tempfile::tempfile_in(root)?.write_all(&[0; PAGE]));
+    match tokio::time::timeout(LIMIT, tried).await {
+        Ok(Ok(written)) => written.err().map(|error| error.to_string()),
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {LIMIT:?}")),
+    }
 }

@@ -32,6 +32,14 @@ impl Mounted {
         Ok(Self { point })
     }
 
+    /// What is at `point` already, and cannot be written to by that path any more.
+    pub fn read_only(scratch: &Scratch, point: &Path) -> Result<Self> {
+        run(scratch.command("mount").arg("--bind").args([point, point]))?;
+        let mounted = Self { point: point.to_owned() };
+        run(scratch.command("mount").args(["-o", "remount,bind,ro"]).arg(point))?;
+        Ok(mounted)
+    }
+
     /// Where it is mounted.
     pub fn point(&self) -> &Path {
         &self.point

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, await_ready, backings, noise, runnable, status};
+use common::{Bed, await_ready, backings, fill, noise, runnable, status};
 use jaunt_formats::{DiffId, Digest};
 use jaunt_tests::image::{BuiltImage, Image, Pushed, dir, file, layer};
 use jaunt_tests::mounts::Mounted;
@@ -292,18 +292,6 @@ fn a_full_disk_makes_reads_slower_not_wrong() {
     fs::remove_file(root.join("filler")).unwrap();
     drop((container, node));
     drop(disk);
-}
-
-/// Writes until the disk is full.
-fn fill(path: &std::path::Path) {
-    let filler = fs::File::create(path).unwrap();
-    let (mut chunk, mut written) = (1 << 20, 0);
-    while chunk > 0 {
-        match std::os::unix::fs::FileExt::write_at(&filler, &vec![1; chunk], written) {
-            Ok(len) if len > 0 => written += len as u64,
-            _ => chunk /= 2,
-        }
-    }
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, noise};
+use common::{Bed, fill, noise};
 use jaunt_tests::image::{Image, file, layer};
+use jaunt_tests::mounts::Mounted;
 use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Node, http, needs_root};
 use serde_json::Value;
@@ -74,6 +75,40 @@ fn who_runs_is_told_from_who_can_be_used() {
     assert!(status(&bed, &node)["health"]["image_calls_trouble"].as_str().unwrap().contains("taken.sock"));
     drop(other);
     wait_until("readiness", LIMIT, || ask("/readyz") == (200, "ok\n".to_owned())).unwrap();
+}
+
+/// Reads go on and nothing new can be begun: whoever places pods is told.
+#[test]
+fn a_disk_that_is_full_or_read_only_is_told_until_it_is_neither() {
+    needs_root!();
+    let bed = Bed::new();
+    let root = bed.scratch.path().join("jaunt/root");
+    let disk = Mounted::tmpfs(&bed.scratch, root.clone(), 24 << 20).unwrap();
+    let address = free_address();
+    let config = format!("[metrics]\naddress = \"{address}\"\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let ask = || {
+        let told = http::request(address, "GET", "/readyz", &[], b"").unwrap();
+        (told.status, String::from_utf8(told.body).unwrap())
+    };
+    let ready = || ask() == (200, "ok\n".to_owned());
+    wait_until("the endpoint", LIMIT, || std::net::TcpStream::connect(address).is_ok()).unwrap();
+    assert!(ready());
+    let told = |cause: &str| {
+        let (code, why) = ask();
+        assert!(code == 503 && why.contains(cause) && why.contains(root.to_str().unwrap()), "{code}: {why}");
+        assert_eq!(http::request(address, "GET", "/livez", &[], b"").unwrap().status, 200);
+    };
+    fill(&root.join("filler"));
+    told("No space left on device");
+    std::fs::remove_file(root.join("filler")).unwrap();
+    assert!(ready());
+
+    let read_only = Mounted::read_only(&bed.scratch, &root).unwrap();
+    told("Read-only file system");
+    drop(read_only);
+    assert!(ready());
+    drop((node, disk));
 }
 
 #[test]

@@ -169,6 +169,10 @@ fn the_kubelets_calls_run_a_lazy_pod_and_collect_its_image() {
         run(&mut node.containerd.ctr(&["content", "ls", "--quiet"])).unwrap().is_empty()
     })
     .unwrap();
+    wait_until("ImageFsInfo to tell that nothing is left", LIMIT, || {
+        cri.image_fs().is_ok_and(|(point, bytes, inodes)| !point.is_empty() && (bytes, inodes) == (0, 0))
+    })
+    .unwrap();
 }
 
 /// containerd copies the image for it, with other owners, and so fetches all of it.

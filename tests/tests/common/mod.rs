@@ -226,3 +226,15 @@ pub fn mount(bed: &Bed, name: &str, reference: &str, point: &Path, config: &Path
     mount.wait_until("mounted on", LIMIT, mounted).unwrap();
     mount
 }
+
+/// Writes until the disk is full.
+pub fn fill(path: &Path) {
+    let filler = std::fs::File::create(path).unwrap();
+    let (mut chunk, mut written) = (1 << 20, 0);
+    while chunk > 0 {
+        match std::os::unix::fs::FileExt::write_at(&filler, &vec![1; chunk], written) {
+            Ok(len) if len > 0 => written += len as u64,
+            _ => chunk /= 2,
+        }
+    }
+}
