@@ -112,6 +112,34 @@ fn a_complete_image_is_read_by_the_kernel_whatever_becomes_of_the_daemon() {
     assert_eq!(images, 0);
 }
 
+/// doc/SEMANTICS.md S7, as a container sees it.
+#[test]
+fn a_container_sees_the_same_inode_numbers_over_a_lazy_mount_after_a_restart_and_over_a_complete_one() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(everything());
+    let words = ["/bin/sh", "-ec", "echo ready; ls -1ai /d /opaque /bin /etc"];
+    let numbers = |node: &Node<'_>| {
+        let mut container = node.containerd.run_with(&pushed.reference, &words).unwrap();
+        let said = container.finish(LIMIT).unwrap();
+        // Above them is the container's own root.
+        said.lines().filter(|line| !line.ends_with(" ..")).collect::<Vec<_>>().join("\n")
+    };
+    let lazy = node(&bed, "[completion]\nenabled = false\n");
+    lazy.pull(&pushed.reference).unwrap();
+    let first = numbers(&lazy);
+    // Directories, links and files; containerd has files of its own in /etc.
+    assert!(first.lines().filter(|line| line.ends_with(" spans") || line.ends_with(" sh")).count() == 2);
+    drop(lazy);
+    let lazy = node(&bed, AT_ONCE);
+    assert_eq!(numbers(&lazy), first);
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    wait_until("completion", LIMIT, || jaunt.log().contains("an image is complete")).unwrap();
+    assert_eq!(numbers(&lazy), first);
+    let by_kernel = jaunt.log().contains("complete: the kernel reads it by itself");
+    assert!(by_kernel || jaunt.log().contains(NO_EROFS), "{}", jaunt.log());
+}
+
 #[test]
 fn a_tree_that_nobody_has_compared_is_not_mounted_as_complete_though_its_layers_are() {
     needs_root!();

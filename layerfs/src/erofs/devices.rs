@@ -12,7 +12,7 @@ use crate::store::LargeFiles;
 
 /// More devices than this are not named: each is a file that is open for as long as the mount lives.
 pub(super) const MAX_DEVICES: usize = 8192;
-/// More chunks than this a sparse file does not get: 8 MiB of them.
+/// More chunks than this a file does not get: 8 MiB of them.
 const MAX_CHUNKS: u64 = 1 << 20;
 
 /// A file of the store.
@@ -24,6 +24,26 @@ pub struct DeviceFile {
     pub large: Option<Range<u64>>,
     /// Its length.
     pub len: u64,
+}
+
+/// How a file's content is cut into chunks of so many blocks, a power of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub bits: u8,
+    pub count: u64,
+}
+
+impl Shape {
+    pub(super) fn of(content: &FileContent) -> Result<Self, ImageError> {
+        let blocks = content.size.div_ceil(BLOCK);
+        let limit = power(blocks).min(MAX_CHUNK_BITS);
+        let bits = if whole(content).is_some() { limit } else { borders(content)?.min(limit) };
+        let count = blocks.div_ceil(1 << bits);
+        if count > MAX_CHUNKS {
+            return Err(ImageError::Unfit("a file of too many stretches"));
+        }
+        Ok(Self { bits, count })
+    }
 }
 
 /// Devices in the order of their numbers, the first of which is 1.
@@ -53,42 +73,14 @@ impl<'l> Devices<'l> {
 
     /// Where a file's content is. Devices that are met for the first time get numbers.
     pub(super) fn chunks(&mut self, content: &FileContent) -> Result<Chunks, ImageError> {
-        match &content.extents[..] {
-            [whole] if (whole.file_offset, whole.len) == (0, content.size) => {
-                self.whole(content.layer, whole)
-            }
-            extents => self.sparse(content, extents),
-        }
-    }
-
-    fn whole(&mut self, layer: u16, extent: &SparseExtent) -> Result<Chunks, ImageError> {
-        let blocks = extent.len.div_ceil(BLOCK);
-        let bits = power(blocks).min(MAX_CHUNK_BITS);
-        let (device, first) = self.locate(layer, extent)?;
-        let count = blocks.div_ceil(1 << bits);
-        let list = (0..count).map(|chunk| Ok((device, block(u64::from(first) + (chunk << bits))?)));
-        Ok(Chunks { bits, list: list.collect::<Result<_, ImageError>>()? })
-    }
-
-    /// Chunks are so large that every stretch begins and ends with one.
-    fn sparse(&mut self, content: &FileContent, extents: &[SparseExtent]) -> Result<Chunks, ImageError> {
-        let mut borders = 0;
-        for extent in extents.iter().filter(|extent| extent.len > 0) {
-            let end = extent.file_offset + extent.len;
-            borders |= extent.file_offset | if end == content.size { 0 } else { end };
-        }
-        if borders % BLOCK != 0 {
-            return Err(ImageError::Unfit("a sparse file whose stretches are not whole blocks"));
-        }
-        let blocks = content.size.div_ceil(BLOCK);
-        let limit = power(blocks).min(MAX_CHUNK_BITS);
-        let bits = u8::try_from((borders >> BLOCK_BITS).trailing_zeros()).unwrap_or(limit).min(limit);
-        let count = blocks.div_ceil(1 << bits);
-        if count > MAX_CHUNKS {
-            return Err(ImageError::Unfit("a sparse file of too many stretches"));
+        let Shape { bits, count } = Shape::of(content)?;
+        if let Some(extent) = whole(content) {
+            let (device, first) = self.locate(content.layer, extent)?;
+            let list = (0..count).map(|chunk| Ok((device, block(u64::from(first) + (chunk << bits))?)));
+            return Ok(Chunks { bits, list: list.collect::<Result<_, ImageError>>()? });
         }
         let mut list = vec![(0, HOLE); usize::try_from(count).unwrap_or_default()];
-        for extent in extents.iter().filter(|extent| extent.len > 0) {
+        for extent in content.extents.iter().filter(|extent| extent.len > 0) {
             let (device, first) = self.locate(content.layer, extent)?;
             let start = extent.file_offset >> BLOCK_BITS >> bits;
             let chunks = extent.len.div_ceil(BLOCK).div_ceil(1 << bits);
@@ -139,6 +131,27 @@ impl<'l> Devices<'l> {
         self.numbers.insert(file, number);
         Ok(number)
     }
+}
+
+/// The one stretch that is all of a file.
+fn whole(content: &FileContent) -> Option<&SparseExtent> {
+    match &content.extents[..] {
+        [whole] if (whole.file_offset, whole.len) == (0, content.size) => Some(whole),
+        _ => None,
+    }
+}
+
+/// The power of two of blocks with which every stretch of a sparse file begins and ends.
+fn borders(content: &FileContent) -> Result<u8, ImageError> {
+    let mut borders = 0;
+    for extent in content.extents.iter().filter(|extent| extent.len > 0) {
+        let end = extent.file_offset + extent.len;
+        borders |= extent.file_offset | if end == content.size { 0 } else { end };
+    }
+    if borders % BLOCK != 0 {
+        return Err(ImageError::Unfit("a sparse file whose stretches are not whole blocks"));
+    }
+    Ok(u8::try_from((borders >> BLOCK_BITS).trailing_zeros()).unwrap_or(u8::MAX))
 }
 
 /// The smallest power of two that is at least `blocks`.

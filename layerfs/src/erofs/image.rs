@@ -55,7 +55,7 @@ impl Image {
 struct Writer<'i, 'l, B> {
     plan: Plan<'i, 'l, B>,
     bytes: Vec<u8>,
-    /// Where the first inode is.
+    /// Where inodes are counted from.
     base: u64,
     /// Where the blocks behind the inodes are.
     data: u64,
@@ -72,7 +72,7 @@ impl<'i, 'l, B: AsRef<[u8]>> Writer<'i, 'l, B> {
     }
 
     fn nid(&self, node: usize) -> u64 {
-        self.plan.nodes.get(node).map_or(0, |node| (self.base + node.at) / SLOT)
+        self.plan.nodes.get(node).map_or(0, |node| node.at / SLOT)
     }
 
     fn node(&mut self, number: usize) -> Result<(), ImageError> {
@@ -88,7 +88,7 @@ impl<'i, 'l, B: AsRef<[u8]>> Writer<'i, 'l, B> {
             None => (Vec::new(), self.directory(number)?),
         };
         let (layout, data, size) = self.data(&attributes, form, inode)?;
-        let record = record(&attributes, layout, data, size, xattrs::units(xattr_len), number)?;
+        let record = record(&attributes, layout, data, size, xattrs::units(xattr_len), at / SLOT)?;
         let at = self.base + at;
         self.put(at, record.as_bytes());
         self.put(at + INODE_LEN, &xattrs);
@@ -201,6 +201,7 @@ impl<'i, 'l, B: AsRef<[u8]>> Writer<'i, 'l, B> {
             root: U16::new(u16::try_from(self.nid(0)).map_err(narrow)?),
             inodes: U64::new(self.plan.nodes.len() as u64),
             blocks: U32::new(u32::try_from(self.bytes.len() as u64 / BLOCK).map_err(narrow)?),
+            meta_block: U32::new(u32::try_from(self.base / BLOCK).map_err(narrow)?),
             uuid,
             incompatible: U32::new(CHUNKED_FILE | table),
             devices: U16::new(devices),
@@ -244,7 +245,7 @@ fn record(
     data: u32,
     size: u64,
     xattr_units: u16,
-    number: usize,
+    nid: u64,
 ) -> Result<Inode, ImageError> {
     let kind = match attributes.kind {
         InodeType::Fifo => 0o010_000,
@@ -265,7 +266,7 @@ fn record(
         zero: U16::ZERO,
         size: U64::new(size),
         data: U32::new(data),
-        ino: U32::new(u32::try_from(number + 1).unwrap_or(u32::MAX)),
+        ino: U32::new(u32::try_from(nid).unwrap_or(u32::MAX)),
         uid: U32::new(attributes.uid),
         gid: U32::new(attributes.gid),
         seconds: U64::new(attributes.mtime.seconds.cast_unsigned()),

@@ -24,7 +24,7 @@ use super::{ImageError, tag};
 
 const TRAILER_MAGIC: [u8; 8] = *b"JAUNTROF";
 /// Of what [`Image::write`] makes of a tree: another one is written anew.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

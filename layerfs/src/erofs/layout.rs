@@ -3,8 +3,9 @@
 //! ```text
 //! 0        1024 bytes, zero
 //! 1024     super block (128), device table (128 for each device), zeros to the end of the block
-//! base     inodes, each followed by its extended attributes and then by its chunks, or by what is inline:
-//!          a small directory, a short symbolic link. An inode's number is its position in units of 32 bytes.
+//! base     inodes where their numbers say ([`super::Numbers`]), each followed by its extended attributes and then by its
+//!          chunks, or by what is inline: a small directory, a short symbolic link. An inode's number is its position
+//!          behind `base` in units of 32 bytes.
 //! then     blocks of larger directories and longer symbolic links
 //! ```
 //!

@@ -15,6 +15,7 @@ mod image;
 mod kept;
 mod layout;
 mod mount;
+mod numbers;
 mod plan;
 mod tag;
 mod xattrs;
@@ -28,6 +29,7 @@ pub use devices::DeviceFile;
 pub use image::Image;
 pub use kept::{VERSION as IMAGE_VERSION, is_sound};
 pub use mount::{AttachError, Detached, FS_TYPE, is_mounted_on};
+pub(crate) use numbers::{Nid, Numbers};
 
 use crate::fs::{CompleteChain, LayerFs};
 use crate::store::LargeFiles;

@@ -1,14 +1,15 @@
 //! Where everything of a tree goes in its image, before a byte is written.
 //!
-//! Directories in the order of the tree, breadth first, each followed by what it holds: a listing with attributes reads
-//! on. The same tree gives the same plan, on every node.
+//! Inodes lie where their numbers say ([`Numbers`]), and what they hold of directories in the order of the tree, breadth first.
+//! The same tree gives the same plan, on every node.
 
 use jaunt_formats::launch::{Attributes, FileContent, InodeId, InodeType, LaunchIndex, View};
 
 use super::ImageError;
 use super::devices::Devices;
 use super::directory::{Measure, check_name};
-use super::layout::{BLOCK, CHUNK_LEN, INODE_LEN, SLOT};
+use super::layout::{BLOCK, INODE_LEN, SLOT};
+use super::numbers::{Numbers, ROOM, ROOT, ROOT_ROOM, core_len};
 use super::xattrs;
 use crate::fs::ROOT_NAME;
 
@@ -22,6 +23,7 @@ pub(super) struct Plan<'i, 'l, B> {
     pub index: &'i LaunchIndex<B>,
     pub view: View<'i, B>,
     pub devices: Devices<'l>,
+    numbers: Numbers,
     pub nodes: Vec<Node>,
     /// By inode of the index: its node's number, and 1; 0 for what this tree does not show.
     node_of: Vec<u32>,
@@ -35,7 +37,7 @@ pub(super) struct Plan<'i, 'l, B> {
 pub(super) struct Node {
     /// Nothing for the directory that only holds the chain's root.
     pub inode: Option<InodeId>,
-    /// Its place behind the first inode's.
+    /// Its place, counted from where number 0 would be.
     pub at: u64,
     /// The node of the directory above; of a directory alone.
     pub parent: usize,
@@ -73,11 +75,13 @@ impl<'i, 'l, B: AsRef<[u8]>> Plan<'i, 'l, B> {
     ) -> Result<Self, ImageError> {
         let view = index.view(prefix).ok_or(ImageError::Malformed("fewer layers than asked for"))?;
         let node_of = vec![0; index.inode_count()];
-        let mut plan = Self { index, view, devices, nodes: Vec::new(), node_of, end: 0, blocks: 0 };
+        let numbers = Numbers::of(index);
+        let mut plan = Self { index, view, devices, numbers, nodes: Vec::new(), node_of, end: 0, blocks: 0 };
         if below {
             let mut measure = Measure::default();
             [&b"."[..], b"..", ROOT_NAME.as_bytes()].into_iter().for_each(|name| measure.add(name));
-            plan.put(None, 0, 0, measure.len())?;
+            let form = plan.form(ROOT_ROOM - INODE_LEN, measure.len());
+            plan.push(Node { inode: None, at: ROOT.0 * SLOT, parent: 0, xattr_len: 0, form }, ROOT_ROOM)?;
         }
         plan.place(plan.view.root()?, 0)?;
         let mut next = usize::from(below);
@@ -135,22 +139,44 @@ impl<'i, 'l, B: AsRef<[u8]>> Plan<'i, 'l, B> {
     fn place(&mut self, inode: InodeId, parent: usize) -> Result<(), ImageError> {
         let attributes = self.index.attributes(inode)?;
         let xattr_len = xattrs::encode(&self.index.xattrs(inode)?)?.len() as u64;
-        match attributes.kind {
+        let chunks = match attributes.kind {
+            // Every device has its number before anything is written.
             InodeType::Regular if attributes.size > 0 => {
-                let chunks = self.devices.chunks(&self.index.content(inode)?)?.list.len() as u64;
-                let at = self.reserve(INODE_LEN, 0)?;
-                self.end = (self.end + xattr_len).next_multiple_of(CHUNK_LEN) + chunks * CHUNK_LEN;
-                self.push(Node { inode: Some(inode), at, parent, xattr_len, form: Form::Chunks })
+                self.devices.chunks(&self.index.content(inode)?)?.list.len() as u64
             }
-            InodeType::Directory => {
-                let len = self.measure(inode)?;
-                self.put(Some(inode), parent, xattr_len, len)
-            }
+            _ => 0,
+        };
+        let core = core_len(xattr_len, chunks);
+        let (at, room) = match (self.nodes.is_empty(), self.numbers.large(inode)) {
+            (true, _) => (ROOT, ROOT_ROOM),
+            (false, Some(nid)) => (nid, core),
+            (false, None) => (self.numbers.nid(inode), ROOM),
+        };
+        let form = match attributes.kind {
+            InodeType::Regular if chunks > 0 => Form::Chunks,
+            InodeType::Directory => self.form(room - core.min(room), self.measure(inode)?),
             InodeType::Symlink => {
                 check_target(&attributes, self.index.symlink_target(inode)?)?;
-                self.put(Some(inode), parent, xattr_len, attributes.size)
+                self.form(room - core.min(room), attributes.size)
             }
-            _ => self.put(Some(inode), parent, xattr_len, 0),
+            _ => Form::Nowhere,
+        };
+        if core > room {
+            return Err(ImageError::Unfit("a root with long extended attributes"));
+        }
+        self.push(Node { inode: Some(inode), at: at.0 * SLOT, parent, xattr_len, form }, room)
+    }
+
+    /// Where so much content goes: behind its inode, where there is room.
+    fn form(&mut self, room: u64, len: u64) -> Form {
+        match len {
+            0 => Form::Nowhere,
+            _ if len <= room => Form::Inline { len },
+            _ => {
+                let first = self.blocks;
+                self.blocks += len.div_ceil(BLOCK);
+                Form::Blocks { first, len }
+            }
         }
     }
 
@@ -170,44 +196,12 @@ impl<'i, 'l, B: AsRef<[u8]>> Plan<'i, 'l, B> {
         Ok(measure.len())
     }
 
-    /// An inode with content in the image: inline where that fits into its block.
-    fn put(
-        &mut self,
-        inode: Option<InodeId>,
-        parent: usize,
-        xattr_len: u64,
-        len: u64,
-    ) -> Result<(), ImageError> {
-        let core = INODE_LEN + xattr_len;
-        let is_inline = len > 0 && core + len <= BLOCK;
-        let at = self
-            .reserve(if is_inline { core + len } else { INODE_LEN }, if is_inline { 0 } else { xattr_len })?;
-        let form = match len {
-            0 => Form::Nowhere,
-            _ if is_inline => Form::Inline { len },
-            _ => {
-                let first = self.blocks;
-                self.blocks += len.div_ceil(BLOCK);
-                Form::Blocks { first, len }
-            }
-        };
-        self.push(Node { inode, at, parent, xattr_len, form })
-    }
-
-    /// Room for what must not cross a block, and for what may.
-    fn reserve(&mut self, together: u64, behind: u64) -> Result<u64, ImageError> {
-        let slot = self.end.next_multiple_of(SLOT);
-        let crosses = slot % BLOCK + together > BLOCK;
-        let at = if crosses { slot.next_multiple_of(BLOCK) } else { slot };
-        self.end = at + together + behind;
-        if self.end + self.blocks * BLOCK > MAX_LEN {
+    fn push(&mut self, node: Node, room: u64) -> Result<(), ImageError> {
+        let number = u32::try_from(self.nodes.len() + 1).map_err(|_| ImageError::Unfit("too many inodes"))?;
+        self.end = self.end.max(node.at.saturating_add(room));
+        if self.end.saturating_add(self.blocks.saturating_mul(BLOCK)) > MAX_LEN {
             return Err(ImageError::Unfit("a tree that takes more than 1 GiB"));
         }
-        Ok(at)
-    }
-
-    fn push(&mut self, node: Node) -> Result<(), ImageError> {
-        let number = u32::try_from(self.nodes.len() + 1).map_err(|_| ImageError::Unfit("too many inodes"))?;
         if let Some(place) = node.inode.and_then(|inode| self.node_of.get_mut(inode.0 as usize)) {
             *place = number;
         }

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
 use super::in_flight::InFlight;
+use super::numbers::Told;
 use super::reading::answer;
 use super::told::logged;
 use crate::fs::{CompleteChain, FsError, Ino, LayerFs};
@@ -41,6 +42,7 @@ const NO_HANDLE: FileHandle = FileHandle(0);
 /// Serves a [`LayerFs`] to the kernel.
 pub struct Adapter {
     fs: Arc<LayerFs>,
+    numbers: Told,
     runtime: Handle,
     passthrough: Option<Passthrough>,
     /// Where reads are noted that wait for something to be fetched.
@@ -57,7 +59,7 @@ struct Passthrough {
 impl Adapter {
     /// An adapter that fetches on `runtime`.
     pub fn new(fs: Arc<LayerFs>, runtime: Handle) -> Self {
-        Self { fs, runtime, passthrough: None, in_flight: None }
+        Self { numbers: Told::new(&fs), fs, runtime, passthrough: None, in_flight: None }
     }
 
     /// The same for a mount with passthrough ([`Negotiated::has_passthrough`](super::Negotiated::has_passthrough)), over
@@ -93,7 +95,7 @@ impl Adapter {
     }
 
     fn attr(&self, ino: Ino) -> Result<FileAttr, FsError> {
-        Ok(file_attr(ino, &self.fs.attributes(ino)?))
+        Ok(file_attr(self.numbers.number(ino), &self.fs.attributes(ino)?))
     }
 
     fn xattr_named(&self, ino: Ino, name: &OsStr) -> Result<Option<Xattr>, FsError> {
@@ -104,32 +106,35 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.fs.lookup(Ino(parent.0), name.as_bytes());
+        let parent = self.numbers.ino(parent);
+        let found = self.fs.lookup(parent, name.as_bytes());
         match found.and_then(|ino| ino.map(|ino| self.attr(ino)).transpose()) {
             Ok(Some(attr)) => reply.entry(&FOREVER, &attr, GENERATION),
             // Inode 0 with a time to live: the kernel remembers that there is no such name.
             Ok(None) => reply.entry(&FOREVER, &no_such_file(), GENERATION),
-            Err(error) => reply.error(logged(&self.fs, Ino(parent.0), "lookup", &error)),
+            Err(error) => reply.error(logged(&self.fs, parent, "lookup", &error)),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attr(Ino(ino.0)) {
+        let ino = self.numbers.ino(ino);
+        match self.attr(ino) {
             Ok(attr) => reply.attr(&FOREVER, &attr),
-            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "getattr", &error)),
+            Err(error) => reply.error(logged(&self.fs, ino, "getattr", &error)),
         }
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.fs.symlink_target(Ino(ino.0)) {
+        let ino = self.numbers.ino(ino);
+        match self.fs.symlink_target(ino) {
             Ok(target) => reply.data(target),
-            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "readlink", &error)),
+            Err(error) => reply.error(logged(&self.fs, ino, "readlink", &error)),
         }
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let Some(passthrough) = &self.passthrough else { return reply.error(Errno::ENOSYS) };
-        let ino = Ino(ino.0);
+        let ino = self.numbers.ino(ino);
         let register = || self.register(passthrough.chain.as_ref(), ino, &reply);
         match passthrough.ids.of(ino, register) {
             // The kernel refuses KEEP_CACHE beside a backing file: there is nothing of ours to keep.
@@ -171,7 +176,7 @@ impl Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let ino = Ino(ino.0);
+        let ino = self.numbers.ino(ino);
         match self.fs.read_local(ino, offset, size).transpose() {
             Some(read) => answer(&self.fs, &self.runtime, (ino, offset), read, reply),
             None => {
@@ -191,19 +196,19 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let entries = match self.fs.entries(Ino(ino.0), offset) {
+        let ino = self.numbers.ino(ino);
+        let entries = match self.fs.entries(ino, offset) {
             Ok(entries) => entries,
-            Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            Err(error) => return reply.error(logged(&self.fs, ino, "readdir", &error)),
         };
         for entry in entries {
-            match entry {
-                Ok(entry) => {
-                    let name = OsStr::from_bytes(entry.name);
-                    if reply.add(INodeNo(entry.ino.0), entry.next, file_type(entry.kind), name) {
-                        break;
-                    }
-                }
-                Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return reply.error(logged(&self.fs, ino, "readdir", &error)),
+            };
+            let (number, name) = (self.numbers.number(entry.ino), OsStr::from_bytes(entry.name));
+            if reply.add(number, entry.next, file_type(entry.kind), name) {
+                break;
             }
         }
         reply.ok();
@@ -217,46 +222,47 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let entries = match self.fs.entries(Ino(ino.0), offset) {
+        let ino = self.numbers.ino(ino);
+        let entries = match self.fs.entries(ino, offset) {
             Ok(entries) => entries,
-            Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            Err(error) => return reply.error(logged(&self.fs, ino, "readdir", &error)),
         };
         for entry in entries {
-            match entry.and_then(|entry| Ok((entry, self.attr(entry.ino)?))) {
-                Ok((entry, attr)) => {
-                    let name = OsStr::from_bytes(entry.name);
-                    if reply.add(INodeNo(entry.ino.0), entry.next, name, &FOREVER, &attr, GENERATION) {
-                        break;
-                    }
-                }
-                Err(error) => return reply.error(logged(&self.fs, Ino(ino.0), "readdir", &error)),
+            let (entry, attr) = match entry.and_then(|entry| Ok((entry, self.attr(entry.ino)?))) {
+                Ok(both) => both,
+                Err(error) => return reply.error(logged(&self.fs, ino, "readdir", &error)),
+            };
+            if reply.add(attr.ino, entry.next, OsStr::from_bytes(entry.name), &FOREVER, &attr, GENERATION) {
+                break;
             }
         }
         reply.ok();
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let ino = self.numbers.ino(ino);
         if !self.fs.answers_xattrs() {
             return reply.error(Errno::ENOSYS);
         }
-        match self.xattr_named(Ino(ino.0), name) {
+        match self.xattr_named(ino, name) {
             Ok(Some(xattr)) => reply_xattr(reply, &xattr.value, size),
             Ok(None) => reply.error(Errno::ENODATA),
-            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "getxattr", &error)),
+            Err(error) => reply.error(logged(&self.fs, ino, "getxattr", &error)),
         }
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let ino = self.numbers.ino(ino);
         if !self.fs.answers_xattrs() {
             return reply.error(Errno::ENOSYS);
         }
-        match self.fs.xattrs(Ino(ino.0)) {
+        match self.fs.xattrs(ino) {
             Ok(xattrs) => {
                 let names: Vec<u8> =
                     xattrs.iter().flat_map(|xattr| [&xattr.name[..], b"\0"].concat()).collect();
                 reply_xattr(reply, &names, size);
             }
-            Err(error) => reply.error(logged(&self.fs, Ino(ino.0), "listxattr", &error)),
+            Err(error) => reply.error(logged(&self.fs, ino, "listxattr", &error)),
         }
     }
 
@@ -302,10 +308,10 @@ fn no_such_file() -> FileAttr {
         mtime: Timestamp::default(),
         nlink: 0,
     };
-    file_attr(Ino(0), &nothing)
+    file_attr(INodeNo(0), &nothing)
 }
 
-fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
+fn file_attr(ino: INodeNo, attributes: &Attributes) -> FileAttr {
     let time = system_time(attributes.mtime);
     let size = if attributes.kind == InodeType::Directory { DIRECTORY_SIZE } else { attributes.size };
     let rdev = match attributes.kind {
@@ -315,7 +321,7 @@ fn file_attr(ino: Ino, attributes: &Attributes) -> FileAttr {
         _ => 0,
     };
     FileAttr {
-        ino: INodeNo(ino.0),
+        ino,
         size,
         blocks: blocks(attributes.kind, size),
         atime: time,

@@ -5,6 +5,9 @@
 //! ([`init`]). So every serving process, the first as well as one after a crash, receives a descriptor
 //! that is already initialised, and there is one path for both.
 //!
+//! The kernel knows inodes by other numbers than [`crate::fs`] does: `numbers` alone turns one into the other, on every way
+//! there is (requests, listings, what the kernel is told to forget or given to keep).
+//!
 //! Invariants: whoever holds a descriptor of a mount open keeps it alive, served or not; dropping the
 //! last one breaks the mount for good. Nothing here touches the tree below a mount point, because that
 //! would block until somebody serves it; but for [`push`], of mounts that are served, on threads that nobody waits for.
@@ -18,6 +21,7 @@ pub mod in_flight;
 pub mod init;
 pub mod mount;
 mod noting;
+mod numbers;
 mod orphan;
 mod push;
 mod reading;

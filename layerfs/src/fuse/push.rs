@@ -12,11 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fuser::{INodeNo, Notifier};
+use fuser::Notifier;
 use jaunt_formats::error_chain;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use tokio::task::JoinHandle;
 
+use super::numbers::Told;
 use crate::fs::{HotFile, LayerFs};
 
 /// Bytes that are stored at a time.
@@ -37,6 +38,7 @@ pub(super) struct Push {
 /// Where they go.
 struct Target {
     fs: Arc<LayerFs>,
+    numbers: Told,
     notifier: Notifier,
     /// The chain's root directory.
     root: PathBuf,
@@ -48,7 +50,7 @@ impl Push {
     /// Begins, on the runtime that this is called on.
     pub(super) fn begin(fs: Arc<LayerFs>, notifier: Notifier, root: PathBuf) -> Self {
         let ended = Arc::default();
-        let target = Target { fs, notifier, root, ended: Arc::clone(&ended) };
+        let target = Target { numbers: Told::new(&fs), fs, notifier, root, ended: Arc::clone(&ended) };
         Self { task: tokio::spawn(push(target)), ended }
     }
 
@@ -114,7 +116,7 @@ impl Target {
                 let Some(bytes) = self.fs.peek(file.ino, at, len).filter(|bytes| !bytes.is_empty()) else {
                     return Ok(());
                 };
-                self.notifier.store(INodeNo(file.ino.0), at, &bytes)?;
+                self.notifier.store(self.numbers.number(file.ino), at, &bytes)?;
                 self.fs.note_pushed(bytes.len());
                 at += bytes.len() as u64;
             }

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use fuser::{Config, Filesystem, INodeNo, Notifier, Session, SessionACL};
+use fuser::{Config, Filesystem, Notifier, Session, SessionACL};
 use rustix::io::{DupFlags, Errno};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use zerocopy::IntoBytes;
@@ -28,6 +28,7 @@ use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
 use super::noting::Noting;
+use super::numbers::Told;
 use super::push::Push;
 use crate::fs::{Condemned, LayerFs};
 
@@ -118,9 +119,10 @@ impl SessionHandle {
         let mut files = 0;
         if !condemned.is_empty() {
             self.stop_pushing();
+            let numbers = Told::new(fs);
             for ino in fs.files_of(&condemned) {
                 // From the first byte to the last.
-                self.notifier.inval_inode(INodeNo(ino.0), 0, 0)?;
+                self.notifier.inval_inode(numbers.number(ino), 0, 0)?;
                 files += 1;
             }
             forgotten.extend(condemned);
