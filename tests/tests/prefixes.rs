@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{Bed, differences, everything, runnable};
+use common::{Bed, await_ready, differences, everything, runnable};
 use jaunt_formats::{ChainId, DiffId, Digest};
-use jaunt_tests::image::{Image, dir, file, layer, symlink};
+use jaunt_tests::image::{Image, Pushed, dir, file, layer, symlink};
 use jaunt_tests::{Recipe, debian, needs_root, skopeo};
 
 /// S1: A mounted chain shows what overlayfs over the same layers, unpacked by containerd, shows, for every prefix of
@@ -51,6 +51,43 @@ fn forty_layers_are_one_tree() {
     let (image, pushed) = bed.converted(image);
     let found = differences(&bed, &image.chain_ids(), &pushed.reference);
     assert!(found.is_empty(), "lazy against unpacked:\n{}", found.join("\n"));
+}
+
+/// However many layers, and however small: each costs a pull the one request that finds it there, nothing is fetched of those
+/// that nobody reads, and overlayfs is given one directory, where so many would not fit into the page that mount options may take.
+#[test]
+fn a_hundred_and_twenty_layers_start_as_three_do() {
+    needs_root!();
+    let bed = Bed::new();
+    let of = |layers: usize| {
+        let command = format!("cat /last-{}; echo ready; exec sleep 600", layers - 1);
+        let image = Image::new().layer(layer(runnable())).command(&["/bin/sh", "-ec", &command]);
+        let image =
+            (1..layers).fold(image, |image, n| image.layer(layer([file(format!("last-{n}"), "end\n")])));
+        let pushed = image.build().unwrap().push(&bed.registry, "fixture", &layers.to_string()).unwrap();
+        bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+        pushed
+    };
+    let [few, many] = [3, 120].map(of);
+    let asked = |pushed: &Pushed, layers: usize| {
+        let node = bed.node();
+        let before = bed.registry.requests().unwrap();
+        let said = node.pull(&pushed.reference).unwrap();
+        assert!(said.contains(&format!("{layers} of {layers} layers lazy")), "{said}");
+        let mut container = node.containerd.run(&pushed.reference).unwrap();
+        await_ready(&mut container);
+        let asked = bed.registry.requests().unwrap() - before;
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = mounts.lines().find(|line| line.contains(container.id()) && line.contains(" - overlay "));
+        let options = root.unwrap().split(' ').next_back().unwrap();
+        let below = options.split(',').find_map(|option| option.strip_prefix("lowerdir=")).unwrap();
+        assert!(options.len() < 4096 && !below.contains(':'), "{options}");
+        drop(container);
+        node.wipe().unwrap();
+        asked
+    };
+    let (three, hundred) = (asked(&few, 3), asked(&many, 120));
+    assert!(hundred <= three + 117, "{three} requests for three layers, {hundred} for a hundred and twenty");
 }
 
 /// The demo's image, thousands of files by other people's tools. Left out of `make test` because building
