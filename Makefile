@@ -18,7 +18,7 @@ REPORT ?= target/bench
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
-.PHONY: help build release check check-aarch64 fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
+.PHONY: help build release deb check check-aarch64 fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ build: ## Build all programs and tests, for development
 
 release: ## Build the programs as they are measured and shipped
 	$(CARGO) build --locked --release -p jaunt-snapshotter -p jaunt-proxy -p jaunt-benches
+
+deb: ## Build the Debian package of both programs, unit and configuration (target/deb)
+	$(CARGO) build --locked --release -p jaunt-snapshotter -p jaunt-proxy
+	@snapshotter/dist/deb/build.sh target/release target/deb
 
 check: ## Format and lints, warnings denied
 	$(CARGO) fmt --all --check

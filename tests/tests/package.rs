@@ -1,0 +1,88 @@
+//! The Debian package: what is in it, and what dpkg makes of it below a root directory of its own.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jaunt_tests::process::run;
+use jaunt_tests::{Binaries, Scratch, host};
+
+const CONFIG: &str = "etc/jaunt/snapshotter.toml";
+const RECORD: &str = "etc/jaunt/installed.json";
+
+/// Builds it of the programs under test.
+fn build(scratch: &Scratch) -> PathBuf {
+    let snapshotter = Binaries::find().unwrap().snapshotter(scratch, &[]);
+    let programs = Path::new(snapshotter.get_program()).parent().unwrap();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut build = scratch.command(top.join("snapshotter/dist/deb/build.sh"));
+    // What it takes to compress well is not what is looked at.
+    build.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
+    PathBuf::from(run(build.arg(programs).arg(scratch.path().join("out"))).unwrap().trim())
+}
+
+/// An empty machine, as far as dpkg is concerned: nothing is run in it, and what the package asks for is not there.
+fn machine(scratch: &Scratch) -> PathBuf {
+    let root = scratch.dir("machine").unwrap();
+    for dir in ["info", "updates", "triggers"] {
+        fs::create_dir_all(root.join("var/lib/dpkg").join(dir)).unwrap();
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "").unwrap();
+    root
+}
+
+fn dpkg(scratch: &Scratch, root: &Path) -> Command {
+    let mut dpkg = scratch.command("dpkg");
+    dpkg.arg("--root").arg(root).arg(format!("--log={}", scratch.path().join("dpkg.log").display()));
+    dpkg.args(["--force-script-chrootless", "--force-depends", "--force-confdef"]);
+    dpkg
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_package_is_installed_keeps_what_was_edited_and_goes_when_containerd_is_done_with_it() {
+    jaunt_tests::needs_root!();
+    if host::find("dpkg-deb").is_none() {
+        eprintln!("skipped: {}: needs dpkg", module_path!());
+        return;
+    }
+    let scratch = Scratch::new().unwrap();
+    let (package, root) = (build(&scratch), machine(&scratch));
+    let listed = run(scratch.command("dpkg-deb").arg("--contents").arg(&package)).unwrap();
+    assert!(listed.lines().all(|line| line.contains(" root/root ")), "{listed}");
+    run(dpkg(&scratch, &root).arg("--install").arg(&package)).unwrap();
+
+    for program in ["jaunt-snapshotter", "jaunt-proxy"] {
+        let program = root.join("usr/bin").join(program);
+        assert_eq!(mode(&program), 0o755);
+        let said = run(scratch.command(&program).arg("--version")).unwrap();
+        let field = run(scratch.command("dpkg-deb").arg("--field").arg(&package).arg("Version")).unwrap();
+        assert!(said.trim().ends_with(field.trim()), "{said} is not {field}");
+    }
+    let unit = fs::read_to_string(root.join("usr/lib/systemd/system/jaunt-snapshotter.service")).unwrap();
+    assert!(unit.contains("\nExecStart=/usr/bin/jaunt-snapshotter serve\n"), "{unit}");
+    assert!(!unit.contains("/usr/local"), "{unit}");
+    for file in [CONFIG, "usr/share/doc/jaunt/OPERATIONS.md", "usr/share/doc/jaunt/copyright"] {
+        assert_eq!(mode(&root.join(file)), 0o644, "{file}");
+    }
+
+    // An upgrade leaves the operator's configuration alone.
+    fs::write(root.join(CONFIG), "resolve_timeout_seconds = 3\n").unwrap();
+    run(dpkg(&scratch, &root).arg("--install").arg(&package)).unwrap();
+    assert_eq!(fs::read_to_string(root.join(CONFIG)).unwrap(), "resolve_timeout_seconds = 3\n");
+
+    fs::write(root.join(RECORD), "{}").unwrap();
+    let refused = run(dpkg(&scratch, &root).args(["--remove", "jaunt"])).unwrap_err().to_string();
+    assert!(refused.contains("uninstall --stop"), "{refused}");
+    assert!(root.join("usr/bin/jaunt-snapshotter").exists());
+    fs::remove_file(root.join(RECORD)).unwrap();
+    run(dpkg(&scratch, &root).args(["--remove", "jaunt"])).unwrap();
+    assert!(!root.join("usr/bin/jaunt-snapshotter").exists() && root.join(CONFIG).exists());
+    run(dpkg(&scratch, &root).args(["--purge", "jaunt"])).unwrap();
+    assert!(!root.join("etc/jaunt").exists());
+}
