@@ -9,8 +9,7 @@ mod calls;
 mod complete;
 mod condemned;
 mod idle;
-mod measured;
-mod roots;
+mod known;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -24,7 +23,6 @@ use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::erofs;
 use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::{self, SessionHandle};
-use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -37,7 +35,7 @@ use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
 use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
-use measured::Measured;
+use known::Indexes;
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -64,7 +62,7 @@ pub struct Mounts {
     completion: Option<Completion>,
     packs: OnceLock<Arc<BootPacks>>,
     observed: Arc<Observed>,
-    index_dir: PathBuf,
+    indexes: Indexes,
     image_dir: PathBuf,
     client: Client,
     catalog: Arc<dyn Catalog>,
@@ -88,9 +86,6 @@ pub struct Mounts {
     leftover: Mutex<HashSet<MountKey>>,
     /// Mounts whose readers get errors from this worker: nobody else may answer on them.
     failing: Mutex<HashSet<MountKey>>,
-    diff_ids: Mutex<HashMap<Digest, Arc<[DiffId]>>>,
-    measured: Measured,
-    roots: roots::Roots,
     /// Whether a sweep is to come.
     sweeps_again: AtomicBool,
 }
@@ -130,7 +125,7 @@ impl Mounts {
             packs: OnceLock::new(),
             observed,
             image_dir: index_dir.with_file_name("erofs"),
-            index_dir,
+            indexes: Indexes::new(index_dir),
             client,
             catalog,
             served: Mutex::default(),
@@ -143,9 +138,6 @@ impl Mounts {
             troubled: Mutex::default(),
             leftover: Mutex::default(),
             failing: Mutex::default(),
-            diff_ids: Mutex::default(),
-            measured: Measured::default(),
-            roots: roots::Roots::default(),
             sweeps_again: AtomicBool::new(false),
         })
     }
@@ -168,15 +160,6 @@ impl Mounts {
             served.remove(&snapshot_id);
         }
         served.entry(snapshot_id).or_default().clone()
-    }
-
-    fn index_path(&self, index: &Digest) -> PathBuf {
-        self.index_dir.join(index.hex())
-    }
-
-    fn open_index(&self, index: Digest) -> Result<MappedIndex, LazyError> {
-        open_index(&self.index_path(&index))
-            .map_err(|source| LazyError::Index { index, source: source.into() })
     }
 
     /// Opens the chain's file system and has the supervisor mount it.
@@ -223,7 +206,7 @@ impl Mounts {
             Some(source) => format!("{} (chain {})", source.name(), chain.chain_id),
             None => format!("chain {}", chain.chain_id),
         };
-        let index = self.open_index(chain.index)?;
+        let index = self.indexes.open(chain.index)?;
         let boot = self.packs.get().and_then(|packs| packs.of(&chain.index, &index));
         let fs = LayerFs::new(index, chain.prefix, name, &self.layers, &sources);
         let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?.with_boot(boot));
@@ -350,8 +333,8 @@ impl Mounts {
         self.sweep_images(&chains);
         let mut wanted: HashSet<DiffId> = HashSet::new();
         for chain in &chains {
-            match self.diff_ids(chain.index) {
-                Ok(diff_ids) => wanted.extend(diff_ids.iter().take(chain.prefix.into())),
+            match self.indexes.of(chain.index) {
+                Ok(known) => wanted.extend(known.diff_ids(chain.prefix)),
                 Err(error) => {
                     let error = error_chain(&error);
                     tracing::warn!(index = %chain.index, error, "layers are kept: it cannot be told which are in use");
@@ -360,8 +343,7 @@ impl Mounts {
             }
         }
         let in_use: HashSet<Digest> = chains.iter().map(|chain| chain.index).collect();
-        lock(&self.diff_ids).retain(|index, _| in_use.contains(index));
-        self.roots.retain(|index| in_use.contains(index));
+        self.indexes.retain(|index| in_use.contains(index));
         if let Some(packs) = self.packs.get() {
             packs.retain(|index| in_use.contains(index));
         }
@@ -373,15 +355,6 @@ impl Mounts {
             tracing::warn!(%error, cause = %error.source, "what was found of unused images is kept");
         }
         held
-    }
-
-    fn diff_ids(&self, index: Digest) -> Result<Arc<[DiffId]>, LazyError> {
-        if let Some(known) = lock(&self.diff_ids).get(&index) {
-            return Ok(known.clone());
-        }
-        let diff_ids: Arc<[DiffId]> = self.open_index(index)?.diff_ids().into();
-        lock(&self.diff_ids).insert(index, diff_ids.clone());
-        Ok(diff_ids)
     }
 }
 

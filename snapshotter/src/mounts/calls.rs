@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::measured::Measure;
 use super::{Mounts, blocking, complete, lock, other};
-use crate::lazy::{Cause, LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
+use crate::lazy::{LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
 use crate::passthrough;
 use crate::supervisor::{MountKey, Unmounted};
 
@@ -21,16 +20,13 @@ impl LazyMounts for Arc<Mounts> {
     }
 
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {
-        let (this, chain) = (self.clone(), *chain);
-        let look = move || {
-            let index = this.open_index(chain.index)?;
-            let malformed = |source: Cause| LazyError::Index { index: chain.index, source };
-            let view = index.view(chain.prefix).ok_or_else(|| malformed("it has fewer layers".into()))?;
-            let root = view.root().and_then(|root| index.attributes(root));
-            let root = root.map_err(|source| malformed(source.into()))?;
-            Ok(RootAttributes { mode: root.mode, uid: root.uid, gid: root.gid })
+        let LazyChain { snapshot_id, index, prefix, .. } = *chain;
+        let this = self.clone();
+        let known = match self.indexes.at_hand(&index) {
+            Some(known) => known,
+            None => blocking(snapshot_id, move || this.indexes.of(index)).await??,
         };
-        self.roots.of(&chain, async || blocking(chain.snapshot_id, look).await?).await
+        known.root(prefix).ok_or_else(|| LazyError::Index { index, source: "it has fewer layers".into() })
     }
 
     async fn release(&self, chain: &LazyChain) -> Result<(), LazyError> {
@@ -59,7 +55,6 @@ impl LazyMounts for Arc<Mounts> {
                     }
                 }
             }
-            this.measured.forget(id);
             this.sweep();
             Ok(())
         })
@@ -87,14 +82,7 @@ impl LazyMounts for Arc<Mounts> {
     async fn usage(&self, chain: &LazyChain) -> Result<Usage, LazyError> {
         let (this, chain) = (self.clone(), *chain);
         blocking(chain.snapshot_id, move || {
-            let measure = match this.measured.find(chain.snapshot_id) {
-                Some(known) => known,
-                None => {
-                    let measure = Measure::of(&this.open_index(chain.index)?, chain.prefix);
-                    this.measured.keep(chain.snapshot_id, measure)
-                }
-            };
-            Ok(measure.usage(&this.store))
+            Ok(this.indexes.of(chain.index)?.usage(chain.prefix, &this.store))
         })
         .await?
     }
