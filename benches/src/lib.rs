@@ -13,6 +13,7 @@ pub mod delay;
 pub mod files;
 pub mod interrupt;
 pub mod layerfs;
+pub mod learning;
 pub mod node;
 pub mod nodes;
 pub mod parts;

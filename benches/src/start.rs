@@ -10,6 +10,7 @@ use jaunt_tests::error::Result;
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, cold};
 use serde::Serialize;
 
+use crate::learning::{self, SETTLED};
 use crate::{Progress, Stat, Subject};
 
 /// A start that takes longer has failed.
@@ -57,6 +58,20 @@ pub struct Bench<'s> {
 }
 
 impl Bench<'_> {
+    /// Gives the image a boot pack of one start on a node of its own.
+    pub fn learn(&self, binaries: &Binaries) -> Result<()> {
+        let node = Node::configured(self.scratch, binaries, &[self.registry.host()], SETTLED)?;
+        let reference = &self.subject.reference;
+        node.pull(reference)?;
+        let mut container = node.containerd.run(reference)?;
+        container.wait_ready(&self.subject.readiness, LIMIT)?;
+        let to = self.scratch.path().join("trace");
+        let trace = learning::take_out(self.scratch, binaries, &node, reference, to)?;
+        container.stop()?;
+        node.wipe()?;
+        learning::optimize(self.scratch, binaries, self.registry, &[trace], reference)
+    }
+
     /// Cold and warm on a fresh node: with our snapshotter if `binaries` are given, else with overlayfs.
     pub fn starts(&self, binaries: Option<&Binaries>) -> Result<Starts> {
         let registries = [self.registry.host()];

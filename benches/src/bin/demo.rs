@@ -85,6 +85,9 @@ fn run(options: &Options) -> Result<()> {
         let conversion = Conversion::run(&scratch, binaries, &registry, &subject.reference, None)?;
         report.conversion = Some(conversion.into());
         report.jaunt = measure(Some(binaries))?;
+        progress.say("having a node note a start, and making a boot pack of it: jaunt-proxy optimize");
+        bench.learn(binaries)?;
+        report.jaunt_learnt = measure(Some(binaries))?;
     }
     report.write(&options.report)?;
     println!("\n{report}\nThe same as JSON: {}\n", options.report.display());

@@ -2,22 +2,19 @@
 //!
 //! The image itself stays without one, so that both can take turns.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use jaunt_tests::Node;
 use jaunt_tests::error::{Error, Result};
-use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::process::run;
 
 use super::line::Laid;
 use super::{Bench, Case};
 use crate::layerfs::roots::STREAMING;
+use crate::learning::{self, SETTLED};
 
 /// How many starts a pack is made of.
 const STARTS: usize = 3;
-/// A start comes to rest after the time below, on a busy machine later.
-const LIMIT: Duration = Duration::from_secs(120);
-const SETTLED: &str = "[boot]\nsettled_seconds = 2\n";
 
 impl Bench<'_> {
     /// Copies an image with its launch artifact to [`Case::packed`], and makes the copy a boot pack of some starts over `laid`.
@@ -25,14 +22,12 @@ impl Bench<'_> {
         let name = &case.subject.name;
         let copy = format!("{}/{}:latest", self.registry.host(), case.packed());
         self.proxy(&["copy", &case.subject.reference, &copy])?;
-        let mut words = vec!["optimize".to_owned()];
+        let mut traces = Vec::new();
         for number in 1..=STARTS {
             self.progress.say(&format!("{name}: tracing start {number} of {STARTS}"));
-            let trace = self.trace(case, laid, number)?;
-            words.extend(["--trace".to_owned(), trace.display().to_string()]);
+            traces.push(self.trace(case, laid, number)?);
         }
-        words.push(copy.clone());
-        self.proxy(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        learning::optimize(self.scratch, self.binaries, self.registry, &traces, &copy)?;
         case.pack_bytes = Some(pack_bytes(&self.proxy(&["inspect", "--json", &copy])?)?);
         Ok(())
     }
@@ -42,18 +37,12 @@ impl Bench<'_> {
         let node =
             Node::configured(self.scratch, self.binaries, &[laid.host()], &format!("{STREAMING}{SETTLED}"))?;
         let (_, mut container) = self.run(&node, case, laid, case.subject.repository())?;
-        let jaunt = node.jaunt.as_ref().ok_or_else(|| Error::unexpected("the node", "has no snapshotter"))?;
         let to = self.scratch.dir("traces")?.join(format!("{}-{number}", case.subject.repository()));
         let reference = laid.reference(case.subject.repository());
-        wait_until("a trace", LIMIT, || self.take_out(&jaunt.root(), &reference, &to).is_ok())?;
+        let to = learning::take_out(self.scratch, self.binaries, &node, &reference, to)?;
         container.stop()?;
         node.wipe()?;
         Ok(to)
-    }
-
-    fn take_out(&self, root: &Path, reference: &str, to: &Path) -> Result<String> {
-        let mut command = self.binaries.snapshotter(self.scratch, &["trace", reference]);
-        run(command.arg("--root").arg(root).arg("--output").arg(to))
     }
 
     fn proxy(&self, words: &[&str]) -> Result<String> {
