@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -38,8 +40,19 @@ impl Place {
     }
 
     fn serve(&self) -> Daemon {
+        self.serve_with("")
+    }
+
+    fn serve_with(&self, config: &str) -> Daemon {
+        fs::write(self.at("config"), config).unwrap();
         let mut command = self.command("serve");
-        command.arg("--root").arg(self.at("root")).arg("--run-dir").arg(self.at("run"));
+        command
+            .arg("--config")
+            .arg(self.at("config"))
+            .arg("--root")
+            .arg(self.at("root"))
+            .arg("--run-dir")
+            .arg(self.at("run"));
         // The worker's errors go where the supervisor's go.
         let log = File::create(self.at("log")).unwrap();
         Daemon(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
@@ -63,6 +76,21 @@ impl Place {
         eventually("it serves", || place.status().0);
         place
     }
+}
+
+/// What the daemon answers over HTTP: the code, and the words.
+fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+    let mut told = String::new();
+    stream.read_to_string(&mut told).ok()?;
+    let (head, body) = told.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.trim_end().to_owned()))
+}
+
+/// An address that nobody has.
+fn free_address() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
@@ -106,8 +134,11 @@ fn a_damaged_database_is_a_clear_error_at_start() {
 #[test]
 fn a_daemon_whose_database_breaks_says_so_to_who_asks_and_serves_again_when_it_is_back() {
     let place = Place::new();
-    let daemon = place.serve();
+    let address = free_address();
+    let daemon = place.serve_with(&format!("[metrics]\naddress = \"{address}\"\n"));
     eventually("it serves", || place.status().0);
+    let ok = || Some((200, "ok".to_owned()));
+    eventually("it is ready", || ask(address, "/readyz") == ok());
     let file = place.at("root/meta.redb");
     let good = fs::read(&file).unwrap();
     fs::write(&file, [0x5a; 100_000]).unwrap();
@@ -117,8 +148,15 @@ fn a_daemon_whose_database_breaks_says_so_to_who_asks_and_serves_again_when_it_i
     rustix::process::kill_process(Pid::from_raw(worker).unwrap(), Signal::KILL).unwrap();
     let named = |said: &str| said.contains(file.to_str().unwrap());
     eventually("it says why it does not serve", || matches!(place.status(), (false, said) if named(&said)));
+    // Killing it would help nobody.
+    eventually("it says that it lives", || ask(address, "/livez") == ok());
+    for path in ["/readyz", "/healthz", "/metrics"] {
+        let (code, why) = ask(address, path).unwrap();
+        assert!(code == 503 && named(&why), "{path}: {code} {why}");
+    }
     fs::write(&file, good).unwrap();
     eventually("it serves again", || place.status().0);
+    eventually("it is ready again", || ask(address, "/readyz") == ok());
 }
 
 #[test]
