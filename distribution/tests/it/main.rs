@@ -6,6 +6,7 @@ mod certificates;
 mod errors;
 mod given_logins;
 mod http2;
+mod http2_faults;
 mod logins;
 mod manifests;
 mod mirrors;
