@@ -151,8 +151,8 @@ fn running<'b>(bed: &'b Bed, settings: &str) -> Option<(Service<'b>, Pushed, Con
     Some((service, pushed, container))
 }
 
-/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started: running
-/// containers go on, and their reads are answered rightly.
+/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started, or replaced by
+/// another version: running containers go on, and their reads are answered rightly.
 #[test]
 fn whatever_happens_to_the_service_its_containers_run_on() {
     needs_root!();
@@ -189,7 +189,7 @@ fn whatever_happens_to_the_service_its_containers_run_on() {
     assert!(mounts::below(&service.dir.join("run")).is_empty());
 }
 
-/// P7: `install` of another version replaces the one that serves, and of one that never comes to serve takes it back. Running
+/// doc/SEMANTICS.md P7: `install` of another version replaces the one that serves, and of one that never comes to serve takes it back. Running
 /// containers read on.
 #[test]
 fn another_version_takes_over_and_one_that_does_not_serve_is_taken_back() {
