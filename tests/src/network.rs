@@ -140,33 +140,40 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
-    /// A scratch whose listener runs here and whose client, busybox's nc, runs on the other side.
-    fn transfer(bits_per_second: u64, bytes: usize) -> (f64, u64) {
+    /// A scratch whose listener runs here and whose client, busybox's nc, runs on the other side. How long it took at
+    /// most, what was counted, and how often the link held a packet back.
+    fn transfer(bits_per_second: u64, bytes: usize) -> (f64, u64, u64) {
         let scratch = Scratch::new().unwrap();
         let network = Network::new(&scratch, bits_per_second).unwrap();
         let local = Ipv4Addr::from(u32::from(network.remote()) - 1);
         let listener = TcpListener::bind((local, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let sender = format!("head -c {bytes} /dev/zero | busybox nc {local} {port}");
+        // Before the first byte can be under way, however late it is accepted here.
+        let start = Instant::now();
         let mut child = network.command(&scratch, "sh").args(["-c", &sender]).spawn().unwrap();
         let (mut stream, _): (TcpStream, _) = listener.accept().unwrap();
-        let start = Instant::now();
         let mut received = Vec::new();
         stream.read_to_end(&mut received).unwrap();
         let seconds = start.elapsed().as_secs_f64();
         drop(stream);
         child.wait().unwrap();
         assert_eq!(received.len(), bytes);
-        (seconds, network.received().unwrap())
+        let told = run(network.command(&scratch, "tc").args(["-s", "qdisc", "show", "dev", &network.peer]));
+        let told = told.unwrap();
+        let held = told.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next());
+        (seconds, network.received().unwrap(), held.and_then(|held| held.parse().ok()).expect(&told))
     }
 
     #[test]
-    fn the_link_is_as_fast_as_it_says_and_counts() {
+    fn the_link_is_no_faster_than_it_says_and_counts() {
         needs_root!();
         let bytes = 20_000_000;
-        let (seconds, counted) = transfer(200_000_000, bytes);
+        let (seconds, counted, held) = transfer(200_000_000, bytes);
         let mbit = bytes as f64 * 8e-6 / seconds;
-        assert!((150.0..215.0).contains(&mbit), "{mbit} Mbit/s over a link of 200");
+        assert!(mbit < 215.0, "{mbit} Mbit/s over a link of 200");
+        // On a busy machine it may be slower; but what limits it is the link.
+        assert!(held > 0, "the link held nothing back");
         assert!((20_000_000..21_500_000).contains(&counted), "{counted} bytes counted for {bytes}");
     }
 }

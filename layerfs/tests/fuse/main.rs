@@ -71,7 +71,8 @@ fn a_mount_is_served_spared_while_in_use_and_ended() {
     drop(file);
     // The RELEASE of the file is answered a moment after close(2) has returned.
     eventually("unmounted", || unmount(&point.0).is_ok());
-    assert!(!is_connected(&device));
+    // Whoever makes a mount namespace meanwhile has a copy of the mount, until it is rid of it.
+    eventually("disconnected", || !is_connected(&device));
     session.join().unwrap();
     assert!(matches!(unmount(&point.0), Err(UnmountError::NotMounted(_))));
 }
@@ -88,9 +89,9 @@ fn an_unserved_mount_blocks_nobody_who_only_mounts_and_unmounts() {
     let took = started.elapsed();
     assert!(mounted.negotiated.flags.contains(fuser::InitFlags::FUSE_MAX_PAGES));
     unmount(&point.0).unwrap();
-    assert!(!is_connected(&mounted.device));
-    eprintln!("mount and handshake: {took:?}");
     assert!(started.elapsed() < Duration::from_secs(5));
+    eventually("disconnected", || !is_connected(&mounted.device));
+    eprintln!("mount and handshake: {took:?}");
 }
 
 #[test]

@@ -186,3 +186,99 @@ proptest! {
         prop_assert_eq!(file.present_bytes(), present);
     }
 }
+
+/// What becomes of a layer whose files the kernel has mounted.
+#[derive(Clone, Debug)]
+enum Fate {
+    Keep(prop::sample::Index),
+    Evict(prop::sample::Index),
+    Fill,
+    Mount,
+    LetGo,
+    Quarantine,
+    Reopen,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    let place = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => place().prop_map(Fate::Keep),
+        3 => place().prop_map(Fate::Evict),
+        3 => Just(Fate::Fill),
+        4 => Just(Fate::Mount),
+        2 => Just(Fate::LetGo),
+        1 => Just(Fate::Quarantine),
+        1 => Just(Fate::Reopen),
+    ]
+}
+
+/// Files as the kernel has them: the packed one, or a large one with its range.
+type Mounted = (fs::File, Option<Range<u64>>);
+
+/// All that a complete layer gives to be mounted.
+fn mounted(fixture: &Fixture, held: &CompleteLayer) -> Vec<Mounted> {
+    let len = fixture.tar.len() as u64;
+    let whole = |large: &&Range<u64>| large.end <= len;
+    let large = fixture.large.ranges().iter().filter(whole).map(|range| {
+        held.blocks(Some(range), range.end - range.start).unwrap().map(|file| (file, Some(range.clone())))
+    });
+    let packed = held.blocks(None, len).unwrap().map(|file| (file, None));
+    std::iter::once(packed).chain(large).flatten().collect()
+}
+
+/// Whether a file gives everything that it was mounted for.
+fn is_unchanged(fixture: &Fixture, (file, large): &Mounted) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let own = large.clone().unwrap_or(0..fixture.tar.len() as u64);
+    let elsewhere =
+        |at: u64| large.is_none() && fixture.large.ranges().iter().any(|large| large.contains(&at));
+    let mut held = fixture.units().into_iter().flatten().filter(|at| own.contains(at) && !elsewhere(*at));
+    held.all(|at| bytes[(at - own.start) as usize] == fixture.tar[at as usize])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_the_kernel_has_mounted_never_changes((spans, large) in spans(), fates in prop::collection::vec(fate(), 1..40)) {
+        let fixture = Fixture::new(&spans, &large);
+        let regions = Model::of(&fixture).regions;
+        let (mut file, mut held, mut given) = (fixture.open(), None, Vec::new());
+        for fate in fates {
+            match fate {
+                // What is in quarantine takes nothing more.
+                Fate::Keep(span) => drop(fixture.try_keep(&file, span.index(spans.len()))),
+                Fate::Evict(region) => {
+                    let range = region.get(&regions).clone();
+                    let units = file.cut.units_of(&(range.start..range.start + 1)).unwrap();
+                    file.evict(units).unwrap();
+                }
+                Fate::Fill => {
+                    (0..spans.len()).for_each(|span| fixture.keep_original(&file, span));
+                    file.mark_complete().unwrap();
+                }
+                Fate::Mount => {
+                    held = file.hold_complete();
+                    prop_assert_eq!(held.is_some(), file.is_complete());
+                    given.extend(held.iter().flat_map(|held| mounted(&fixture, held)));
+                }
+                Fate::LetGo => held = None,
+                Fate::Quarantine => file.quarantine("a lie").unwrap(),
+                Fate::Reopen => {
+                    held = None;
+                    drop(file);
+                    file = fixture.open();
+                }
+            }
+            for given in &given {
+                prop_assert!(is_unchanged(&fixture, given), "{:?} of {:?}", given.1, spans);
+            }
+            for span in &fixture.layer.spans {
+                let range = span.tar_range();
+                prop_assert!(file.read(&range).is_none_or(|bytes| bytes == fixture.slice(&range)));
+            }
+        }
+    }
+}
