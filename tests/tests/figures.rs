@@ -183,3 +183,48 @@ fn status(bed: &Bed, node: &Node<'_>) -> Value {
     command.arg(node.jaunt.as_ref().unwrap().socket());
     serde_json::from_str(&run(&mut command).unwrap()).unwrap()
 }
+
+/// The image does not fit below the cap, and both containers go on reading all of it.
+#[test]
+fn a_cap_below_what_containers_use_takes_nothing_from_them_and_is_told() {
+    const CAP_MIB: u64 = 8;
+    needs_root!();
+    let bed = Bed::new();
+    let content = [1, 2, 3].map(|seed| noise(seed, 6 << 20));
+    let one_file = |(name, bytes): (&str, &Vec<u8>)| layer([file(name, bytes.clone())]);
+    let layers = ["a", "b", "c"].into_iter().zip(&content).map(one_file);
+    let (_, pushed) = bed.converted(layers.fold(Image::new().layer(layer(common::runnable())), Image::layer));
+    let address = free_address();
+    let config = format!(
+        "[store]\ncap_mib = {CAP_MIB}\n[completion]\nenabled = false\n[metrics]\naddress = \"{address}\"\n"
+    );
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let words = ["/bin/sh", "-c", "while :; do cat /a /b /c | sha256sum; sleep 1; done"];
+    let mut both = [(); 2].map(|()| node.containerd.run_with(&pushed.reference, &words).unwrap());
+    let right = jaunt_formats::Digest::of(&content.concat()).hex().to_string();
+    let mut all_read = || {
+        for container in &mut both {
+            let line = container.next_line(LIMIT).unwrap().expect("it goes on");
+            assert!(line.starts_with(&right), "{line}");
+        }
+    };
+    all_read();
+    assert_eq!(sample(address, "jaunt_store_cap_bytes"), (CAP_MIB << 20) as f64);
+    for _ in 0..2 {
+        // What they read comes from the kernel's page cache meanwhile, and so is not in use.
+        let evicted = || sample(address, "jaunt_store_evicted_bytes_total");
+        let before = evicted();
+        wait_until("room", LIMIT, || evicted() > before).unwrap();
+        let fetched = || sample(address, "jaunt_fetched_bytes_total");
+        let before = fetched();
+        std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        let mut rounds = 0..LIMIT.as_secs();
+        while fetched() <= before && rounds.next().is_some() {
+            all_read();
+        }
+        assert!(fetched() > before, "nothing was missing");
+        all_read();
+    }
+    wait_until("the cap", LIMIT, || sample(address, "jaunt_store_bytes") <= (CAP_MIB << 20) as f64).unwrap();
+}
