@@ -232,6 +232,15 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether the registry does not allow what it was asked for, however often it is asked.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unauthorized { .. } => true,
+            Self::Status { status, .. } => status.is_client_error() && !self.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Whether the registry says that what a push depended on does not hold any more.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Status { status, .. } if *status == StatusCode::PRECONDITION_FAILED)

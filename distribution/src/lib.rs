@@ -27,6 +27,7 @@ pub mod limits;
 mod manifest;
 mod page;
 mod push;
+mod referrer_list;
 mod referrers;
 mod repository;
 mod request;
@@ -48,7 +49,8 @@ pub use hosts::{
     TlsSettings,
 };
 pub use manifest::{Manifest, ManifestState};
-pub use push::{Precondition, PushedManifest};
+pub use push::{Precondition, PushedManifest, TagMove};
+pub use referrer_list::{ReferrerLists, RepositoryLists, list_referrer, unlist_referrer};
 pub use referrers::referrers_tag;
 pub use repository::Repository;
 pub use target::{Object, Target};

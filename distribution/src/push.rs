@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use jaunt_formats::Digest;
+use jaunt_formats::media_type::{IMAGE_INDEXES, IMAGE_MANIFESTS};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use reqwest::{Method, StatusCode, Url};
 
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::failover::Need;
 use crate::http::{Answer, Backoff, drain, location};
 use crate::limits;
-use crate::manifest::{ManifestName, stated_digest, verify};
+use crate::manifest::{ManifestName, ManifestState, stated_digest, verify};
 use crate::repository::Repository;
 use crate::request::Call;
 use crate::target::Target;
@@ -39,6 +40,15 @@ pub enum Precondition {
     Absent,
     /// It is in the state with this mark. See [`ManifestState::etag`](crate::ManifestState::etag).
     Unchanged(HeaderValue),
+}
+
+/// What became of the wish to move a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagMove {
+    /// It names what it should.
+    Done,
+    /// It names something else than expected, or nothing.
+    Stale(Option<Digest>),
 }
 
 /// An upload session: where its next request goes. Some registries move it to another host, which then
@@ -179,6 +189,38 @@ impl Client {
         let subject = subject.and_then(|value| value.to_str().ok()?.parse().ok());
         drain(answer.response).await;
         Ok(PushedManifest { digest, subject })
+    }
+
+    /// Has a tag name another manifest, if it still names `expected`, or nothing if that is `None`. Few registries
+    /// can do this on condition: at the others, somebody has a moment to come in between.
+    pub async fn move_tag(
+        &self,
+        repository: &Repository,
+        tag: &str,
+        expected: Option<Digest>,
+        media_type: &str,
+        bytes: Bytes,
+    ) -> Result<TagMove, Error> {
+        let accept = [IMAGE_MANIFESTS, IMAGE_INDEXES].concat();
+        let state = async || match self.manifest_state(repository, tag, &accept).await {
+            Ok(state) => Ok(Some(state)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        };
+        let digest = |state: Option<ManifestState>| state.map(|state| state.digest);
+        let now = state().await?;
+        if now.as_ref().map(|now| now.digest) != expected {
+            return Ok(TagMove::Stale(digest(now)));
+        }
+        let condition = match now {
+            None => Precondition::Absent,
+            Some(ManifestState { etag, .. }) => etag.map_or(Precondition::None, Precondition::Unchanged),
+        };
+        match self.push_manifest_if(repository, tag, media_type, bytes, condition).await {
+            Ok(_) => Ok(TagMove::Done),
+            Err(error) if error.is_stale() => Ok(TagMove::Stale(digest(state().await?))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes a manifest, and with it every tag that names it. Many registries do not allow it.

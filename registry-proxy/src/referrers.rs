@@ -1,120 +1,49 @@
-//! The list of referrers that pushers keep where a registry has no API for them.
-//!
-//! Spec: OCI distribution-spec 1.1, "Referrers tag schema". The list is changed, not made anew: what others
-//! have listed stays as it is.
-
-use std::time::Duration;
+//! The lists of referrers of a place.
 
 use bytes::Bytes;
-use jaunt_distribution::referrers_tag;
+use jaunt_distribution::{Manifest, ReferrerLists, list_referrer, unlist_referrer};
 use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_INDEX;
-use serde_json::{Map, Value, json};
 
 use crate::error::Error;
-use crate::manifest::{self, Descriptor};
+use crate::manifest::Descriptor;
 use crate::place::Place;
 
-/// How often a list is written before another pusher is believed to undo it on purpose.
-const TRIES: u32 = 5;
-/// The pause after the first collision; later ones are longer, and each pusher's is its own.
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// Adds a manifest to its subject's list.
-///
-/// Of two pushers that read the same list the second drops what the first has added, where the registry knows no
-/// conditional push. What was written is therefore read back, and written again while anything that has been seen
-/// in the list is missing from it.
 pub async fn list(place: &Place, subject: &Digest, referrer: &Descriptor) -> Result<(), Error> {
     let referrer = serde_json::to_value(referrer).map_err(std::io::Error::from)?;
-    change(place, &referrers_tag(subject), vec![referrer], None).await.map(drop)
+    list_referrer(place, subject, referrer).await
 }
 
 /// Takes a manifest off its subject's list; whether it was there. A list that would be empty is deleted, if
 /// the place allows that.
 pub async fn unlist(place: &Place, subject: &Digest, gone: &Digest) -> Result<bool, Error> {
-    change(place, &referrers_tag(subject), Vec::new(), Some(gone)).await
+    unlist_referrer(place, subject, gone).await
 }
 
-/// Writes a list until it has what is wanted, and what should be gone no more; whether that was there.
-async fn change(
-    place: &Place,
-    tag: &str,
-    mut wanted: Vec<Value>,
-    gone: Option<&Digest>,
-) -> Result<bool, Error> {
-    let (gone, mut was_there) = (gone.map(|gone| Value::from(gone.to_string())), false);
-    for turn in 0..=TRIES {
-        // The first reading back comes at once: mostly, nobody else was there.
-        if let Some(collisions) = turn.checked_sub(1).filter(|&collisions| collisions > 0) {
-            tracing::debug!(%tag, collisions, "another pusher writes the list of referrers");
-            tokio::time::sleep(PAUSE * collisions + PAUSE * (std::process::id() % 8) / 8).await;
-        }
-        let (now, mut list) = read(place, tag).await?;
-        let listed = list.manifests.len();
-        list.manifests.retain(|one| one.get("digest").is_none() || one.get("digest") != gone.as_ref());
-        let is_there = list.manifests.len() < listed;
-        wanted.retain(|one| !list.manifests.iter().any(|listed| listed.get("digest") == one.get("digest")));
-        if wanted.is_empty() && !is_there {
-            return Ok(was_there);
-        }
-        was_there |= is_there;
-        if turn == TRIES {
-            break;
-        }
-        list.manifests.append(&mut wanted);
-        match now {
-            Some(now) if list.manifests.is_empty() && delete(place, &now).await? => return Ok(was_there),
-            _ => {}
-        }
-        // Who takes something off the list answers for that alone: others may take off more meanwhile.
-        if gone.is_none() {
-            wanted.clone_from(&list.manifests);
-        }
-        place.move_tag(tag, now, OCI_INDEX, list.encode()?).await?;
+impl ReferrerLists for Place {
+    type Error = Error;
+
+    async fn read(&self, tag: &str) -> Result<Option<Manifest>, Error> {
+        Ok(self.manifest_if_exists(tag, &[OCI_INDEX]).await?)
     }
-    tracing::warn!(%tag, "other pushers keep changing the list of referrers: what was written is lost again");
-    Ok(was_there)
-}
 
-/// Deletes a list; `false` where the place does not allow that.
-async fn delete(place: &Place, list: &Digest) -> Result<bool, Error> {
-    match place.delete_manifest(list).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.is_refusal() => Ok(false),
-        Err(error) => Err(error.into()),
+    async fn write(&self, tag: &str, expected: Option<Digest>, list: Bytes) -> Result<(), Error> {
+        self.move_tag(tag, expected, OCI_INDEX, list).await?;
+        Ok(())
     }
-}
 
-/// The document, of which `manifests` is known to be an array.
-struct List {
-    document: Map<String, Value>,
-    manifests: Vec<Value>,
-}
-
-impl List {
-    fn new(document: Value, tag: &str) -> Result<Self, Error> {
-        let Value::Object(mut document) = document else { return Err(Error::Referrers(tag.to_owned())) };
-        match document.remove("manifests") {
-            Some(Value::Array(manifests)) => Ok(Self { document, manifests }),
-            _ => Err(Error::Referrers(tag.to_owned())),
+    async fn delete(&self, list: &Digest) -> Result<bool, Error> {
+        match self.delete_manifest(list).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_refusal() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn encode(mut self) -> Result<Bytes, Error> {
-        self.document.insert("manifests".to_owned(), self.manifests.into());
-        Ok(manifest::encode(&self.document)?.1)
+    fn malformed(&self, tag: &str) -> Error {
+        Error::Referrers(tag.to_owned())
     }
-}
-
-/// The list there is, and its digest; an empty one where there is none.
-async fn read(place: &Place, tag: &str) -> Result<(Option<Digest>, List), Error> {
-    let Some(found) = place.manifest_if_exists(tag, &[OCI_INDEX]).await? else {
-        let empty = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-        return Ok((None, List::new(empty, tag)?));
-    };
-    let document = manifest::parse("list of referrers", found.digest, &found.bytes)?;
-    Ok((Some(found.digest), List::new(document, tag)?))
 }
 
 #[cfg(test)]
@@ -123,6 +52,7 @@ mod tests {
 
     use jaunt_distribution::{Client, ClientConfig};
     use jaunt_formats::media_type::OCI_MANIFEST;
+    use serde_json::{Value, json};
     use wiremock::matchers::method;
     use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 

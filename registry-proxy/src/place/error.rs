@@ -17,11 +17,8 @@ impl PlaceError {
     /// Whether the place does not allow what it was asked for, however often it is asked.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Registry(RegistryError::Unauthorized { .. }) => true,
-            Self::Registry(error @ RegistryError::Status { status, .. }) => {
-                status.is_client_error() && !error.is_transient()
-            }
-            _ => false,
+            Self::Registry(error) => error.is_refusal(),
+            Self::Layout(_) => false,
         }
     }
 

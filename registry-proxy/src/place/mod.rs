@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+pub use jaunt_distribution::TagMove;
 use jaunt_distribution::{Client, Manifest, PushedManifest};
 use jaunt_formats::Digest;
 
@@ -27,14 +28,6 @@ use crate::manifest::{self, Descriptor};
 
 /// A blob's bytes as they arrive. **Unverified**: the consumer checks their digest.
 pub type BlobStream = BoxStream<'static, Result<Bytes, PlaceError>>;
-
-/// What became of the wish to move a tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagMove {
-    Done,
-    /// It names something else than expected, or nothing.
-    Stale(Option<Digest>),
-}
 
 /// One repository of images.
 #[derive(Clone, Debug)]

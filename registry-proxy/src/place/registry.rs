@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use jaunt_distribution::{Client, Manifest, ManifestState, Precondition, PushedManifest, Repository};
-use jaunt_formats::media_type::{IMAGE_INDEXES, IMAGE_MANIFESTS};
+use jaunt_distribution::{Client, Manifest, PushedManifest, Repository, TagMove};
 use jaunt_formats::{Digest, Reference};
 
-use super::{BlobStream, PlaceError, TagMove, Upload};
+use super::{BlobStream, PlaceError, Upload};
 use crate::manifest::Descriptor;
 
 /// A repository, and the client that speaks to its registry.
@@ -55,26 +54,7 @@ impl RegistryPlace {
         media_type: &str,
         bytes: Bytes,
     ) -> Result<TagMove, PlaceError> {
-        let accept = [IMAGE_MANIFESTS, IMAGE_INDEXES].concat();
-        let state = async || match self.client.manifest_state(&self.repository, tag, &accept).await {
-            Ok(state) => Ok(Some(state)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        };
-        let digest = |state: Option<ManifestState>| state.map(|state| state.digest);
-        let now = state().await?;
-        if now.as_ref().map(|now| now.digest) != expected {
-            return Ok(TagMove::Stale(digest(now)));
-        }
-        let condition = match now {
-            None => Precondition::Absent,
-            Some(ManifestState { etag, .. }) => etag.map_or(Precondition::None, Precondition::Unchanged),
-        };
-        match self.client.push_manifest_if(&self.repository, tag, media_type, bytes, condition).await {
-            Ok(_) => Ok(TagMove::Done),
-            Err(error) if error.is_stale() => Ok(TagMove::Stale(digest(state().await?))),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.client.move_tag(&self.repository, tag, expected, media_type, bytes).await?)
     }
 
     pub async fn tags(&self) -> Result<Vec<String>, PlaceError> {
