@@ -9,6 +9,8 @@ pub const LAUNCH_PARTIAL: &str = "application/vnd.jaunt.launch.partial.v1";
 pub const LAUNCH_INDEX: &str = "application/vnd.jaunt.launch.index.v1";
 /// The boot pack.
 pub const LAUNCH_BOOT_PACK: &str = "application/vnd.jaunt.launch.boot.v1";
+/// A trace of a start: `artifactType` of the manifest that a node leaves beside the image, and its layer.
+pub const LAUNCH_TRACE: &str = "application/vnd.jaunt.launch.trace.v1";
 
 /// OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_formats::Digest;
+pub use jaunt_formats::boot::EMPTY_CONFIG as EMPTY;
 use jaunt_formats::boot::TablePlace;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
@@ -27,8 +28,6 @@ use crate::referrers;
 const INDEX_LIMIT: u64 = 512 << 20;
 /// Requests at the same time when checking that blobs exist.
 const PARALLEL: usize = 8;
-/// The config of an artifact that has none.
-pub const EMPTY: &[u8] = b"{}";
 
 /// How blobs are made at a level: equal recipes give equal blobs.
 pub fn recipe(level: i32) -> String {

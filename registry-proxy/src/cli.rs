@@ -150,7 +150,7 @@ pub enum Mode {
 }
 
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["trace", "from", "foresee", "drop"])))]
+#[command(group(clap::ArgGroup::new("source").required(true).multiple(true).args(["trace", "gather", "from", "foresee", "drop"])))]
 pub struct OptimizeArgs {
     #[command(flatten)]
     pub common: Common,
@@ -159,6 +159,12 @@ pub struct OptimizeArgs {
     /// A trace of a start, as `jaunt-snapshotter trace` gives it (repeatable)
     #[arg(long, value_name = "FILE")]
     pub trace: Vec<PathBuf>,
+    /// The traces that nodes left beside the image count as well
+    #[arg(long)]
+    pub gather: bool,
+    /// Delete the traces that nodes left, once the pack is made of them
+    #[arg(long, requires = "gather")]
+    pub consume: bool,
     /// An image that this one follows: what its boot pack holds counts as a trace
     #[arg(long, value_name = "REF")]
     pub from: Option<ImageName>,
@@ -166,7 +172,7 @@ pub struct OptimizeArgs {
     #[arg(long)]
     pub foresee: bool,
     /// Take the boot pack away
-    #[arg(long, conflicts_with_all = ["trace", "from", "foresee"])]
+    #[arg(long, conflicts_with_all = ["trace", "gather", "from", "foresee"])]
     pub drop: bool,
     /// MiB of files that a pack may hold
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1024))]

@@ -8,6 +8,7 @@ pub const REVERT: &str = "Examples:
   jaunt-proxy revert registry.example/team/app:v1";
 pub const OPTIMIZE: &str = "Examples:
   jaunt-proxy optimize --trace t1 --trace t2 registry.example/team/app:v1
+  jaunt-proxy optimize --gather --consume registry.example/team/app:v1
   jaunt-proxy optimize --from registry.example/team/app:v1 registry.example/team/app:v2";
 pub const DETACH: &str = "Examples:
   jaunt-proxy detach registry.example/team/app:v1";

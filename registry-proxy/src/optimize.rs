@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::artifact::{Artifact, Unpublished};
 use crate::boot::carry::{self, Carried, Side};
+use crate::boot::gather::{self, Gathered};
 use crate::boot::{self, Draft, Wanted};
 use crate::cli::OptimizeArgs;
 use crate::console::{Console, bytes};
@@ -78,12 +79,20 @@ impl Work<'_> {
         if let (Some(by), None, false) = (was_signed, self.signer, self.args.dry_run) {
             return Err(Error::SignedArtifact { artifact: before.digest, by });
         }
-        let pack = match self.args.drop {
-            true => None,
-            false => Some(self.pack(image, &before).await?),
-        };
         let mut document =
             json!({ "platform": image.platform.to_string(), "manifest": subject, "before": before.digest });
+        let (mut pack, mut left) = (None, Gathered::default());
+        if !self.args.drop {
+            (pack, left) = self.pack(image, &before).await?;
+            if self.args.gather {
+                document["gathered"] = self.tell_gathered(image, &left);
+            }
+            if pack.is_none() {
+                self.console
+                    .line(&format!("left as it is: {} {subject}: nobody left a trace", image.platform));
+                return Ok(document);
+            }
+        }
         if let Some(made) = &pack {
             self.tell(image, made);
             let Draft { pack, wanted, .. } = made;
@@ -105,6 +114,7 @@ impl Work<'_> {
         if new.digest == before.digest && before.is_tagged() {
             self.console
                 .line(&format!("unchanged: {} {subject}, artifact {}", image.platform, before.digest));
+            self.consume(&subject, &left, litter).await?;
             return Ok(document);
         }
         if let Some(signer) = self.signer {
@@ -121,15 +131,45 @@ impl Work<'_> {
                 self.console.line(&format!("  left: {left}"));
             }
         }
+        self.consume(&subject, &left, litter).await?;
         Ok(document)
     }
 
-    /// The pack that traces, or a predecessor's pack, ask for.
-    async fn pack(&self, image: &Image, artifact: &Artifact) -> Result<Draft, Error> {
+    /// Deletes what was gathered, if that is wanted.
+    async fn consume(
+        &self,
+        subject: &Digest,
+        left: &Gathered,
+        litter: &mut Vec<Digest>,
+    ) -> Result<(), Error> {
+        if !self.args.consume {
+            return Ok(());
+        }
+        litter.extend(left.used.iter().map(|left| left.digest));
+        for artifact in left.artifacts() {
+            litter.push(artifact);
+            for left in detach::supersede(self.place, subject, &artifact).await? {
+                self.console.line(&format!("  left: {left}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The pack that traces, or a predecessor's pack, ask for, and what was gathered for it; `None` where nobody has left a trace and nothing
+    /// else was asked for.
+    async fn pack(&self, image: &Image, artifact: &Artifact) -> Result<(Option<Draft>, Gathered), Error> {
         let index = artifact.launch_index(self.place).await?;
         jaunt_formats::launch::check(&index)?;
         let named = (artifact.index.digest, &index);
         let mut traces = self.traces.to_vec();
+        let mut left = Gathered::default();
+        if self.args.gather {
+            left = gather::gather(self.place, &image.descriptor.digest, &index).await?;
+            traces.extend(left.used.iter().map(|left| (left.digest, left.trace.clone())));
+            if traces.is_empty() && self.args.from.is_none() && !self.args.foresee {
+                return Ok((None, left));
+            }
+        }
         if let Some(from) = &self.args.from {
             let new = Side { place: self.place, index: &index, layers: &artifact.layers };
             let Carried { pack, trace, moved } = self.predecessor(image, from, new).await?;
@@ -148,7 +188,23 @@ impl Work<'_> {
         }
         let limit = self.args.max_mib.saturating_mul(1 << 20);
         let made = boot::make(self.place, named, &traces, limit, PACK_LEVEL).await?;
-        Ok(Draft { made_of, ..made })
+        Ok((Some(Draft { made_of, ..made }), left))
+    }
+
+    /// Which traces were used, and which not; the same as a document.
+    fn tell_gathered(&self, image: &Image, Gathered { used, refused }: &Gathered) -> Value {
+        self.console.line(&format!("traces left beside {}: {} used", image.platform, used.len()));
+        for left in used {
+            let Trace { head, touches } = &left.trace;
+            let (count, ready) = (touches.len(), head.ready_ms);
+            self.console.line(&format!("  {}: {count} touches in {ready} ms", left.artifact));
+        }
+        for (artifact, why) in refused {
+            self.console.line(&format!("  not {artifact}: {why}"));
+        }
+        let used = used.iter().map(|left| json!({ "artifact": left.artifact, "trace": left.digest }));
+        let refused = refused.iter().map(|(artifact, why)| json!({ "artifact": artifact, "why": why }));
+        json!({ "used": used.collect::<Vec<_>>(), "refused": refused.collect::<Vec<_>>() })
     }
 
     /// The pack of the image that this one follows, of the same platform.

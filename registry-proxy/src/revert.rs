@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::{Client, Manifest};
 use jaunt_formats::Digest;
-use jaunt_formats::media_type::ORIGINAL_MANIFEST;
+use jaunt_formats::media_type::{LAUNCH_TRACE, ORIGINAL_MANIFEST};
 use serde_json::json;
 
 use crate::cli::RevertArgs;
@@ -177,6 +177,10 @@ async fn remains(place: &Place, replaced: &Digest, original: &Digest) -> Result<
         let tag = artifact::tag(subject);
         if place.manifest_if_exists(&tag, &ACCEPT).await?.is_some() {
             remains.push(format!("tag {tag}, the launch artifact of {whose}"));
+        }
+        let traces = place.referrers(subject, Some(LAUNCH_TRACE)).await?.len();
+        if traces > 0 {
+            remains.push(format!("traces of starts, {traces} of them, of {whose}"));
         }
     }
     Ok(remains)

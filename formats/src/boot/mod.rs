@@ -11,6 +11,7 @@
 mod layout;
 mod place;
 mod reader;
+mod sent;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -19,6 +20,7 @@ mod writer;
 use std::ops::Range;
 
 pub use place::{PlaceError, TablePlace};
+pub use sent::{EMPTY_CONFIG, MAX_SENT_LEN, trace_manifest};
 pub use trace::{MAX_TOUCHES, MAX_TRACE_LEN, Touch, Trace, TraceError, TraceHead};
 pub use writer::{Pack, PackWriter};
 

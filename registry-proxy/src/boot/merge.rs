@@ -14,7 +14,7 @@ use crate::error::Error;
 
 const PAGE: u64 = 4096;
 /// Pages of all traces together, of which memory is needed for each.
-const MAX_PAGES: usize = 1 << 20;
+pub const MAX_PAGES: usize = 1 << 20;
 /// Pages that one trace may name: one that starts told of names no page often.
 const MAX_NAMED: usize = 2 * MAX_PAGES;
 
@@ -76,6 +76,17 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
         }
     }
     Ok(Wanted { absent: absent.len(), ..choose(pages, traces.len(), limit) })
+}
+
+/// Pages that a trace names of an image, counted no further than `limit`; the same page twice counts twice.
+pub fn named(index: &Index, trace: &Trace, limit: usize) -> usize {
+    let (mut files, mut named) = (HashMap::new(), 0);
+    for touch in &trace.touches {
+        let known = files.entry(touch.path.as_str()).or_insert_with(|| find(index, &touch.path));
+        let pages = known.iter().flat_map(|content| pages_of(content, touch.offset, touch.len));
+        named += pages.take(limit.saturating_sub(named)).count();
+    }
+    named
 }
 
 /// The content of a regular file of the whole image, by its path.

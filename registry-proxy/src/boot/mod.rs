@@ -5,6 +5,7 @@
 
 pub mod carry;
 mod foresee;
+pub mod gather;
 mod merge;
 
 use bytes::Bytes;

@@ -18,6 +18,7 @@ mod reuse;
 mod sign;
 mod successor;
 mod support;
+mod traces;
 mod undo;
 mod verify;
 mod wild;
