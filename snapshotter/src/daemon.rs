@@ -19,7 +19,7 @@ use jaunt_layerfs::trace::Trace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::boot::BootPacks;
+use crate::boot::{self, BootPacks, SendCounters, Sender};
 use crate::config::{Config, OriginalsPolicy};
 use crate::credentials::{self, KeptLogins};
 use crate::fallback::error_chain;
@@ -119,7 +119,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
     let health = Arc::new(Health::begin(&config.run_dir));
-    let (store, Parts { snapshotter, observed, originals, mounts, records }) =
+    let (store, Parts { snapshotter, sent, observed, originals, mounts, records }) =
         match open(config, supervisor.clone(), logins.logins().clone()).await {
             Ok(opened) => opened,
             Err(error) if error.lasts() => {
@@ -145,7 +145,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     if let Some(address) = config.metrics.address.0 {
         let (socket, root) = (config.socket.clone(), config.root.clone());
         let readiness = Readiness { socket, root, health: health.clone() };
-        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone(), readiness));
+        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone(), sent, readiness));
     }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
@@ -200,6 +200,7 @@ async fn pulse(supervisor: Handle) {
 /// What containerd calls, what is told of it, what brings it the rest, and what it is on.
 struct Parts {
     snapshotter: Arc<Snapshotter>,
+    sent: SendCounters,
     observed: Arc<Observed>,
     originals: Arc<Originals>,
     mounts: Arc<Mounts>,
@@ -244,7 +245,7 @@ fn assemble(
     let completion = config.completion.settings();
     let completion = completion.map(|settings| Completion::new(kept.clone(), settings));
     completion.iter().for_each(|completion| observed.watch_completion(completion.counters()));
-    let packs = BootPacks::open(root, layers.clone(), config.boot).map_err(state(config))?;
+    let packs = BootPacks::open(root, layers.clone(), config.boot.clone()).map_err(state(config))?;
     let layers = (layers, observed.clone());
     let limit = NonZeroU64::new(config.originals_limit_mb_per_second.saturating_mul(1_000_000));
     let known = Box::new(store.clone());
@@ -252,7 +253,11 @@ fn assemble(
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
     mounts.use_packs(packs.clone());
+    let sent = packs.send_counters().clone();
     if let Some(traces) = packs.traces() {
+        let directory = boot::traces_directory(root);
+        let sender = Sender::start(&directory, &config.boot, &client, records.clone(), sent.clone());
+        sender.map_err(state(config))?.into_iter().for_each(|sender| traces.send_with(sender));
         tokio::spawn(traces.clone().write());
     }
     let limits = ResolveLimits {
@@ -264,7 +269,7 @@ fn assemble(
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
     let snapshotter = Arc::new(snapshotter.with_trace(trace));
-    Ok(Parts { snapshotter, observed, originals, mounts, records })
+    Ok(Parts { snapshotter, sent, observed, originals, mounts, records })
 }
 
 /// Opens the metadata. Where it is gone and snapshots are not, nothing is begun anew: they would be removed as unknown.

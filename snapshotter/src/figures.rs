@@ -24,6 +24,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::boot::SendCounters;
 use crate::fallback::FallbackCode;
 use crate::readiness::Readiness;
 use crate::snapshotter::Snapshotter;
@@ -36,9 +37,10 @@ pub async fn serve(
     address: SocketAddr,
     snapshotter: Arc<Snapshotter>,
     observed: Arc<Observed>,
+    sent: SendCounters,
     readiness: Readiness,
 ) {
-    let registry = Arc::new(registry(snapshotter, &observed));
+    let registry = Arc::new(registry(snapshotter, &observed, sent));
     listen(address, router(registry, readiness)).await;
 }
 
@@ -61,10 +63,12 @@ async fn listen(address: SocketAddr, router: Router) {
     }
 }
 
-fn registry(snapshotter: Arc<Snapshotter>, observed: &Arc<Observed>) -> Registry {
+fn registry(snapshotter: Arc<Snapshotter>, observed: &Arc<Observed>, sent: SendCounters) -> Registry {
     let mut registry = Registry::with_prefix("jaunt");
     observed.register(&mut registry);
     registry.register_collector(Box::new(Fallbacks(snapshotter)));
+    registry.register("traces_sent", "Traces of starts that were left beside their images", sent.sent);
+    registry.register("trace_failures", "Traces of starts that could not be", sent.failures);
     registry
 }
 

@@ -53,7 +53,7 @@ impl Trust {
 }
 
 /// A prefix ends where a part of the name does: `team` is not the beginning of `teams`.
-fn lies_below(name: &str, prefix: &str) -> bool {
+pub(crate) fn lies_below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 

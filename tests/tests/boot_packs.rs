@@ -7,7 +7,7 @@ use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use jaunt_formats::launch::{LaunchIndex, unpack};
-use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, OCI_MANIFEST};
+use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, LAUNCH_TRACE, OCI_MANIFEST};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Node, needs_root};
@@ -227,4 +227,62 @@ fn verify_finds_a_pack_that_does_not_hold_what_the_layers_have() {
     let words = ["verify", "--plain-http", &host, &pushed.reference];
     let error = run(&mut bed.binaries.proxy(&bed.scratch, &words)).unwrap_err().to_string();
     assert!(error.contains("it does not hold what the layers have there"), "{error}");
+}
+
+/// Traces that the registry lists for an image, which has no API for it.
+fn left_beside(bed: &Bed, pushed: &Pushed) -> usize {
+    let tag = format!("sha256-{}", pushed.digest.hex());
+    let Ok((list, _)) = bed.registry.manifest("fixture", &tag) else { return 0 };
+    let listed = list["manifests"].as_array().unwrap().iter();
+    listed.filter(|one| one["artifactType"] == LAUNCH_TRACE).count()
+}
+
+/// Starts the image on a new node whose settings of boot packs end like this, and waits for these words in its log.
+fn start_until(bed: &Bed, pushed: &Pushed, config: &str, words: &str) {
+    let config = format!("[boot]\nsettled_seconds = 1\n{config}\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    // The log is that of the nodes before as well.
+    let told = || node.jaunt.as_ref().unwrap().log().matches(words).count();
+    let before = told();
+    start(bed, &node, pushed);
+    wait_until(words, std::time::Duration::from_secs(60), || told() > before).unwrap();
+    node.wipe().unwrap();
+}
+
+#[test]
+fn nodes_leave_traces_beside_the_image_where_they_may_and_a_pack_is_made_of_them() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let nowhere = ["", "send_traces_to = [\"other.example\"]"];
+    for config in nowhere {
+        start_until(&bed, &pushed, config, "a start was traced");
+        assert_eq!(left_beside(&bed, &pushed), 0, "{config}");
+    }
+    let here = format!("send_traces_to = [\"{}/fixture\"]", bed.registry.host());
+    for sent in 1..3 {
+        start_until(&bed, &pushed, &here, "the trace of a start was sent");
+        assert_eq!(left_beside(&bed, &pushed), sent);
+    }
+    let reference = pushed.reference.as_str();
+    let told = proxy(&bed, &["optimize", "--gather", "--consume", reference]);
+    assert!(told.contains("2 used"), "{told}");
+    assert_eq!(left_beside(&bed, &pushed), 0);
+    proxy(&bed, &["verify", reference]);
+    let pack = inspected(&bed, reference)["images"][0]["boot"].clone();
+    assert!(pack["content_bytes"].as_u64().unwrap() >= LEN as u64, "{pack}");
+
+    // One that cannot be sent is told of, and stands in nobody's way.
+    let registry = &mut bed.registry;
+    let host = registry.host();
+    let config = format!("[boot]\nsettled_seconds = 3\ntrace_one_in = 1\n{here}\n");
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[host], &config).unwrap();
+    node.pull(reference).unwrap();
+    let mut container =
+        node.containerd.run_with(reference, &["/bin/sh", "-c", "sha256sum /data/touched"]).unwrap();
+    container.finish(std::time::Duration::from_secs(60)).unwrap();
+    registry.stop().unwrap();
+    let log = || node.jaunt.as_ref().unwrap().log();
+    wait_until("a failure", std::time::Duration::from_secs(120), || log().contains("traces cannot be sent"))
+        .unwrap();
 }

@@ -9,6 +9,7 @@
 //! whatever repository, changes nothing for those who use it.
 
 mod command;
+mod sender;
 mod traces;
 
 use std::collections::HashMap;
@@ -31,7 +32,8 @@ use crate::config::BootConfig;
 use crate::fallback::error_chain;
 
 pub use command::{TraceArgs, TraceCommandError, run as run_trace};
-pub use traces::Traces;
+pub use sender::{SendCounters, Sender};
+pub use traces::{Traces, directory as traces_directory};
 
 /// How long a pack is kept that no snapshot uses yet: containerd records one some milliseconds after the resolution.
 const UNUSED: Duration = Duration::from_secs(600);
@@ -43,6 +45,7 @@ pub struct BootPacks {
     config: BootConfig,
     open: Mutex<HashMap<Digest, Open>>,
     traces: Option<Arc<Traces>>,
+    sent: SendCounters,
 }
 
 /// A pack that is here, or on its way.
@@ -91,12 +94,24 @@ impl BootPacks {
         let directory = root.join("boot");
         std::fs::create_dir_all(&directory)?;
         let traces = Traces::open(root, &config)?;
-        Ok(Arc::new(Self { directory, layers, config, open: Mutex::default(), traces }))
+        Ok(Arc::new(Self {
+            directory,
+            layers,
+            config,
+            open: Mutex::default(),
+            traces,
+            sent: SendCounters::default(),
+        }))
     }
 
     /// What notes starts, if anything does.
     pub fn traces(&self) -> Option<&Arc<Traces>> {
         self.traces.as_ref()
+    }
+
+    /// How many traces were sent.
+    pub fn send_counters(&self) -> &SendCounters {
+        &self.sent
     }
 
     /// Begins to load the pack of an index that is new to this node; `None` where it is not to be had.

@@ -4,13 +4,13 @@
 //! <root>/traces/<milliseconds since 1970>-<start of the index's digest>.jsonl    one start (formats::boot::Trace)
 //! ```
 //!
-//! They are for whoever makes boot packs of them; nothing on this node reads them again. The oldest go when there are more
-//! than are kept.
+//! They are for whoever makes boot packs of them, and sent there where that is allowed (`sender`); nothing on this node reads them again.
+//! The oldest go when there are more than are kept.
 
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use jaunt_formats::Digest;
@@ -19,6 +19,7 @@ use jaunt_layerfs::boot::{FirstTouches, Start, TouchLimits};
 use jaunt_layerfs::fs::{Ino, LayerFs};
 use tokio::time::MissedTickBehavior;
 
+use super::sender::Sender;
 use crate::config::BootConfig;
 
 /// How often it is looked whether a start is over.
@@ -30,6 +31,7 @@ pub struct Traces {
     limits: TouchLimits,
     keep: usize,
     recorded: Mutex<Vec<Recorded>>,
+    sender: OnceLock<Sender>,
 }
 
 struct Recorded {
@@ -55,7 +57,18 @@ impl Traces {
             longest: Duration::from_secs(config.longest_seconds),
         };
         let keep = usize::try_from(config.keep_traces).unwrap_or(usize::MAX);
-        Ok(Some(Arc::new(Self { directory, limits, keep, recorded: Mutex::default() })))
+        Ok(Some(Arc::new(Self {
+            directory,
+            limits,
+            keep,
+            recorded: Mutex::default(),
+            sender: OnceLock::new(),
+        })))
+    }
+
+    /// Has those that came to rest sent from now on.
+    pub fn send_with(&self, sender: Sender) {
+        let _ = self.sender.set(sender);
     }
 
     /// Notes the start of a chain that is mounted for the first time.
@@ -85,8 +98,12 @@ impl Traces {
             let (of_pack, used) = boot.map_or((0, 0), |boot| (boot.content_bytes, boot.used_bytes));
             let image = &trace.head.image;
             tracing::info!(image, touches, ready_ms, settled, of_pack, used, "a start was traced");
-            if let Err(error) = self.keep(&trace) {
+            let text = trace.to_text();
+            if let Err(error) = self.keep(&trace.head, &text) {
                 tracing::warn!(%error, image, "a trace cannot be kept");
+            }
+            if let Some(sender) = self.sender.get().filter(|_| settled && touches > 0) {
+                sender.send(index, text);
             }
         }
     }
@@ -104,11 +121,11 @@ impl Traces {
         over
     }
 
-    fn keep(&self, trace: &Trace) -> io::Result<()> {
-        let name = format!("{:013}-{}.jsonl", trace.head.started_ms, &trace.head.index.hex()[..12]);
+    fn keep(&self, head: &TraceHead, text: &str) -> io::Result<()> {
+        let name = format!("{:013}-{}.jsonl", head.started_ms, &head.index.hex()[..12]);
         let path = self.directory.join(name);
         let new = path.with_extension("new");
-        std::fs::write(&new, trace.to_text())?;
+        std::fs::write(&new, text)?;
         std::fs::rename(&new, &path)?;
         let mut kept = list(&self.directory)?;
         kept.truncate(kept.len().saturating_sub(self.keep));

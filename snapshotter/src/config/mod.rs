@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use boot::BootConfig;
+pub use boot::{BootConfig, RepositoryPrefix};
 pub use completion::CompletionConfig;
 pub use credentials::CredentialsConfig;
 pub use kernel::KernelFeature;

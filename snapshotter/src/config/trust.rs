@@ -143,7 +143,7 @@ impl Config {
 }
 
 /// Docker's short names do not count: nobody should have to guess which ones would.
-fn begins_a_name(prefix: &str) -> bool {
+pub(super) fn begins_a_name(prefix: &str) -> bool {
     let below = format!("{prefix}/x");
     let same = |repository: Repository| repository.to_string() == below || prefix == "docker.io";
     below.parse::<Repository>().is_ok_and(same)

@@ -183,6 +183,12 @@ impl MetaStore {
         self.read().catalog.pins.get(pin).copied()
     }
 
+    /// Images for which this index was found.
+    pub fn pins_of(&self, index: &Digest) -> Vec<Pin> {
+        let catalog = &self.read().catalog;
+        catalog.pins.iter().filter(|(_, learnt)| learnt.index == *index).map(|(pin, _)| pin.clone()).collect()
+    }
+
     /// Repositories known to hold an index's converted layers.
     pub fn sources(&self, index: &Digest) -> BTreeSet<Repository> {
         self.read().catalog.sources.get(index).cloned().unwrap_or_default()
