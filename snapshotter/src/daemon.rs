@@ -19,7 +19,7 @@ use jaunt_layerfs::trace::Trace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::boot::{self, BootPacks, SendCounters, Sender};
+use crate::boot::{self, BootPacks, SendCounters, Sender, Worth};
 use crate::config::{Config, OriginalsPolicy};
 use crate::credentials::{self, KeptLogins};
 use crate::fallback::error_chain;
@@ -119,7 +119,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
     let health = Arc::new(Health::begin(&config.run_dir));
-    let (store, Parts { snapshotter, sent, observed, originals, mounts, records }) =
+    let (store, Parts { snapshotter, sent, worth, observed, originals, mounts, records }) =
         match open(config, supervisor.clone(), logins.logins().clone()).await {
             Ok(opened) => opened,
             Err(error) if error.lasts() => {
@@ -145,7 +145,13 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     if let Some(address) = config.metrics.address.0 {
         let (socket, root) = (config.socket.clone(), config.root.clone());
         let readiness = Readiness { socket, root, health: health.clone() };
-        tokio::spawn(figures::serve(address, snapshotter.clone(), observed.clone(), sent, readiness));
+        tokio::spawn(figures::serve(
+            address,
+            snapshotter.clone(),
+            observed.clone(),
+            (sent, worth.counter()),
+            readiness,
+        ));
     }
     tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "worker serves");
 
@@ -155,7 +161,14 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
         .add_service(SnapshotsServer::new(SnapshotsService(Arc::clone(&snapshotter))))
         .add_service(OriginalsServer::new(OriginalsService(originals.clone())))
         .add_service(AdminServer::new(AdminService { records, snapshotter: snapshotter.clone(), pruner }))
-        .add_service(StatusServer::new(StatusService { snapshotter, observed, originals, policy, health }))
+        .add_service(StatusServer::new(StatusService {
+            snapshotter,
+            observed,
+            originals,
+            policy,
+            health,
+            worth,
+        }))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = drained.await;
         });
@@ -201,6 +214,7 @@ async fn pulse(supervisor: Handle) {
 struct Parts {
     snapshotter: Arc<Snapshotter>,
     sent: SendCounters,
+    worth: Arc<Worth>,
     observed: Arc<Observed>,
     originals: Arc<Originals>,
     mounts: Arc<Mounts>,
@@ -253,7 +267,7 @@ fn assemble(
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
     mounts.use_packs(packs.clone());
-    let sent = packs.send_counters().clone();
+    let (sent, worth) = (packs.send_counters().clone(), packs.worth().clone());
     if let Some(traces) = packs.traces() {
         let directory = boot::traces_directory(root);
         let sender = Sender::start(&directory, &config.boot, &client, records.clone(), sent.clone());
@@ -269,7 +283,7 @@ fn assemble(
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
     let snapshotter = Arc::new(snapshotter.with_trace(trace));
-    Ok(Parts { snapshotter, sent, observed, originals, mounts, records })
+    Ok(Parts { snapshotter, sent, worth, observed, originals, mounts, records })
 }
 
 /// Opens the metadata. Where it is gone and snapshots are not, nothing is begun anew: they would be removed as unknown.

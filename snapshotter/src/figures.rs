@@ -20,7 +20,7 @@ use axum::routing::get;
 use jaunt_layerfs::observed::Observed;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
@@ -37,10 +37,10 @@ pub async fn serve(
     address: SocketAddr,
     snapshotter: Arc<Snapshotter>,
     observed: Arc<Observed>,
-    sent: SendCounters,
+    boot: (SendCounters, Counter),
     readiness: Readiness,
 ) {
-    let registry = Arc::new(registry(snapshotter, &observed, sent));
+    let registry = Arc::new(registry(snapshotter, &observed, boot));
     listen(address, router(registry, readiness)).await;
 }
 
@@ -63,12 +63,18 @@ async fn listen(address: SocketAddr, router: Router) {
     }
 }
 
-fn registry(snapshotter: Arc<Snapshotter>, observed: &Arc<Observed>, sent: SendCounters) -> Registry {
+fn registry(
+    snapshotter: Arc<Snapshotter>,
+    observed: &Arc<Observed>,
+    (sent, set_aside): (SendCounters, Counter),
+) -> Registry {
     let mut registry = Registry::with_prefix("jaunt");
     observed.register(&mut registry);
     registry.register_collector(Box::new(Fallbacks(snapshotter)));
     registry.register("traces_sent", "Traces of starts that were left beside their images", sent.sent);
     registry.register("trace_failures", "Traces of starts that could not be", sent.failures);
+    let help = "Boot packs that were not fetched because starts on this node hardly used them";
+    registry.register("boot_packs_set_aside", help, set_aside);
     registry
 }
 

@@ -25,17 +25,23 @@ fn content(path: &str) -> Vec<u8> {
     match path {
         "bin/busybox" => std::fs::read(jaunt_tests::host::find("busybox").unwrap()).unwrap(),
         "etc/passwd" => b"root:x:0:0:root:/:/bin/sh\n".to_vec(),
+        "data/other" => noise(2, LEN),
         _ => noise(1, LEN),
     }
 }
 
 /// A pack of what the container reads, as one of the index with this digest.
 fn pack(bed: &Bed, pushed: &Pushed, of: Option<Digest>) -> Pack {
+    pack_of(bed, pushed, of, &TOUCHED)
+}
+
+/// A pack of these files.
+fn pack_of(bed: &Bed, pushed: &Pushed, of: Option<Digest>, paths: &[&str]) -> Pack {
     let digest: Digest = bed.artifact(pushed)["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
     let index = LaunchIndex::open(unpack(&bed.registry.blob("fixture", &digest).unwrap()).unwrap()).unwrap();
     let view = index.view(2).unwrap();
     let mut pack = PackWriter::new(of.unwrap_or(digest), PACK_LEVEL).unwrap();
-    for path in TOUCHED {
+    for &path in paths {
         let root = view.root().unwrap();
         let inode =
             path.split('/').fold(root, |dir, name| view.lookup(dir, name.as_bytes()).unwrap().unwrap());
@@ -285,4 +291,37 @@ fn nodes_leave_traces_beside_the_image_where_they_may_and_a_pack_is_made_of_them
     let log = || node.jaunt.as_ref().unwrap().log();
     wait_until("a failure", std::time::Duration::from_secs(120), || log().contains("traces cannot be sent"))
         .unwrap();
+}
+
+#[test]
+fn a_pack_that_starts_hardly_use_is_not_fetched_any_more() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    attach(&bed, &pushed, &pack_of(&bed, &pushed, None, &["data/touched", "data/other"]));
+    let config = "[boot]\nsettled_seconds = 1\n[completion]\nenabled = false\n";
+    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let (jaunt, limit) = (node.jaunt.as_ref().unwrap(), std::time::Duration::from_secs(60));
+    let count = |words: &str| jaunt.log().matches(words).count();
+    let begin = || {
+        node.pull(&pushed.reference).unwrap();
+        let mut container = node.containerd.run_with(&pushed.reference, &["/bin/echo", "ready"]).unwrap();
+        container.finish(limit).unwrap();
+    };
+    for round in 1..=3 {
+        begin();
+        wait_until("a trace", limit, || count("a start was traced") == round).unwrap();
+        assert_eq!(
+            (count("boot pack is here"), count("a boot pack is not fetched")),
+            (round, 0),
+            "{}",
+            jaunt.log()
+        );
+        node.containerd.remove_images().unwrap();
+        let is_empty = |name: &str| std::fs::read_dir(jaunt.root().join(name)).unwrap().next().is_none();
+        wait_until("nothing left", limit, || is_empty("index") && is_empty("boot")).unwrap();
+    }
+    begin();
+    assert_eq!((count("boot pack is here"), count("a boot pack is not fetched")), (3, 1), "{}", jaunt.log());
+    assert_eq!(status(&bed, &node)["figures"]["boot_packs_set_aside"], 1);
 }

@@ -11,6 +11,7 @@
 mod command;
 mod sender;
 mod traces;
+mod worth;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -34,6 +35,7 @@ use crate::fallback::error_chain;
 pub use command::{TraceArgs, TraceCommandError, run as run_trace};
 pub use sender::{SendCounters, Sender};
 pub use traces::{Traces, directory as traces_directory};
+pub use worth::Worth;
 
 /// How long a pack is kept that no snapshot uses yet: containerd records one some milliseconds after the resolution.
 const UNUSED: Duration = Duration::from_secs(600);
@@ -46,6 +48,7 @@ pub struct BootPacks {
     open: Mutex<HashMap<Digest, Open>>,
     traces: Option<Arc<Traces>>,
     sent: SendCounters,
+    worth: Arc<Worth>,
 }
 
 /// A pack that is here, or on its way.
@@ -93,7 +96,8 @@ impl BootPacks {
     pub fn open(root: &Path, layers: Layers, config: BootConfig) -> std::io::Result<Arc<Self>> {
         let directory = root.join("boot");
         std::fs::create_dir_all(&directory)?;
-        let traces = Traces::open(root, &config)?;
+        let worth = Arc::new(Worth::open(root));
+        let traces = Traces::open(root, &config, worth.clone())?;
         Ok(Arc::new(Self {
             directory,
             layers,
@@ -101,6 +105,7 @@ impl BootPacks {
             open: Mutex::default(),
             traces,
             sent: SendCounters::default(),
+            worth,
         }))
     }
 
@@ -112,6 +117,11 @@ impl BootPacks {
     /// How many traces were sent.
     pub fn send_counters(&self) -> &SendCounters {
         &self.sent
+    }
+
+    /// Which packs help.
+    pub fn worth(&self) -> &Arc<Worth> {
+        &self.worth
     }
 
     /// Begins to load the pack of an index that is new to this node; `None` where it is not to be had.
@@ -128,7 +138,7 @@ impl BootPacks {
         }
         let boot = {
             let mut open = self.lock();
-            if open.contains_key(&index) {
+            if open.contains_key(&index) || !self.worth.is_worth(index, pack.digest) {
                 return None;
             }
             let boot = Arc::new(Boot::default());

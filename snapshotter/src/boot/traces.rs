@@ -20,6 +20,7 @@ use jaunt_layerfs::fs::{Ino, LayerFs};
 use tokio::time::MissedTickBehavior;
 
 use super::sender::Sender;
+use super::worth::Worth;
 use crate::config::BootConfig;
 
 /// How often it is looked whether a start is over.
@@ -32,6 +33,7 @@ pub struct Traces {
     keep: usize,
     recorded: Mutex<Vec<Recorded>>,
     sender: OnceLock<Sender>,
+    worth: Arc<Worth>,
 }
 
 struct Recorded {
@@ -44,7 +46,7 @@ impl Traces {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn open(root: &Path, config: &BootConfig) -> io::Result<Option<Arc<Self>>> {
+    pub fn open(root: &Path, config: &BootConfig, worth: Arc<Worth>) -> io::Result<Option<Arc<Self>>> {
         if config.keep_traces == 0 {
             return Ok(None);
         }
@@ -63,6 +65,7 @@ impl Traces {
             keep,
             recorded: Mutex::default(),
             sender: OnceLock::new(),
+            worth,
         })))
     }
 
@@ -95,6 +98,9 @@ impl Traces {
         for (fs, index, start) in self.over() {
             let (trace, boot) = (trace(&fs, index, start), fs.boot().map(|boot| boot.figures()));
             let (touches, ready_ms, settled) = (trace.touches.len(), trace.head.ready_ms, trace.head.settled);
+            if let Some(figures) = boot.filter(|_| settled) {
+                self.worth.note(&index, figures);
+            }
             let (of_pack, used) = boot.map_or((0, 0), |boot| (boot.content_bytes, boot.used_bytes));
             let image = &trace.head.image;
             tracing::info!(image, touches, ready_ms, settled, of_pack, used, "a start was traced");

@@ -35,6 +35,10 @@ pub(super) fn text(figures: &Figures) -> String {
     if figures.images_without_room > 0 {
         let _ = writeln!(out, "  no room to complete: {} mounted", figures.images_without_room);
     }
+    if figures.boot_packs_set_aside > 0 {
+        let packs = figures.boot_packs_set_aside;
+        let _ = writeln!(out, "  boot packs not fetched any more, which starts hardly used: {packs}");
+    }
     for image in &figures.images {
         let stalled = seconds(image.stalled_ms);
         let _ = writeln!(
@@ -72,6 +76,7 @@ pub(super) fn json(figures: &Figures) -> Value {
         "store_damaged_units": figures.store_damaged_units, "quarantined": figures.quarantined,
         "images": figures.images.iter().map(image).collect::<Vec<_>>(),
         "images_without_room": figures.images_without_room,
+        "boot_packs_set_aside": figures.boot_packs_set_aside,
         "stalled_files": figures.stalled_files.iter().map(file).collect::<Vec<_>>(),
     })
 }
@@ -120,6 +125,7 @@ mod tests {
             fetched_bytes: 50_500_000,
             store_cap_bytes: 1_000_000_000,
             images_without_room: 2,
+            boot_packs_set_aside: 3,
             images: vec![image],
             stalled_files: vec![file],
             ..Figures::default()
@@ -129,6 +135,7 @@ mod tests {
             "Reads: 100, 9 waited, 0 failed; 50.5 MB fetched in 0 requests, 0.0 MB served",
             "Store: 0.0 MB of 1000.0 MB; 0.0 MB evicted, 0 units damaged, 0 in quarantine",
             "  no room to complete: 2 mounted",
+            "  boot packs not fetched any more, which starts hardly used: 3",
             "   14.5 % of r.example/a  1 mount, stalled 1.2 s",
             "  0.9 s in 7 reads  /usr/bin/python3  (r.example/a)",
         ] {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jaunt_layerfs::observed::{ImageFigures, Observed, StalledFile};
 use tonic::{Request, Response, Status as Refusal};
 
+use crate::boot::Worth;
 use crate::config::OriginalsPolicy;
 use crate::fallback::FallbackRecord;
 use crate::labels;
@@ -29,6 +30,8 @@ pub struct StatusService {
     pub policy: OriginalsPolicy,
     /// The daemon itself.
     pub health: Arc<Health>,
+    /// Which boot packs help.
+    pub worth: Arc<Worth>,
 }
 
 #[tonic::async_trait]
@@ -43,7 +46,8 @@ impl Status for StatusService {
         let observed = self.observed.clone();
         // What is present is asked of the disk, and a file's name is looked for.
         let figures = tokio::task::spawn_blocking(move || encode_figures(&observed)).await;
-        let figures = figures.map_err(|error| Refusal::internal(error.to_string()))?;
+        let mut figures = figures.map_err(|error| Refusal::internal(error.to_string()))?;
+        figures.boot_packs_set_aside = self.worth.set_aside();
         let log = self.snapshotter.fallbacks();
         Ok(Response::new(api::GetResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -127,6 +131,8 @@ fn encode_figures(observed: &Observed) -> api::Figures {
         quarantined: store.quarantined,
         images: observed.images().into_iter().map(image).collect(),
         images_without_room: observed.images_without_room(),
+        // That is the snapshotter's to know.
+        boot_packs_set_aside: 0,
         stalled_files: observed.stalled_files().into_iter().map(encode_stalled).collect(),
     }
 }
