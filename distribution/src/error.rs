@@ -263,6 +263,15 @@ impl Error {
         }
     }
 
+    /// How long the registry, or its token service, wants to be left alone, where it says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Auth { source, .. } => source.retry_after(),
+            _ => None,
+        }
+    }
+
     /// What a registry that does not find an upload means.
     pub(crate) fn of_session(self) -> Self {
         match self {

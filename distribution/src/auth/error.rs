@@ -44,6 +44,8 @@ pub enum AuthError {
         status: StatusCode,
         /// Whether the status tells of a passing trouble.
         passes: bool,
+        /// How long it wants to be left alone, where it says so.
+        retry_after: Option<Duration>,
     },
     /// The token service cannot be reached.
     #[error("token service {host}: cannot connect: {reason}")]
@@ -103,6 +105,14 @@ impl AuthError {
             | Self::Interrupted { .. } => true,
             Self::Refused { passes, .. } => *passes,
             _ => false,
+        }
+    }
+
+    /// How long the token service wants to be left alone, where it says so.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 

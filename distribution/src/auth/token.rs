@@ -17,7 +17,7 @@ use crate::auth::challenge::Challenge;
 use crate::auth::error::AuthError;
 use crate::credentials::{Credential, Secret};
 use crate::hosts::{Dial, host_of};
-use crate::http::{Answer, Http, Request, passes, read_whole};
+use crate::http::{Answer, Http, Request, passes, read_whole, retry_after};
 use crate::limits;
 
 /// How long a token lives whose service does not say, by the specification.
@@ -136,8 +136,10 @@ fn sensitive(text: String) -> Result<HeaderValue, AuthError> {
 async fn read_token(host: &str, answer: Answer, patience: Duration) -> Result<Token, AuthError> {
     let status = answer.status();
     if !status.is_success() {
+        let retry_after = retry_after(answer.response.headers());
         crate::http::drain(answer.response).await;
-        return Err(AuthError::Refused { host: host.to_owned(), status, passes: passes(status) });
+        let (host, passes) = (host.to_owned(), passes(status));
+        return Err(AuthError::Refused { host, status, passes, retry_after });
     }
     let body = read_whole(answer.response, limits::TOKEN_ANSWER_BYTES, patience)
         .await

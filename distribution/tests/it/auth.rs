@@ -286,3 +286,30 @@ async fn nothing_prints_a_secret() {
     let shown = format!("{error} {error:?} {error:#?} {client:?}");
     assert!(!shown.contains("hunter"), "{shown}");
 }
+
+#[tokio::test]
+async fn a_token_service_that_asks_for_a_pause_is_given_it() {
+    let server = MockServer::start().await;
+    guard_blob(&server, "t1").await;
+    let busy = ResponseTemplate::new(429).insert_header("retry-after", "1");
+    Mock::given(path("/token")).respond_with(busy).up_to_n_times(1).mount(&server).await;
+    Mock::given(path("/token")).respond_with(token("t1", "")).mount(&server).await;
+    let started = std::time::Instant::now();
+    assert_eq!(read_blob(&client(), &server).await.unwrap(), BLOB);
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(requests_to(&server, "/token").await, 2);
+}
+
+#[tokio::test]
+async fn a_token_services_pause_beyond_all_patience_is_told_at_once_to_who_leaves_it_alone() {
+    for status in [429, 503] {
+        let server = MockServer::start().await;
+        guard_blob(&server, "t1").await;
+        let busy = ResponseTemplate::new(status).insert_header("retry-after", "3600");
+        Mock::given(path("/token")).respond_with(busy).mount(&server).await;
+        let error = read_blob(&client(), &server).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
+        assert_eq!(requests_to(&server, "/token").await, 1);
+    }
+}

@@ -77,11 +77,11 @@ impl Source for RegistrySource {
 
 /// What kind of trouble the client met.
 fn trouble(error: &Error) -> Trouble {
+    if let Some(rest) = error.retry_after().filter(|_| error.is_transient()) {
+        return Trouble::Busy { rest };
+    }
     match error {
         Error::NotFound { .. } => Trouble::Gone,
-        Error::Status { retry_after: Some(rest), .. } if error.is_transient() => {
-            Trouble::Busy { rest: *rest }
-        }
         Error::RangesIgnored { .. } => Trouble::Whole,
         Error::TimedOut { .. } | Error::TooSlow { .. } | Error::Deadline { .. } => Trouble::Silent,
         error if error.is_transient() => Trouble::Broken,
