@@ -2,7 +2,7 @@
 
 use jaunt_formats::Digest;
 use jaunt_formats::boot::trace_manifest;
-use jaunt_formats::media_type::LAUNCH_TRACE;
+use jaunt_formats::media_type::{LAUNCH_BOOT_PACK, LAUNCH_TRACE};
 use serde_json::{Value, json};
 
 use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, noise, run, tar};
@@ -180,4 +180,35 @@ fn undoing_a_conversion_leaves_no_trace() {
             .map(|list| list["mediaType"] == OCI_INDEX),
         None
     );
+}
+
+#[test]
+fn whoever_looks_while_a_pack_is_replaced_finds_one_or_the_other_whole() {
+    let Some(registry) = Registry::start() else { return };
+    let (reference, subject) = image(&registry);
+    let traces = [&["app/always"][..], &["app/once", "app/twice"]].map(|paths| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), trace(1, paths)).unwrap();
+        file
+    });
+    let optimize = |trace: &tempfile::NamedTempFile| {
+        run(&["optimize", "--trace", trace.path().to_str().unwrap(), &reference]).succeeded();
+    };
+    optimize(&traces[1]);
+    let tag = format!("sha256-{}.jaunt", subject.hex());
+    let mut seen = std::collections::BTreeSet::new();
+    std::thread::scope(|scope| {
+        let replacing = scope.spawn(|| (0..4).for_each(|_| traces.iter().for_each(&optimize)));
+        while !replacing.is_finished() {
+            let artifact = registry.manifest("app", &tag).expect("an artifact at any time");
+            let pack = &artifact["layers"][1];
+            assert_eq!(pack["mediaType"], LAUNCH_BOOT_PACK);
+            let blob = registry.blob("app", pack["digest"].as_str().unwrap());
+            assert_eq!(pack["size"], blob.len());
+            seen.insert(pack["digest"].to_string());
+        }
+        replacing.join().unwrap();
+    });
+    assert_eq!(seen.len(), 2);
+    assert_eq!(listed(&registry, &subject), (0, 1), "those before are gone");
 }
