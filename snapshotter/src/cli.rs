@@ -1,7 +1,7 @@
 //! The command line: what can be asked for, and what becomes of it.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use jaunt_formats::Reference;
+use jaunt_layerfs::fuse::store_pages;
 
 use crate::boot::{self, TraceArgs, TraceCommandError};
 use crate::check::{self, CheckArgs, CheckCommandError};
@@ -35,6 +36,11 @@ enum Command {
     /// Run the daemon.
     #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
+    #[command(hide = true)]
+    Push {
+        /// Where the chain's root directory is mounted.
+        root: PathBuf,
+    },
     /// Serve what the supervisor hands over; started by `serve`.
     #[command(hide = true)]
     Worker {
@@ -216,6 +222,8 @@ enum CommandError {
     Trace(#[from] TraceCommandError),
     #[error("cannot print")]
     Print(#[source] std::io::Error),
+    #[error("cannot store pages")]
+    Push(#[source] std::io::Error),
     #[error("cannot start the runtime")]
     Runtime(#[source] std::io::Error),
 }
@@ -226,6 +234,9 @@ pub fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve(args),
         Command::Worker { settings } => worker(&settings),
+        Command::Push { root } => {
+            store_pages(&root, io::stdin().lock(), io::stdout()).map_err(CommandError::Push)
+        }
         Command::Pull(args) => run_pull(args),
         Command::Materialise(args) => run_materialise(args),
         Command::Status(args) => run_status(&args),

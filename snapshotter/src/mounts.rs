@@ -10,9 +10,10 @@ mod complete;
 mod condemned;
 mod idle;
 mod known;
+mod push;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,8 +35,9 @@ use crate::config::KernelFeature;
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
-use crate::supervisor::{Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
+use crate::supervisor::{Connection, Handle, HandleError, HeldMount, MountKey, MountNeeds, Unmounted};
 use known::Indexes;
+use push::Pusher;
 
 /// FUSE threads a mount: one that waits for the disk must not keep the others' lookups waiting.
 pub(crate) const THREADS: usize = 2;
@@ -185,10 +187,11 @@ impl Mounts {
         let beside = packs.map(|packs| packs.begin_start(&fs, chain.index));
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
+        let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
         match connection.serve(adapter, THREADS) {
             Ok(session) => {
-                if beside == Some(Beside::Push) && !holds {
-                    session.push(&fs, root.clone());
+                if let Some(pusher) = pusher {
+                    session.push(&fs, Box::new(pusher));
                 }
                 Ok(Served { fs, server: Server::Session(session), root, holds })
             }
@@ -399,6 +402,19 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, LazyError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|panic| other(snapshot_id, "finish what was begun", panic.into()))
+}
+
+/// What stores a boot pack's pages, where a request that it waits for would be answered by the next worker, too.
+fn pusher(root: &Path, connection: &Connection) -> Option<Pusher> {
+    let started = connection
+        .negotiated
+        .can_resend()
+        .then(|| connection.device.try_clone().and_then(|device| Pusher::start(root, device)))?;
+    started
+        .inspect_err(
+            |error| tracing::warn!(%error, "what boot packs bring is not pushed into the page cache"),
+        )
+        .ok()
 }
 
 fn mount_error(chain: &LazyChain, source: Cause) -> LazyError {

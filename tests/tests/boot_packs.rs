@@ -188,12 +188,26 @@ fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
     let told = inspected(&bed, reference)["images"][0]["boot"].clone();
     assert!(told["content_bytes"].as_u64().unwrap() >= LEN as u64, "{told}");
 
-    let node = bed.node();
-    let with = start(&bed, &node, &pushed);
-    let log = node.jaunt.as_ref().unwrap().log();
-    assert!(with.misses < without.misses && with.fetches < without.fetches, "{with:?} {without:?}\n{log}");
-    assert_eq!(complaints(&node), 0, "{log}");
-    node.wipe().unwrap();
+    // A start with it is traced, and nothing pushed for it, or the other way round.
+    for (one_in, name) in [(0_u64, "pushed"), (1, "traced")] {
+        let config = format!("[boot]\nsettled_seconds = 1\ntrace_one_in = {one_in}\n");
+        let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+        let with = start(&bed, &node, &pushed);
+        let log = node.jaunt.as_ref().unwrap().log();
+        assert!(
+            with.misses < without.misses && with.fetches < without.fetches,
+            "{with:?} {without:?}\n{log}"
+        );
+        assert_eq!(complaints(&node), 0, "{log}");
+        let jaunt = node.jaunt.as_ref().unwrap();
+        let traces = || std::fs::read_dir(jaunt.root().join("traces")).unwrap().count();
+        // Of this node, and of the one before.
+        let count = || jaunt.log().matches("what its boot pack brought is in the page cache").count();
+        let pushed = || count() > usize::try_from(one_in).unwrap();
+        let limit = std::time::Duration::from_secs(60);
+        wait_until(name, limit, || (pushed(), traces() > 0) == (one_in == 0, one_in == 1)).unwrap();
+        node.wipe().unwrap();
+    }
 
     // The next version: one file is as it was, one has changed, the rest is new.
     let data = [dir("data", 0o755), file("data/touched", noise(9, LEN)), file("data/other", noise(2, LEN))];

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
+use jaunt_formats::boot::{Touch, Trace, TraceHead};
 use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Dice, Jaunt, Node, mounts, needs_root};
@@ -23,6 +24,8 @@ use rustix::process::Signal;
 const LIMIT: Duration = Duration::from_secs(120);
 const FILES: u64 = 4;
 const FILE_BYTES: usize = 300_000;
+/// Files of the image whose pages are pushed.
+const MANY: u64 = 3000;
 /// So many seeds are tried where nothing else is asked for.
 const SEEDS: u64 = 3;
 /// A victim dies at most so many milliseconds after a command began: about what commands take.
@@ -168,6 +171,58 @@ fn one(seed: u64) {
     let jaunt = node.jaunt.as_ref().unwrap();
     assert!(mounts::below(&jaunt.run_dir()).is_empty(), "{:?}", mounts::below(&jaunt.run_dir()));
     wait_until("nothing kept", LIMIT, || entries(&jaunt.root().join("index")).is_empty()).unwrap();
+}
+
+/// An image of many files, with a boot pack of a start that touched them all.
+fn learnt(bed: &Bed) -> String {
+    let files = (0..MANY).map(|n| file(format!("many/{n}"), noise(n + 1, 4096)));
+    let image =
+        Image::new().layer(layer(runnable())).layer(layer([dir("many", 0o755)].into_iter().chain(files)));
+    let (_, pushed) = bed.converted(image);
+    let head = TraceHead::new("fixture".to_owned(), Digest::of(b"any"), 2);
+    let touch = |n| Touch { path: format!("many/{n}"), offset: 0, len: 4096, ms: n };
+    let trace = bed.scratch.path().join("trace");
+    fs::write(&trace, Trace { head, touches: (0..MANY).map(touch).collect() }.to_text()).unwrap();
+    let host = bed.registry.host();
+    let mut optimize = bed.binaries.proxy(&bed.scratch, &["optimize", "--plain-http", &host, "--trace"]);
+    run(optimize.arg(trace).arg(&pushed.reference)).unwrap();
+    pushed.reference
+}
+
+#[test]
+fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
+    needs_root!();
+    let bed = Bed::new();
+    let reference = learnt(&bed);
+    let mut dice = Dice::new(7);
+    for round in 0..4 {
+        // Nothing is traced: all is pushed, in some ten milliseconds from the mount on.
+        let config = "[boot]\nkeep_traces = 0\n";
+        let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+        node.pull(&reference).unwrap();
+        let jaunt = node.jaunt.as_ref().unwrap();
+        let (mounted, worker) = (jaunt.run_dir().join("mnt"), jaunt.worker().unwrap());
+        let after = Duration::from_millis(dice.below(60));
+        let killer = thread::spawn(move || {
+            let made = wait_until("a mount", LIMIT, || !entries(&mounted).is_empty());
+            thread::sleep(after);
+            signal_pid(worker, Signal::KILL);
+            made.unwrap();
+        });
+        let words = ["/bin/sh", "-c", "cat /many/* | sha256sum"];
+        let start = || node.containerd.run_with(&reference, &words).and_then(|mut it| it.finish(LIMIT));
+        let interrupted = start();
+        killer.join().unwrap();
+        // containerd gives up a container whose mounts it was just asking for; who runs already reads on.
+        let said = interrupted.or_else(|_| start()).unwrap();
+        let mut names: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
+        names.sort();
+        let all: Vec<u8> = names.iter().flat_map(|n| noise(n.parse::<u64>().unwrap() + 1, 4096)).collect();
+        assert!(said.contains(&Digest::of(&all).hex()), "round {round}: {said}\n{}", jaunt.log());
+        tidy(&node);
+        agree(&bed, &node);
+        node.wipe().unwrap();
+    }
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Boot {
         if 2 * local_bytes(layers, &pack, &expected) >= pack.content_len() {
             return Ok(Loaded::NotNeeded);
         }
-        let shelf = Shelf::create(path, &table, pack).map_err(LoadError::Keep)?;
+        let shelf = Shelf::create(path, &table, pack, named.learnt).map_err(LoadError::Keep)?;
         let shelf = self.shelf.get_or_init(|| shelf);
         self.progress.landed();
         self.frames(shelf, &mut incoming).await.map(|()| Loaded::Whole)

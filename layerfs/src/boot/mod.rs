@@ -127,6 +127,7 @@ pub struct Boot {
     shelf: OnceLock<Shelf>,
     progress: Progress,
     trust: Trust,
+    learnt: bool,
 }
 
 /// How much of a pack there is, and was of use.
@@ -141,6 +142,11 @@ pub struct BootFigures {
 }
 
 impl Boot {
+    /// The pack of that name, of which nothing is here.
+    pub fn of(named: &NamedPack) -> Self {
+        Self { learnt: named.learnt, ..Self::default() }
+    }
+
     /// A pack that was loaded before, as far as it came, from `path`; `None` where there is none of this index, or it was
     /// damaged.
     pub fn open(path: &Path, index: Digest, layers: &[LaunchLayer]) -> Option<Self> {
@@ -152,7 +158,7 @@ impl Boot {
                 }
             })
             .ok()?;
-        let boot = Self::default();
+        let boot = Self { learnt: shelf.is_of_learnt(), ..Self::default() };
         boot.progress.end();
         let _ = boot.shelf.set(shelf);
         Some(boot)
@@ -232,6 +238,11 @@ impl Boot {
     /// Whether the pack itself has a range, or is still to bring it, whoever else has it.
     pub(crate) fn holds(&self, number: u16, range: &Range<u64>) -> bool {
         self.brings(number, range, |_| false)
+    }
+
+    /// Whether it was made of starts.
+    pub fn is_learnt(&self) -> bool {
+        self.learnt
     }
 
     /// How much there is of it.

@@ -1,7 +1,7 @@
 //! What a pack has brought, decoded, in one file: for mounts of its launch index, also after a restart.
 //!
 //! ```text
-//!  0  8  magic "JAUNTSH1"      8  8  length of the table      16 32  SHA-256 of the table     48 16  zero
+//!  0  8  magic "JAUNTSH1"      8  8  length of the table      16 32  SHA-256 of the table     48  8  1 if the pack was learnt     56  8  zero
 //! 64     the pack's table
 //!        a u64 for each unit: CRC-64/NVME of its bytes, 1 where that is 0; 0: it is not there
 //!        the content of all extents, in their order
@@ -29,6 +29,7 @@ use crate::verify::FrameBytes;
 
 const MAGIC: &[u8; 8] = b"JAUNTSH1";
 const HEADER_LEN: usize = 64;
+const LEARNT_AT: usize = 48;
 const SUM_LEN: usize = size_of::<u64>();
 const UNIT: usize = 16 << 10;
 /// Bytes that are compared at a time.
@@ -38,6 +39,7 @@ pub(super) struct Shelf {
     file: File,
     path: PathBuf,
     pack: BootPack,
+    learnt: bool,
     places: Vec<Place>,
     frames: Vec<FramePlace>,
     sums: Box<[AtomicU64]>,
@@ -78,16 +80,17 @@ enum Piece<'s> {
 
 impl Shelf {
     /// An empty shelf for a pack, in a new file. `table` is the pack's, as it came.
-    pub(super) fn create(path: &Path, table: &[u8], pack: BootPack) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, table: &[u8], pack: BootPack, learnt: bool) -> io::Result<Self> {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(true).open(path)?;
         let mut header = [0; HEADER_LEN];
         header[..8].copy_from_slice(MAGIC);
         header[8..16].copy_from_slice(&(table.len() as u64).to_le_bytes());
         header[16..48].copy_from_slice(Digest::of(table).as_bytes());
+        header[LEARNT_AT] = learnt.into();
         file.write_all_at(table, HEADER_LEN as u64)?;
         file.write_all_at(&header, 0)?;
-        let shelf = Self::new(path, file, table.len() as u64, pack);
+        let shelf = Self::new(path, file, table.len() as u64, pack, learnt);
         shelf.file.set_len(shelf.content_at + shelf.pack.content_len())?;
         Ok(shelf)
     }
@@ -111,12 +114,12 @@ impl Shelf {
         }
         let pack = BootPack::read(&table).map_err(io::Error::other)?;
         pack.check(index, layers).map_err(io::Error::other)?;
-        let shelf = Self::new(path, file, len, pack);
+        let shelf = Self::new(path, file, len, pack, header[LEARNT_AT] == 1);
         shelf.read_sums()?;
         Ok(shelf)
     }
 
-    fn new(path: &Path, file: File, table_len: u64, pack: BootPack) -> Self {
+    fn new(path: &Path, file: File, table_len: u64, pack: BootPack, learnt: bool) -> Self {
         let (mut places, mut frames) = (Vec::with_capacity(pack.extents.len()), Vec::new());
         let (mut content, mut units) = (0, 0);
         for (number, frame) in pack.frames.iter().enumerate() {
@@ -133,7 +136,7 @@ impl Shelf {
         let sums = (0..units).map(|_| AtomicU64::new(0)).collect();
         let used = (0..units).map(|_| AtomicBool::new(false)).collect();
         let content_at = sums_at + (units * SUM_LEN) as u64;
-        Self { file, path: path.to_owned(), pack, places, frames, sums, used, sums_at, content_at }
+        Self { file, path: path.to_owned(), pack, learnt, places, frames, sums, used, sums_at, content_at }
     }
 
     fn read_sums(&self) -> io::Result<()> {
@@ -147,6 +150,11 @@ impl Shelf {
             frame.there.store(there, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Whether the pack was made of starts.
+    pub(super) fn is_of_learnt(&self) -> bool {
+        self.learnt
     }
 
     /// The pack that it is for.

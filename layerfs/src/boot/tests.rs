@@ -273,6 +273,7 @@ async fn the_shelf_outlives_the_process_and_damage_is_found() {
     let layers = [bed.fixture.layer.clone()];
     let again = Boot::open(&bed.path(), index(), &layers).unwrap();
     assert_eq!(again.read(0, &bed.layer, &TOUCHED).unwrap(), bed.right(TOUCHED));
+    assert!(again.is_learnt());
     assert!(!bed.layer.file().has(&TOUCHED));
 
     let mut bytes = std::fs::read(bed.path()).unwrap();

@@ -1,4 +1,7 @@
 //! The files of a chain that its boot pack has something of, in the order in which starts touch them.
+//!
+//! An index may have many files share one range of a tar, and a pack may cut it as it likes. So what is gathered is bounded, by parts
+//! and by bytes: what an honest image has is far below.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -19,6 +22,9 @@ pub(crate) struct HotFile {
     /// The pack's frame with which all of them are there.
     pub(crate) frame: usize,
 }
+
+/// Parts of files that are gathered for each of the pack's extents, on average: one, and a second where an extent ends.
+const PARTS_AN_EXTENT: usize = 4;
 
 /// What the pack has of one file.
 #[derive(Default)]
@@ -42,7 +48,7 @@ impl LayerFs {
     /// Those files, given what the pack has in which of its frames. Looks at every inode and every name; what has no name that
     /// is text is left out.
     pub(crate) fn hot_files(&self, extents: &[(usize, Extent)], page: u64) -> Vec<HotFile> {
-        let held = self.held(extents);
+        let held = self.held(extents, PARTS_AN_EXTENT * extents.len());
         let mut paths = self.paths_of(&held.keys().copied().collect::<HashSet<_>>());
         let mut hot: Vec<_> = held
             .into_iter()
@@ -58,19 +64,28 @@ impl LayerFs {
         hot.into_iter().map(|(_, file)| file).collect()
     }
 
-    fn held(&self, extents: &[(usize, Extent)]) -> HashMap<Ino, Held> {
+    /// Of the first inodes that have so many parts together.
+    fn held(&self, extents: &[(usize, Extent)], mut parts: usize) -> HashMap<Ino, Held> {
         let placed = |(first, (frame, extent)): (usize, &(usize, Extent))| {
             let (layer, tar) = (extent.layer, extent.tar_range());
             Placed { layer, tar, frame: *frame, first }
         };
         let mut placed: Vec<_> = extents.iter().enumerate().map(placed).collect();
         placed.sort_unstable_by_key(|placed| (placed.layer, placed.tar.start));
-        let inodes = self.index().inodes_of_at_least(1);
-        inodes.filter_map(|inode| Some((self.ino(inode), self.held_of(inode, &placed)?))).collect()
+        let mut all = HashMap::new();
+        for inode in self.index().inodes_of_at_least(1) {
+            if let Some(held) = self.held_of(inode, &placed, &mut parts) {
+                all.insert(self.ino(inode), held);
+            }
+            if parts == 0 {
+                break;
+            }
+        }
+        all
     }
 
-    /// What of a file's content is in `placed`, which is sorted.
-    fn held_of(&self, inode: InodeId, placed: &[Placed]) -> Option<Held> {
+    /// What of a file's content is in `placed`, which is sorted; no more than `left` parts, which it takes from there.
+    fn held_of(&self, inode: InodeId, placed: &[Placed], left: &mut usize) -> Option<Held> {
         let content = self.index().content(inode).ok().filter(|content| content.layer < self.prefix())?;
         let mut held = Held { first: usize::MAX, ..Held::default() };
         for part in &content.extents {
@@ -78,7 +93,8 @@ impl LayerFs {
             let from = placed.partition_point(|one| (one.layer, one.tar.end) <= (content.layer, start));
             let here =
                 placed[from..].iter().take_while(|one| one.layer == content.layer && one.tar.start < end);
-            for one in here {
+            for one in here.take(*left) {
+                *left -= 1;
                 let both = one.tar.start.max(start)..one.tar.end.min(end);
                 let at = part.file_offset + (both.start - start);
                 held.parts.push(at..at + (both.end - both.start));

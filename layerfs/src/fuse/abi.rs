@@ -2,6 +2,8 @@
 //!
 //! Integers are in host order: both ends are this machine. Every struct here is free of padding.
 
+use std::io;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The protocol's major version; the kernel has never spoken another since 2005.
@@ -10,6 +12,38 @@ pub(super) const MAJOR: u32 = 7;
 pub(super) const OPCODE_INIT: u32 = 26;
 /// Notification that asks for every unanswered request once more (Linux 6.9).
 pub(super) const NOTIFY_RESEND: i32 = 7;
+
+/// Notification that puts bytes into an inode's page cache.
+pub(super) const NOTIFY_STORE: i32 = 4;
+
+/// What that says, before the bytes.
+#[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct NotifyStore {
+    pub nodeid: u64,
+    pub offset: u64,
+    pub size: u32,
+    pub padding: u32,
+}
+
+/// What one of our processes tells another to store: no message of the kernel's.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct PageRecord {
+    /// Of the path that follows; 0: it is the same file as before.
+    pub path_len: u32,
+    /// Of the bytes that follow that.
+    pub len: u32,
+    pub number: u64,
+    pub offset: u64,
+}
+
+impl PageRecord {
+    pub(super) fn new(path: &str, number: u64, offset: u64, bytes: &[u8]) -> io::Result<Self> {
+        let len = |len: usize| u32::try_from(len).map_err(io::Error::other);
+        Ok(Self { path_len: len(path.len())?, len: len(bytes.len())?, number, offset })
+    }
+}
 
 /// Opens each request.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -10,7 +10,7 @@
 //!
 //! Invariants: whoever holds a descriptor of a mount open keeps it alive, served or not; dropping the
 //! last one breaks the mount for good. Nothing here touches the tree below a mount point, because that
-//! would block until somebody serves it; but for [`push`], of mounts that are served, on threads that nobody waits for.
+//! would block until somebody serves it; but for [`store_pages`], in a process of its own.
 
 mod abi;
 mod adapter;
@@ -26,6 +26,7 @@ mod orphan;
 mod push;
 mod reading;
 pub mod session;
+mod store;
 mod told;
 
 pub use adapter::Adapter;
@@ -37,4 +38,6 @@ pub use in_flight::InFlight;
 pub use init::{KernelFeatures, Negotiated};
 pub use mount::{MountError, MountOptions, Mounted};
 pub use orphan::Orphan;
+pub use push::{Breaker, PageSink};
 pub use session::{SessionError, SessionHandle, resend, serve, serve_noting};
+pub use store::store_pages;

@@ -15,7 +15,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -29,7 +28,7 @@ use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
 use super::noting::Noting;
 use super::numbers::Told;
-use super::push::Push;
+use super::push::{PageSink, Push};
 use crate::fs::{Condemned, LayerFs};
 
 /// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
@@ -130,11 +129,16 @@ impl SessionHandle {
         Ok(files)
     }
 
-    /// Puts what the chain's boot pack brings into the kernel's page cache as it comes. `root` is where the chain's root
-    /// directory is mounted. To be called on a runtime.
-    pub fn push(&self, fs: &Arc<LayerFs>, root: PathBuf) {
-        let pushed = Push::begin(fs.clone(), self.notifier(), root);
+    /// Has `sink` put what the chain's boot pack brings into the kernel's page cache as it comes. To be called on a runtime.
+    pub fn push(&self, fs: &Arc<LayerFs>, sink: Box<dyn PageSink>) {
+        let pushed = Push::begin(fs.clone(), sink);
         *self.pushed.lock().unwrap_or_else(PoisonError::into_inner) = Some(pushed);
+    }
+
+    /// Whether that goes on.
+    pub fn is_pushing(&self) -> bool {
+        let pushed = self.pushed.lock().unwrap_or_else(PoisonError::into_inner);
+        pushed.as_ref().is_some_and(|pushed| !pushed.is_over())
     }
 
     /// Ends that. Before, the mount may be in use by it.

@@ -1,15 +1,20 @@
 //! What a boot pack brings is in the kernel's page cache before anybody asks for it.
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use jaunt_layerfs::boot::{Boot, Expected, Loaded, NamedPack};
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, Adapter, MountOptions, SessionHandle};
+use jaunt_layerfs::fuse::{self, Adapter, Breaker, MountOptions, PageSink, SessionHandle};
 use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{MemorySource, Source};
@@ -41,6 +46,51 @@ fn image() -> Image {
     Image::new(vec![nodes, vec![plain(COLD)]])
 }
 
+/// A thread in the place of the process that stores pages.
+struct Sink {
+    stream: UnixStream,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Sink {
+    fn new(root: PathBuf, device: OwnedFd) -> Self {
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        Self { stream, thread: Some(std::thread::spawn(move || fuse::store_pages(&root, theirs, device))) }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl PageSink for Sink {
+    fn close(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    fn breaker(&self) -> Breaker {
+        let stream = self.stream.try_clone().unwrap();
+        Box::new(move || drop(stream.shutdown(Shutdown::Both)))
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.thread.take().unwrap().join().unwrap();
+    }
+}
+
 struct Bed {
     directory: tempfile::TempDir,
     runtime: Runtime,
@@ -70,17 +120,19 @@ impl Bed {
         fs::create_dir(&mount).unwrap();
         let mounted = fuse::mount::mount(&mount, &MountOptions::default()).unwrap();
         let adapter = Adapter::new(fs.clone(), runtime.handle().clone());
+        let device = mounted.device.try_clone().unwrap();
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, 2).unwrap();
         let bed = Self { directory, runtime, layers, boot, fs, session };
-        bed.runtime.block_on(async { bed.session.push(&bed.fs, bed.root()) });
+        let sink = Sink::new(bed.root(), device);
+        bed.runtime.block_on(async { bed.session.push(&bed.fs, Box::new(sink)) });
         bed
     }
 
-    fn mount(&self) -> std::path::PathBuf {
+    fn mount(&self) -> PathBuf {
         self.directory.path().join("mnt")
     }
 
-    fn root(&self) -> std::path::PathBuf {
+    fn root(&self) -> PathBuf {
         self.mount().join(ROOT_NAME)
     }
 
@@ -101,10 +153,10 @@ impl Bed {
         self.layers.metrics().boot_pushed_bytes.get()
     }
 
-    fn await_pushed(&self, bytes: u64) {
+    fn await_pushed(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while self.pushed() < bytes {
-            assert!(Instant::now() < deadline, "{} of {bytes}", self.pushed());
+        while self.session.is_pushing() {
+            assert!(Instant::now() < deadline, "{} bytes so far", self.pushed());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -150,7 +202,8 @@ fn what_a_pack_brings_is_read_without_asking_us() {
     assert_eq!(bed.pushed(), 0);
     bed.load();
     // Of the sparse file, the page that the pack has: holes are nothing that it brings.
-    bed.await_pushed(5000 + 6_000_000 + 4096);
+    bed.await_pushed();
+    assert_eq!(bed.pushed(), 5000 + 6_000_000 + 4096);
     let reads = || bed.layers.metrics().reads.get() + bed.layers.metrics().misses.get();
     read(&bed.root(), HOT[0]);
     read(&bed.root(), HOT[1]);
@@ -163,19 +216,39 @@ fn what_a_pack_brings_is_read_without_asking_us() {
 }
 
 #[test]
-fn a_mount_that_is_pushed_to_can_be_ended() {
+fn a_mount_that_is_pushed_to_can_be_ended_at_any_moment() {
     if !can_mount() {
         return;
     }
-    for loaded in [false, true] {
+    for enough in [0, 1, 3_000_000] {
         let bed = Bed::new();
-        if loaded {
+        if enough > 0 {
             bed.load();
-            bed.await_pushed(1);
+        }
+        while bed.pushed() < enough {
+            std::thread::sleep(Duration::from_micros(50));
         }
         bed.session.stop_pushing();
         let (then, unmounted) = (bed.pushed(), rustix::mount::unmount(bed.mount(), UnmountFlags::empty()));
-        unmounted.unwrap_or_else(|error| panic!("loaded: {loaded}: {error}"));
+        unmounted.unwrap_or_else(|error| panic!("after {then} bytes: {error}"));
+        assert!(!bed.session.is_pushing());
         assert_eq!(bed.pushed(), then);
+    }
+}
+
+#[test]
+fn what_was_pushed_of_a_pack_that_is_not_believed_any_more_is_forgotten() {
+    if !can_mount() {
+        return;
+    }
+    let bed = Bed::new();
+    bed.load();
+    bed.await_pushed();
+    read(&bed.root(), HOT[0]);
+    // The first layer's blob is found to lie: what the same artifact's pack says of it is not believed either, and there is no other.
+    bed.fs.layers()[0].file().quarantine("a test says so").unwrap();
+    assert!(bed.session.forget_condemned(&bed.fs).unwrap() >= HOT.len());
+    for path in HOT {
+        assert!(fs::read(bed.root().join(path)).is_err(), "{path}: the kernel still has it");
     }
 }

@@ -57,12 +57,11 @@ struct Open {
     since: Instant,
     /// A snapshot has used it: once none does any more, it may go.
     was_wanted: bool,
-    learnt: bool,
 }
 
 impl Open {
-    fn new(boot: Arc<Boot>, learnt: bool) -> Self {
-        Self { boot, since: Instant::now(), was_wanted: false, learnt }
+    fn new(boot: Arc<Boot>) -> Self {
+        Self { boot, since: Instant::now(), was_wanted: false }
     }
 }
 
@@ -141,8 +140,8 @@ impl BootPacks {
             if open.contains_key(&index) || !self.worth.is_worth(index, pack.digest) {
                 return None;
             }
-            let boot = Arc::new(Boot::default());
-            open.insert(index, Open::new(boot.clone(), pack.learnt));
+            let boot = Arc::new(Boot::of(&pack));
+            open.insert(index, Open::new(boot.clone()));
             boot
         };
         let (admitted, index_path) = oneshot::channel();
@@ -174,7 +173,7 @@ impl BootPacks {
         // Nobody waits for the disk: whoever has opened it meanwhile was first.
         let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
         let mut all = self.lock();
-        let open = all.entry(*digest).or_insert_with(|| Open::new(opened, false));
+        let open = all.entry(*digest).or_insert_with(|| Open::new(opened));
         open.was_wanted = true;
         Some(open.boot.clone())
     }
@@ -183,7 +182,9 @@ impl BootPacks {
     pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest) -> Beside {
         let pushed = match self.lock().get(&index).filter(|_| self.config.push) {
             None => Pushed::Nothing,
-            Some(open) if open.learnt => Pushed::Learnt { sampled: one_in(self.config.trace_one_in) },
+            Some(open) if open.boot.is_learnt() => {
+                Pushed::Learnt { sampled: one_in(self.config.trace_one_in) }
+            }
             Some(_) => Pushed::Guessed,
         };
         let beside = beside(self.traces.is_some(), pushed);
