@@ -12,6 +12,9 @@ use std::sync::Arc;
 use jaunt_layerfs::fuse::{Breaker, PageSink};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+/// Bytes that the pipe takes: those of one record.
+const PIPE: usize = 1 << 20;
+
 /// A running one.
 pub(super) struct Pusher {
     child: Child,
@@ -25,6 +28,10 @@ impl Pusher {
         let mut command = Command::new("/proc/self/exe");
         command.arg("push").arg(root).stdin(Stdio::piped()).stdout(device);
         let mut child = command.spawn()?;
+        if let Some(pipe) = &child.stdin {
+            // As it is, it takes a sixteenth of that before each side waits for the other.
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+        }
         let handle = pid(&child).and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
         match handle {
             Ok(handle) => Ok(Self { child, handle: Arc::new(handle) }),
