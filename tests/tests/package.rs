@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jaunt_tests::process::run;
-use jaunt_tests::{Binaries, Scratch, host};
+use jaunt_tests::{Binaries, Scratch, Systemd, host};
 
 const CONFIG: &str = "etc/jaunt/snapshotter.toml";
 const RECORD: &str = "etc/jaunt/installed.json";
@@ -85,4 +85,99 @@ fn the_package_is_installed_keeps_what_was_edited_and_goes_when_containerd_is_do
     assert!(!root.join("usr/bin/jaunt-snapshotter").exists() && root.join(CONFIG).exists());
     run(dpkg(&scratch, &root).args(["--purge", "jaunt"])).unwrap();
     assert!(!root.join("etc/jaunt").exists());
+}
+
+const UNIT: &str = "jaunt-snapshotter.service";
+/// As much of the unit as its manager needs to start it, with nothing behind it.
+const IDLE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
+
+/// A machine whose package manager is the test: it calls the package's scripts as dpkg does.
+struct Packaged<'s> {
+    systemd: Systemd<'s>,
+}
+
+impl Packaged<'_> {
+    fn script(&self, name: &str, words: &[&str]) {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("snapshotter/dist/deb");
+        let mut script = self.systemd.command(scripts.join(name)).unwrap();
+        run(script.args(words)).unwrap();
+    }
+
+    /// What dpkg does; `before` is the version that was there, also if it was removed meanwhile.
+    fn install(&self, how: &str, before: &str) {
+        let before_or_none: Vec<&str> =
+            Some(before).filter(|before| !before.is_empty()).into_iter().collect();
+        self.script("preinst", &[&[how], &before_or_none[..]].concat());
+        self.systemd.add(UNIT, IDLE, "").unwrap();
+        self.script("postinst", &["configure", before]);
+    }
+
+    fn upgrade(&self) {
+        self.script("prerm", &["upgrade", "2"]);
+        self.install("upgrade", "1");
+        self.script("postrm", &["upgrade", "1"]);
+    }
+
+    fn remove(&self) {
+        self.script("prerm", &["remove"]);
+        let mut unit = self.systemd.command("rm").unwrap();
+        run(unit.arg(Path::new("/run/systemd/system").join(UNIT))).unwrap();
+        self.script("postrm", &["remove"]);
+    }
+
+    /// Whether it runs, and whether it starts with the machine.
+    fn state(&self) -> [bool; 2] {
+        ["is-active", "is-enabled"].map(|what| self.systemd.control(&[what, "--quiet", UNIT]).is_ok())
+    }
+
+    fn main_pid(&self) -> String {
+        self.systemd.property(UNIT, "MainPID").unwrap()
+    }
+}
+
+#[test]
+fn the_packages_daemon_runs_unless_its_operator_wants_otherwise() {
+    jaunt_tests::needs_root!();
+    if !Systemd::is_installed() {
+        eprintln!("skipped: {}: needs systemd", module_path!());
+        return;
+    }
+    let scratch = Scratch::new().unwrap();
+    let shared = scratch.dir("shared").unwrap();
+    let machine = Packaged { systemd: Systemd::start(&scratch, &shared).unwrap() };
+    let control = |words: &[&str]| machine.systemd.control(words).unwrap();
+
+    machine.install("install", "");
+    assert_eq!(machine.state(), [true, true], "new");
+    let before = machine.main_pid();
+    machine.upgrade();
+    assert_eq!(machine.state(), [true, true], "upgraded");
+    assert_ne!(machine.main_pid(), before, "by the newer one");
+
+    machine.remove();
+    assert_eq!(machine.state(), [false, false], "removed");
+    machine.install("install", "1");
+    assert_eq!(machine.state(), [true, true], "back again");
+
+    control(&["stop", UNIT]);
+    machine.upgrade();
+    assert_eq!(machine.state(), [false, true], "stopped by hand");
+    control(&["disable", UNIT]);
+    machine.upgrade();
+    assert_eq!(machine.state(), [false, false], "disabled");
+    machine.remove();
+    machine.install("install", "1");
+    assert_eq!(machine.state(), [false, false], "disabled, and back again");
+    control(&["start", UNIT]);
+    machine.upgrade();
+    assert_eq!(machine.state(), [true, false], "started by hand");
+
+    machine.remove();
+    machine.script("postrm", &["purge"]);
+    machine.install("install", "");
+    assert_eq!(machine.state(), [true, true], "new again");
+    machine.remove();
+    machine.script("postrm", &["purge"]);
+    let links = "test ! -L /etc/systemd/system/multi-user.target.wants/jaunt-snapshotter.service";
+    run(machine.systemd.command("sh").unwrap().args(["-c", links])).unwrap();
 }

@@ -44,7 +44,7 @@ chmod 644 "$documents"/*
 
 mkdir "$tree/DEBIAN"
 echo /etc/jaunt/snapshotter.toml > "$tree/DEBIAN/conffiles"
-for script in postinst prerm postrm; do
+for script in preinst postinst prerm postrm; do
     install -m 755 "$here/$script" "$tree/DEBIAN/$script"
 done
 cat > "$tree/DEBIAN/control" << CONTROL
