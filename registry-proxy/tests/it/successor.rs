@@ -1,6 +1,7 @@
 //! An updated image starts from its predecessor's boot pack, by path and content digest.
 
 use jaunt_formats::Digest;
+use jaunt_formats::media_type::{DIFF_ID, LAUNCH_INDEX};
 use serde_json::{Value, json};
 
 use crate::support::{Layer, Registry, noise, tar};
@@ -114,6 +115,36 @@ fn an_updated_image_starts_from_its_predecessors_pack_by_path_and_content() {
     let named = push(&registry, "third:v2", &[base(), after()], "/app/kept", "2024-02-01T00:00:00Z");
     registry.run(&["convert", "--predecessor", &v1, &named]).succeeded();
     assert_eq!(pack(&registry, &named)["digest"], carried["digest"]);
+}
+
+#[test]
+fn a_predecessor_that_is_gone_in_part_costs_no_image_its_pack() {
+    let Some(registry) = Registry::start() else { return };
+    let v1 = push(&registry, "app:v1", &[base(), before()], "/app/kept", "2024-01-01T00:00:00Z");
+    learn(&registry, &v1, &TOUCHED);
+    let tag = format!("sha256-{}.jaunt", registry.digest("app", "v1").hex());
+    let artifact = registry.manifest("app", &tag).unwrap();
+    let diff_id = before().diff_id.to_string();
+    let blob = |is_it: &dyn Fn(&Value) -> bool| {
+        let found = artifact["layers"].as_array().unwrap().iter().find(|blob| is_it(blob)).unwrap();
+        registry.blob_file(found["digest"].as_str().unwrap())
+    };
+
+    let index = blob(&|blob| blob["mediaType"] == LAUNCH_INDEX);
+    let bytes = std::fs::read(&index).unwrap();
+    std::fs::remove_file(&index).unwrap();
+    let v2 = push(&registry, "app:v2", &[base(), after()], "/app/kept", "2024-02-01T00:00:00Z");
+    let run = registry.run(&["convert", &v2]);
+    assert!(run.succeeded().stdout.contains("that its command needs"), "{run:?}");
+    assert_eq!(pack(&registry, &v2)["content_bytes"], KEPT);
+
+    std::fs::write(&index, bytes).unwrap();
+    std::fs::remove_file(blob(&|blob| blob["annotations"][DIFF_ID] == diff_id)).unwrap();
+    let v3 = push(&registry, "app:v3", &[base(), after()], "/app/kept", "2024-03-01T00:00:00Z");
+    let run = registry.run(&["convert", &v3]);
+    assert!(run.succeeded().stdout.contains("that was learnt of the image before"), "{run:?}");
+    // Its files are known by path alone.
+    assert_eq!(pack(&registry, &v3)["content_bytes"], 4096 + 12_000 + KEPT);
 }
 
 #[test]

@@ -127,7 +127,13 @@ async fn in_layer(side: Side<'_>, number: u16) -> Result<Vec<Listed>, Error> {
     let Some(end) = start.checked_add(len).filter(|end| len <= MAX_TABLE && *end <= blob.len) else {
         return Ok(Vec::new());
     };
-    let table = side.place.blob_range(&blob.digest, start..end).await?;
+    let table = match side.place.blob_range(&blob.digest, start..end).await {
+        Err(error) if error.is_not_found() => {
+            tracing::warn!(layer = %blob.digest, "a layer is gone: its files are known by path alone");
+            return Ok(Vec::new());
+        }
+        table => table?,
+    };
     let read = tokio::task::spawn_blocking(move || {
         let mut files = Vec::new();
         let mut list = |name: &str, len, digest| {

@@ -40,14 +40,18 @@ impl Converter<'_> {
             None => None,
         };
         if made.is_none() && self.with_boot {
-            let following = self.following(image, new, digest).await;
-            let foreseen = match following {
-                Ok(None) => self.foreseen(image, new, digest).await,
+            made = match self.following(image, new, digest).await {
                 // Who names one wants its pack.
                 Err(error) if self.predecessor.is_some() => return Err(error),
-                following => following,
+                Err(error) => {
+                    tracing::warn!(error = error_chain(&error), "the image before gives no boot pack");
+                    None
+                }
+                Ok(following) => following,
             };
-            made = foreseen.unwrap_or_else(|error| {
+        }
+        if made.is_none() && self.with_boot {
+            made = self.foreseen(image, new, digest).await.unwrap_or_else(|error| {
                 let image = image.descriptor.digest;
                 tracing::warn!(error = error_chain(&error), %image, "no boot pack is made");
                 None
