@@ -29,6 +29,9 @@ const INDEX_LIMIT: u64 = 512 << 20;
 /// Requests at the same time when checking that blobs exist.
 const PARALLEL: usize = 8;
 
+/// On a boot pack: digest of the pack of another image that it was made of. Nodes need not know.
+pub const BOOT_PREDECESSOR: &str = "dev.jaunt.boot.predecessor";
+
 /// How blobs are made at a level: equal recipes give equal blobs.
 pub fn recipe(level: i32) -> String {
     format!("{FORMAT_RECIPE}, level {level}, {}", encoder_version())
@@ -114,7 +117,7 @@ impl Artifact {
         self.untagged.is_none()
     }
 
-    /// Whether it has a boot pack that was made of starts.
+    /// Whether it has a boot pack that was made of starts, of this image or of one that it follows.
     pub fn has_learnt(&self) -> bool {
         self.boot.as_ref().is_some_and(is_learnt)
     }
@@ -224,10 +227,20 @@ impl Unpublished {
     }
 }
 
-/// Whether this is a boot pack that was made of starts.
+/// Whether this is a boot pack that was made of starts, of its image or of one that that follows.
 pub fn is_learnt(blob: &Descriptor) -> bool {
+    has_traces(blob) || follows(blob).is_some()
+}
+
+/// Whether this is a boot pack that was made of starts of its image: nodes go by it rather than learn.
+pub fn has_traces(blob: &Descriptor) -> bool {
     let traces = blob.annotation(BOOT_TRACES).filter(|_| blob.media_type == LAUNCH_BOOT_PACK);
     traces.is_some_and(|traces| !traces.is_empty())
+}
+
+/// The pack of another image that this one was made of.
+pub fn follows(blob: &Descriptor) -> Option<Digest> {
+    blob.annotation(BOOT_PREDECESSOR).filter(|_| blob.media_type == LAUNCH_BOOT_PACK)?.parse().ok()
 }
 
 /// What a pack's descriptor says of its table.

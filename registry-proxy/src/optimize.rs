@@ -170,15 +170,17 @@ impl Work<'_> {
                 return Ok((None, left));
             }
         }
+        let (made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
+        let mut follows = None;
         if let Some(from) = &self.args.from {
             let new = Side { place: self.place, index: &index, layers: &artifact.layers };
             let Carried { pack, trace, moved } = self.predecessor(image, from, new).await?;
             if moved > 0 {
                 self.console.line(&format!("  {moved} files of the pack before have another name now"));
             }
-            traces.push((pack, trace));
+            traces.push(trace);
+            follows = Some(pack);
         }
-        let (made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
         if self.args.foresee {
             let foreseen = boot::foresee(self.place, named, &image.command).await?;
             if foreseen.touches.is_empty() {
@@ -188,7 +190,7 @@ impl Work<'_> {
         }
         let limit = self.args.max_mib.saturating_mul(1 << 20);
         let made = boot::make(self.place, named, &traces, limit, PACK_LEVEL).await?;
-        Ok((Some(Draft { made_of, ..made }), left))
+        Ok((Some(Draft { made_of, follows, ..made }), left))
     }
 
     /// Which traces were used, and which not; the same as a document.

@@ -15,6 +15,7 @@ use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
 
+use crate::artifact::BOOT_PREDECESSOR;
 use crate::content;
 use crate::error::Error;
 use crate::manifest::Descriptor;
@@ -22,19 +23,16 @@ use crate::place::Place;
 pub use foresee::foresee;
 pub use merge::Wanted;
 
-/// Whether an image has a regular file under a name.
-pub fn has_file(index: &LaunchIndex<Vec<u8>>, path: &str) -> bool {
-    merge::find(index, path).is_some()
-}
-
 /// A pack that is not in its place yet.
 pub struct Draft {
     /// The blob.
     pub pack: Pack,
     /// What it holds.
     pub wanted: Wanted,
-    /// Digests of the traces and packs that it was made of; none where nobody has started the image.
+    /// Digests of the traces that it was made of, and of a pack of the same image; none where nobody has started the image.
     pub made_of: Vec<Digest>,
+    /// The pack of another image that it was made of.
+    pub follows: Option<Digest>,
     /// zstd's level.
     pub level: i32,
 }
@@ -60,12 +58,12 @@ pub async fn make(
     });
     let pack = written.await??;
     pack.table.open(&pack.bytes[..pack.table.len()])?.check(digest, index.layers())?;
-    Ok(Draft { pack, wanted, made_of: Vec::new(), level })
+    Ok(Draft { pack, wanted, made_of: Vec::new(), follows: None, level })
 }
 
 /// Pushes a pack.
 pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
-    let Draft { pack: Pack { bytes, table }, made_of, level, .. } = made;
+    let Draft { pack: Pack { bytes, table }, made_of, follows, level, .. } = made;
     let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
     place.push_blob(&digest, Bytes::from(bytes)).await?;
     let mut traces: Vec<String> = made_of.iter().map(Digest::to_string).collect();
@@ -75,6 +73,8 @@ pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
         (BOOT_TRACES, traces.join(" ")),
         (RECIPE, format!("{PACK_RECIPE}, level {level}, {}", encoder_version())),
     ];
-    let annotations = annotations.map(|(key, value)| (key.to_owned(), value)).into();
+    let follows = follows.map(|pack| (BOOT_PREDECESSOR, pack.to_string()));
+    let annotations =
+        annotations.into_iter().chain(follows).map(|(key, value)| (key.to_owned(), value)).collect();
     Ok(Descriptor { annotations: Some(annotations), ..Descriptor::new(LAUNCH_BOOT_PACK, digest, size) })
 }

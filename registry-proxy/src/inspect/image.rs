@@ -75,6 +75,8 @@ pub struct BootReport {
     pub recipe: Option<String>,
     /// Digests of what it was made of.
     pub traces: Vec<String>,
+    /// The pack of another image that it was made of.
+    pub predecessor: Option<Digest>,
 }
 
 /// Who needs not fetch the image whole. Whatever else runs images does.
@@ -188,6 +190,7 @@ async fn boot_report(place: &Place, artifact: Option<&Artifact>) -> Result<Optio
             .split_whitespace()
             .map(str::to_owned)
             .collect(),
+        predecessor: artifact::follows(boot),
     }))
 }
 

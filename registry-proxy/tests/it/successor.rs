@@ -49,11 +49,21 @@ fn after() -> Layer {
 
 /// Pushes an image that runs `program`.
 fn push(registry: &Registry, name: &str, layers: &[Layer], program: &str, created: &str) -> String {
+    push_running(registry, name, layers, &[program], created)
+}
+
+fn push_running(
+    registry: &Registry,
+    name: &str,
+    layers: &[Layer],
+    command: &[&str],
+    created: &str,
+) -> String {
     let (repository, tag) = name.split_once(':').unwrap();
     let mut manifest = registry.image(repository, layers, "linux");
     let config = registry.blob(repository, manifest["config"]["digest"].as_str().unwrap());
     let mut config: Value = serde_json::from_slice(&config).unwrap();
-    config["config"] = json!({ "Cmd": [program] });
+    config["config"] = json!({ "Cmd": command });
     config["created"] = json!(created);
     let config = serde_json::to_vec(&config).unwrap();
     manifest["config"]["size"] = json!(config.len());
@@ -103,13 +113,17 @@ fn an_updated_image_starts_from_its_predecessors_pack_by_path_and_content() {
     assert!(run.stdout.contains("that was learnt of the image before"), "{}", run.stdout);
     let carried = pack(&registry, &v2);
     assert_eq!(carried["content_bytes"], CARRIED, "{carried}");
-    assert_eq!(carried["traces"], json!([pack(&registry, &v1)["digest"]]));
+    assert_eq!(carried["predecessor"], pack(&registry, &v1)["digest"]);
+    assert_eq!(carried["traces"], json!([]), "nobody has started it yet: nodes have to learn");
+    registry.run(&["convert", "--level", "4", &v2]).succeeded();
+    let again = pack(&registry, &v2);
+    assert_eq!([&again["traces"], &again["predecessor"]], [&carried["traces"], &carried["predecessor"]]);
     registry.run(&["verify", &v2]).succeeded();
 
     // By hand it is the same, and an image of another repository can be named.
     let other = push(&registry, "other:v2", &[base(), after()], "/app/kept", "2024-02-01T00:00:00Z");
     registry.run(&["convert", &other]).succeeded();
-    assert_eq!(pack(&registry, &other)["traces"], json!([]), "nobody was told of the predecessor");
+    assert_eq!(pack(&registry, &other)["predecessor"], Value::Null, "nobody was told of the predecessor");
     registry.run(&["optimize", "--from", &v1, &other]).succeeded();
     assert_eq!(pack(&registry, &other)["content_bytes"], CARRIED);
     let named = push(&registry, "third:v2", &[base(), after()], "/app/kept", "2024-02-01T00:00:00Z");
@@ -166,6 +180,12 @@ fn the_predecessor_runs_the_same_program_has_most_in_common_and_is_the_newest() 
     registry.run(&["convert", &next]).succeeded();
     assert_eq!(pack(&registry, &next)["content_bytes"], 4096);
     registry.run(&["verify", &next]).succeeded();
+
+    // An image of another program's arguments and layers is nobody's predecessor.
+    let far = Layer::gzip(&tar(&[("lib/shared", &noise(SHARED, 9)[..])]));
+    let far = push_running(&registry, "app:far", &[far], &["/lib/shared", "other"], "2024-06-02T00:00:00Z");
+    registry.run(&["convert", &far]).succeeded();
+    assert_eq!(pack(&registry, &far)["predecessor"], Value::Null);
 
     // Who wants none has none, and a predecessor without a pack is told of.
     let none = push(&registry, "app:none", &[base()], "/lib/shared", "2024-07-01T00:00:00Z");

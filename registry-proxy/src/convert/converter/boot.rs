@@ -1,5 +1,7 @@
 //! The boot pack that an image is converted with.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use jaunt_formats::boot::{PACK_LEVEL, Trace};
 use jaunt_formats::{Digest, error_chain};
@@ -70,10 +72,13 @@ impl Converter<'_> {
             return Ok(None);
         };
         let made = boot::make(new.place, (index, new.index), &[trace], u64::MAX, PACK_LEVEL).await?;
-        Ok(Some(Draft { made_of: vec![pack], ..made }))
+        // What nobody has started was not learnt by being converted again.
+        let before = before.boot.as_ref();
+        let made_of = before.filter(|boot| artifact::has_traces(boot)).map(|_| pack).into_iter().collect();
+        Ok(Some(Draft { made_of, follows: before.and_then(artifact::follows), ..made }))
     }
 
-    /// The pack of the image that this one follows, with what its command needs of files that that one did not have.
+    /// The pack of the image that this one follows, with what its command needs of files that that pack does not have.
     async fn following(
         &self,
         image: &Image,
@@ -92,9 +97,9 @@ impl Converter<'_> {
             return Ok(None);
         };
         let named = (index, new.index);
-        let before = artifact.launch_index(place).await?;
+        let held: HashSet<&str> = trace.touches.iter().map(|touch| touch.path.as_str()).collect();
         let mut foreseen = boot::foresee(&self.place, named, &image.command).await?;
-        foreseen.touches.retain(|touch| !boot::has_file(&before, &touch.path));
+        foreseen.touches.retain(|touch| !held.contains(touch.path.as_str()));
         self.console.line(&format!(
             "  begins with the boot pack of artifact {}; {moved} of its files have another name now",
             artifact.digest
@@ -102,7 +107,7 @@ impl Converter<'_> {
         let traces: Vec<Trace> =
             [trace, foreseen].into_iter().filter(|one| !one.touches.is_empty()).collect();
         let made = boot::make(&self.place, named, &traces, u64::MAX, PACK_LEVEL).await?;
-        Ok(Some((Draft { made_of: vec![pack], ..made }, "that was learnt of the image before")))
+        Ok(Some((Draft { follows: Some(pack), ..made }, "that was learnt of the image before")))
     }
 
     /// What the pack of another artifact holds; `None` where it is gone or no good.

@@ -1,6 +1,7 @@
 //! Which image another one follows: the one that is named, else the one of the repository that looks like it.
 //!
-//! An image looks like another when it runs the same program on the same platform. Of several the one that runs the same command is
+//! An image looks like another when it runs the same program on the same platform, and has a layer of it or runs the same command as a
+//! whole: programs like a shell or an interpreter are in images that have nothing to do with each other. Of several the one that runs the same command is
 //! taken, then the one with most bytes of layers in common, then the newest.
 
 use std::collections::HashSet;
@@ -45,6 +46,9 @@ pub async fn likely(place: &Place, learnt: Vec<Learnt>, image: &Image) -> Result
             continue;
         }
         let is_same = before.command.words().eq(image.command.words());
+        if !is_same && in_common == 0 {
+            continue;
+        }
         let rank = (is_same, in_common, before.created.unwrap_or_default());
         if best.as_ref().is_none_or(|(known, _)| rank > *known) {
             best = Some((rank, subject));
