@@ -5,8 +5,10 @@
 //! nothing; its files are known by path alone.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStream, TryStreamExt as _, stream};
 use jaunt_formats::Digest;
 use jaunt_formats::entry::EntryPath;
 use jaunt_formats::launch::{FileContent, LaunchIndex};
@@ -44,11 +46,18 @@ pub async fn moved(
     let strays: HashMap<&str, FileContent> =
         paths.into_iter().filter_map(|path| Some((path, stray(old, new, path)?))).collect();
     let layers: BTreeSet<u16> = strays.values().map(|content| content.layer).collect();
-    let known = files(old, layers).await?.into_iter().filter(|file| {
-        let stray = strays.get(file.path.as_str());
-        stray.is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
-    });
-    let known: HashMap<String, Digest> = known.map(|file| (file.path, file.digest)).collect();
+    let sought =
+        Sought { paths: strays.keys().map(|path| (*path).to_owned()).collect(), ..Sought::default() };
+    let mut known = HashMap::<String, Digest>::new();
+    let read = in_layers(old, layers, Arc::new(sought));
+    let mut read = pin!(read);
+    while let Some(files) = read.try_next().await? {
+        let is_it = |file: &Listed| {
+            let stray = strays.get(file.path.as_str());
+            stray.is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
+        };
+        known.extend(files.into_iter().filter(is_it).map(|file| (file.path, file.digest)));
+    }
     if known.is_empty() {
         return Ok(HashMap::new());
     }
@@ -77,20 +86,22 @@ async fn names(
     new: Side<'_>,
     known: &HashMap<String, Digest>,
 ) -> Result<HashMap<Digest, Vec<String>>, Error> {
-    let wanted: HashSet<Digest> = known.values().copied().collect();
+    let sought =
+        Sought { paths: known.keys().cloned().collect(), digests: known.values().copied().collect() };
+    let sought = Arc::new(sought);
     let count = u16::try_from(new.index.layers().len()).unwrap_or(u16::MAX);
     let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
-    for file in files(new, (0..count).collect()).await? {
-        if !wanted.contains(&file.digest) {
-            continue;
-        }
-        let names = names.entry(file.digest).or_default();
-        let is_shown = || {
-            find(new.index, &file.path)
-                .is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
-        };
-        if (names.len() < MAX_NAMES || known.contains_key(&file.path)) && is_shown() {
-            names.push(file.path);
+    let mut read = pin!(in_layers(new, (0..count).collect(), Arc::clone(&sought)));
+    while let Some(files) = read.try_next().await? {
+        for file in files.into_iter().filter(|file| sought.digests.contains(&file.digest)) {
+            let names = names.entry(file.digest).or_default();
+            let is_shown = || {
+                find(new.index, &file.path)
+                    .is_some_and(|content| (content.layer, content.size) == (file.layer, file.len))
+            };
+            if (names.len() < MAX_NAMES || sought.paths.contains(&file.path)) && is_shown() {
+                names.push(file.path);
+            }
         }
     }
     Ok(names)
@@ -108,15 +119,48 @@ struct Listed {
     digest: Digest,
 }
 
-/// The files of some layers.
-async fn files(side: Side<'_>, layers: BTreeSet<u16>) -> Result<Vec<Listed>, Error> {
-    let read = stream::iter(layers.into_iter().map(|number| in_layer(side, number)));
-    let read: Vec<Vec<Listed>> = read.buffered(PARALLEL).try_collect().await?;
-    Ok(read.into_iter().flatten().collect())
+/// What is looked for in tables.
+#[derive(Default)]
+struct Sought {
+    /// Files by path, whatever they hold.
+    paths: HashSet<String>,
+    /// Files by what they hold, some of each.
+    digests: HashSet<Digest>,
 }
 
-/// The files of a layer; none, where it has no table that could be read.
-async fn in_layer(side: Side<'_>, number: u16) -> Result<Vec<Listed>, Error> {
+/// Picks from one table what is looked for: no more than that is kept, however much the table lists.
+#[derive(Default)]
+struct Sieve {
+    seen: HashSet<String>,
+    of_digest: HashMap<Digest, usize>,
+}
+
+impl Sieve {
+    fn takes(&mut self, sought: &Sought, path: &str, digest: &Digest) -> bool {
+        if sought.paths.contains(path) && self.seen.insert(path.to_owned()) {
+            return true;
+        }
+        if !sought.digests.contains(digest) {
+            return false;
+        }
+        let count = self.of_digest.entry(*digest).or_default();
+        *count += 1;
+        *count <= MAX_NAMES
+    }
+}
+
+/// Of some layers, one after the other, the files that are looked for.
+fn in_layers(
+    side: Side<'_>,
+    layers: BTreeSet<u16>,
+    sought: Arc<Sought>,
+) -> impl TryStream<Ok = Vec<Listed>, Error = Error> {
+    let read = layers.into_iter().map(move |number| in_layer(side, number, Arc::clone(&sought)));
+    stream::iter(read).buffered(PARALLEL)
+}
+
+/// Those of a layer; none, where it has no table that could be read.
+async fn in_layer(side: Side<'_>, number: u16, sought: Arc<Sought>) -> Result<Vec<Listed>, Error> {
     let blob = side.index.layers()[usize::from(number)].converted;
     let described = side.layers.iter().find(|layer| layer.digest == blob.digest);
     let annotations = described.and_then(|layer| layer.annotations.clone()).unwrap_or_default();
@@ -135,11 +179,12 @@ async fn in_layer(side: Side<'_>, number: u16) -> Result<Vec<Listed>, Error> {
         table => table?,
     };
     let read = tokio::task::spawn_blocking(move || {
-        let mut files = Vec::new();
+        let (mut files, mut sieve) = (Vec::new(), Sieve::default());
         let mut list = |name: &str, len, digest| {
-            let path = EntryPath::parse(name.as_bytes()).ok().map(|path| path.as_bytes().to_vec());
-            if let Some(path) = path.and_then(|path| String::from_utf8(path).ok()) {
-                files.push(Listed { layer: number, path, len, digest });
+            let Ok(path) = EntryPath::parse(name.as_bytes()) else { return };
+            let Ok(path) = std::str::from_utf8(path.as_bytes()) else { return };
+            if sieve.takes(&sought, path, &digest) {
+                files.push(Listed { layer: number, path: path.to_owned(), len, digest });
             }
         };
         content_digests(&table, &annotations.toc, annotations.toc_digest, &mut list).map(|()| files)
@@ -148,4 +193,21 @@ async fn in_layer(side: Side<'_>, number: u16) -> Result<Vec<Listed>, Error> {
         tracing::warn!(layer = %blob.digest, %error, "a layer's files are known by path alone");
         Vec::new()
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_table_gives_more_than_is_looked_for() {
+        let (wanted, other) = (Digest::of(b"wanted"), Digest::of(b"other"));
+        let sought = Sought { paths: ["known".to_owned()].into(), digests: [wanted].into() };
+        let mut sieve = Sieve::default();
+        assert!(!(0..100).any(|n| sieve.takes(&sought, &format!("other/{n}"), &other)));
+        let taken = (0..1000).filter(|n| sieve.takes(&sought, &format!("copy/{n}"), &wanted)).count();
+        assert_eq!(taken, MAX_NAMES);
+        let taken = (0..1000).filter(|_| sieve.takes(&sought, "known", &other)).count();
+        assert_eq!(taken, 1, "a path is there once, beyond the limit as well");
+    }
 }
