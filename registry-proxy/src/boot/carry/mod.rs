@@ -8,7 +8,7 @@ mod moved;
 use std::collections::{HashMap, HashSet};
 
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{BootPack, MAX_TOUCHES, Touch, Trace, TraceHead};
+use jaunt_formats::boot::{BootPack, Extent, MAX_TOUCHES, Touch, Trace, TraceHead};
 use jaunt_formats::entry::PATH_MAX;
 use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
@@ -71,25 +71,29 @@ fn renamed(touch: Touch, new: Side<'_>, moved: &HashMap<String, String>) -> Vec<
 fn as_trace(index: &LaunchIndex<Vec<u8>>, digest: Digest, pack: &BootPack) -> Result<Trace, Error> {
     pack.check(digest, index.layers())?;
     let (parts, dirs) = parts(index)?;
-    let mut touches = Vec::new();
-    for extent in &pack.extents {
-        if touches.len() >= MAX_TOUCHES {
-            break;
-        }
-        let range = extent.tar_range();
-        let first = parts.partition_point(|part| (part.layer, part.tar.end) <= (extent.layer, range.start));
-        let held =
-            parts[first..].iter().take_while(|part| part.layer == extent.layer && part.tar.start < range.end);
-        for part in held {
-            let common = part.tar.start.max(range.start)..part.tar.end.min(range.end);
-            let offset = part.file_offset + (common.start - part.tar.start);
-            let Some(path) = path(&dirs, part) else { continue };
-            touches.push(Touch { path, offset, len: common.end - common.start, ms: 0 });
-        }
-    }
-    touches.truncate(MAX_TOUCHES);
+    let touches = touches(&parts, &dirs, &pack.extents).take(MAX_TOUCHES).collect();
     let prefix = u16::try_from(index.layers().len()).unwrap_or(u16::MAX);
     Ok(Trace { head: TraceHead::new("a predecessor's pack".to_owned(), digest, prefix), touches })
+}
+
+/// What these extents hold, each found when it is asked for: parts that lie over each other are as many as an image likes.
+fn touches<'i>(
+    parts: &'i [Part<'_>],
+    dirs: &'i [Dir<'_>],
+    extents: &'i [Extent],
+) -> impl Iterator<Item = Touch> + 'i {
+    extents.iter().flat_map(move |extent| {
+        let range = extent.tar_range();
+        let first = parts.partition_point(|part| (part.layer, part.tar.end) <= (extent.layer, range.start));
+        let end = range.end;
+        let held =
+            parts[first..].iter().take_while(move |part| part.layer == extent.layer && part.tar.start < end);
+        held.filter_map(move |part| {
+            let common = part.tar.start.max(range.start)..part.tar.end.min(range.end);
+            let offset = part.file_offset + (common.start - part.tar.start);
+            Some(Touch { path: path(dirs, part)?, offset, len: common.end.checked_sub(common.start)?, ms: 0 })
+        })
+    })
 }
 
 /// Of a part, unless it is too long to be opened.
@@ -134,4 +138,23 @@ fn parts(index: &LaunchIndex<Vec<u8>>) -> Result<(Vec<Part<'_>>, Vec<Dir<'_>>), 
     parts.sort_unstable_by_key(|part| (part.layer, part.tar.start, part.tar.end));
     parts.dedup_by_key(|part| (part.layer, part.tar.start));
     Ok((parts, dirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use jaunt_formats::TarOffset;
+
+    use super::*;
+
+    #[test]
+    fn of_parts_over_each_other_none_is_looked_at_beyond_the_limit() {
+        let dirs = [Dir { above: 0, name: "", inode: InodeId(0) }];
+        let part = |end, dir| Part { layer: 0, tar: 0..end, dir, name: "file", file_offset: 0 };
+        // The path of the last one cannot be told.
+        let parts = [part(100, 0), part(200, 0), part(300, usize::MAX)];
+        let extents = [Extent { layer: 0, tar_offset: TarOffset(50), len: 20 }];
+        let found: Vec<_> = touches(&parts, &dirs, &extents).take(2).collect();
+        let touch = Touch { path: "file".to_owned(), offset: 50, len: 20, ms: 0 };
+        assert_eq!(found, [touch.clone(), touch]);
+    }
 }
