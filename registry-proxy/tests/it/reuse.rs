@@ -1,11 +1,13 @@
 //! The same layer is never converted twice: not in another image, another repository, or after a kill.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use jaunt_formats::Digest;
 use serde_json::Value;
 
+use crate::meddler::{Meddler, Then};
 use crate::support::{Layer, Registry, noise, tar};
 
 fn base() -> Layer {
@@ -105,8 +107,8 @@ fn a_converted_layer_that_is_damaged_is_converted_again() {
 #[test]
 fn a_killed_run_loses_only_the_layers_under_way() {
     let Some(registry) = Registry::start() else { return };
-    let slow = Layer::plain(&tar(&[("noise", &noise(48 << 20, 3))]));
-    let subject = registry.push_image("team/app", "v1", &[own("1"), base(), slow]);
+    let slow = Layer::plain(&tar(&[("noise", &noise(1 << 20, 3))]));
+    let subject = registry.push_image("team/app", "v1", &[own("1"), base(), slow.clone()]);
     let reference = registry.reference("team/app:v1");
     let partial = format!("sha256-{}.jaunt-partial", subject.hex());
     let finished = |tag: &str| {
@@ -114,18 +116,28 @@ fn a_killed_run_loses_only_the_layers_under_way() {
         listed.map_or(0, |partial| partial["layers"].as_array().unwrap().len() / 2)
     };
 
+    // One layer after the other; the last one's bytes are withheld until the run is killed.
+    let withheld = Digest::of(&slow.blob).to_string();
+    let (ask, asked) = mpsc::channel();
+    let (kill, killed) = mpsc::channel::<()>();
+    let meddler = Meddler::start(registry.address(), move |method, path| {
+        if method == "GET" && path.ends_with(&withheld) {
+            let _ = ask.send(());
+            let _ = killed.recv();
+        }
+        Then::Pass
+    });
     let mut child = Command::new(env!("CARGO_BIN_EXE_jaunt-proxy"))
-        .args(["convert", &reference])
+        .args(["convert", "--concurrency", "1", &meddler.reference("team/app:v1")])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let started = Instant::now();
-    while finished(&partial) < 2 && started.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let is_under_way = asked.recv_timeout(Duration::from_secs(300));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(finished(&partial), 2, "the small layers are done, the large one was under way");
+    drop(kill);
+    is_under_way.expect("the last layer is read");
+    assert_eq!(finished(&partial), 2, "the others are done");
     assert!(registry.manifest("team/app", &format!("sha256-{}.jaunt", subject.hex())).is_none());
 
     lose(&registry, &base());
