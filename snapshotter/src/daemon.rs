@@ -107,8 +107,9 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .build()
         .map_err(system("start the runtime"))?;
     let served = runtime.block_on(serve(config, supervisor, KeptLogins::open(Handle::memory().as_deref())));
-    // Blocking calls to a dead disk or registry must not hold the process.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    // What is to be kept has been. A read that waits dies with the process, and the kernel asks the next one for it: a
+    // runtime that is shut down would drop it, which is an error to who reads. Nor does a dead disk hold the process.
+    std::mem::forget(runtime);
     served
 }
 

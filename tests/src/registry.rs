@@ -221,6 +221,11 @@ impl Registry {
         Ok(own)
     }
 
+    /// The process that answers.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// Stops answering without closing a connection, until [`Registry::resume`].
     pub fn pause(&mut self) {
         self.daemon.signal(Signal::STOP);

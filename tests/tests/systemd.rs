@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,8 +13,10 @@ use std::time::Duration;
 use common::{Bed, noise, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
-use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::mounts::Mounted;
+use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Container, Containerd, Jaunt, Snapshotter, Systemd, mounts, needs_root};
+use rustix::process::Signal;
 
 const UNIT: &str = "jaunt-snapshotter.service";
 const TEXT: &str = include_str!("../../snapshotter/dist/systemd/jaunt-snapshotter.service");
@@ -26,12 +29,12 @@ const NEWER: &str = "9.8.7";
 const FILES: u64 = 6;
 const FILE_BYTES: usize = 1 << 20;
 
-/// Reads a file each time it is let on.
-fn image() -> Image {
+/// Reads `/data/$n` each time it is let on.
+fn image(read: &str) -> Image {
     let files = (0..FILES).map(|n| file(format!("data/{n}"), noise(n + 1, FILE_BYTES)));
     let script = format!(
         "echo ready; n=0; while [ $n -lt {FILES} ]; do while [ ! -e /go$n ]; do sleep 0.05; done; \
-         sha256sum /data/$n; n=$((n+1)); done"
+         {read}; n=$((n+1)); done"
     );
     Image::new()
         .layer(layer(runnable()))
@@ -54,7 +57,8 @@ impl<'s> Service<'s> {
         let systemd = Systemd::start(&bed.scratch, &dir).unwrap();
         let config = dir.join("snapshotter.toml");
         // EROFS mounts need no daemon: what is to be seen here is FUSE.
-        let text = "socket = \"DIR/jaunt.sock\"\nroot = \"DIR/root\"\navoid_kernel_features = [\"erofs\"]\n";
+        let text = "socket = \"DIR/jaunt.sock\"\nroot = \"DIR/root\"\navoid_kernel_features = [\"erofs\"]\n\
+                    [completion]\nenabled = false\n";
         fs::write(&config, text.replace("DIR", &dir.display().to_string())).unwrap();
         let mut serve = Jaunt::command(&bed.binaries, &bed.scratch, &dir, &[bed.registry.host()]);
         serve.arg("--config").arg(&config);
@@ -84,10 +88,29 @@ impl<'s> Service<'s> {
 
     /// Lets the container read one file more, and returns what it found.
     fn next(&self, bed: &Bed, container: &mut Container, n: u64) -> String {
+        self.let_on(bed, container, n);
+        container.next_line(LIMIT).unwrap().unwrap()
+    }
+
+    /// Lets the container read one file more.
+    fn let_on(&self, bed: &Bed, container: &Container, n: u64) {
         let task = "containerd/state/io.containerd.runtime.v2.task/k8s.io";
         let root = bed.scratch.path().join(task).join(container.id()).join("rootfs");
         fs::write(root.join(format!("go{n}")), "").unwrap();
-        container.next_line(LIMIT).unwrap().unwrap()
+    }
+
+    /// Waits until somebody waits for an answer on one of the daemon's mounts.
+    fn await_request(&self, bed: &Bed) {
+        let point = bed.scratch.dir("connections").unwrap();
+        let line = format!("mount -t fusectl none {}", point.display());
+        let connections = Mounted::by_command(&bed.scratch, point, &line).unwrap();
+        let is_waited_for = |mount: &PathBuf| {
+            let minor = rustix::fs::minor(fs::metadata(mount).unwrap().dev());
+            let waiting = connections.point().join(minor.to_string()).join("waiting");
+            fs::read_to_string(waiting).is_ok_and(|waiting| waiting.trim() != "0")
+        };
+        let run_dir = self.dir.join("run");
+        wait_until("a read", LIMIT, || mounts::below(&run_dir).iter().any(is_waited_for)).unwrap();
     }
 
     fn main_pid(&self) -> String {
@@ -139,11 +162,15 @@ fn line(n: u64) -> String {
 
 /// A node whose container has read the first of its files; none on machines without systemd.
 fn running<'b>(bed: &'b Bed, settings: &str) -> Option<(Service<'b>, Pushed, Container)> {
+    running_image(bed, image("sha256sum /data/$n"), settings)
+}
+
+fn running_image<'b>(bed: &'b Bed, image: Image, settings: &str) -> Option<(Service<'b>, Pushed, Container)> {
     if !Systemd::is_installed() {
         eprintln!("skipped: {}: needs systemd", module_path!());
         return None;
     }
-    let (_, pushed) = bed.converted(image());
+    let (_, pushed) = bed.converted(image);
     let service = Service::with(bed, settings);
     service.pull(bed, &pushed.reference);
     let mut container = service.containerd.run(&pushed.reference).unwrap();
@@ -188,6 +215,30 @@ fn whatever_happens_to_the_service_its_containers_run_on() {
     service.systemd.control(&["stop", UNIT]).unwrap();
     assert_eq!(service.systemd.property(UNIT, "NFileDescriptorStore").unwrap(), "0");
     assert!(mounts::below(&service.dir.join("run")).is_empty());
+}
+
+/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started, or replaced by
+/// another version: running containers go on, and their reads are answered rightly.
+#[test]
+fn a_read_that_waits_for_the_network_is_answered_after_a_restart() {
+    needs_root!();
+    let bed = Bed::new();
+    // A kernel that reads for its page cache tries once more by itself.
+    let read =
+        "echo $(dd if=/data/$n bs=1M iflag=direct 2> /dev/null | sha256sum | head -c 64)\"  /data/$n\"";
+    let Some((service, _, mut container)) = running_image(&bed, image(read), "") else { return };
+    let before = service.main_pid();
+    signal_pid(bed.registry.pid(), Signal::STOP);
+    service.let_on(&bed, &container, 1);
+    service.await_request(&bed);
+    service.systemd.control(&["restart", UNIT]).unwrap();
+    assert_ne!(service.main_pid(), before, "it was replaced");
+    signal_pid(bed.registry.pid(), Signal::CONT);
+    assert_eq!(container.next_line(LIMIT).unwrap().unwrap(), line(1));
+    for n in 2..FILES {
+        assert_eq!(service.next(&bed, &mut container, n), line(n));
+    }
+    container.finish(LIMIT).unwrap();
 }
 
 /// `install` of another version replaces the one that serves, and of one that never comes to serve takes it back. Running
