@@ -144,8 +144,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     }
     tokio::spawn(image_calls(config.clone(), Arc::new(logins), health.clone()));
     if let Some(address) = config.metrics.address.0 {
-        let (socket, root) = (config.socket.clone(), config.root.clone());
-        let readiness = Readiness { socket, root, health: health.clone() };
+        let readiness = Readiness::new(config.socket.clone(), config.root.clone(), health.clone());
         tokio::spawn(figures::serve(
             address,
             snapshotter.clone(),

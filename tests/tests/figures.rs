@@ -94,20 +94,24 @@ fn a_disk_that_is_full_or_read_only_is_told_until_it_is_neither() {
     let ready = || ask() == (200, "ok\n".to_owned());
     wait_until("the endpoint", LIMIT, || std::net::TcpStream::connect(address).is_ok()).unwrap();
     assert!(ready());
+    // What was found a moment ago is told again.
     let told = |cause: &str| {
-        let (code, why) = ask();
-        assert!(code == 503 && why.contains(cause) && why.contains(root.to_str().unwrap()), "{code}: {why}");
+        let is_told = || {
+            let (code, why) = ask();
+            code == 503 && why.contains(cause) && why.contains(root.to_str().unwrap())
+        };
+        wait_until(cause, LIMIT, is_told).unwrap();
         assert_eq!(http::request(address, "GET", "/livez", &[], b"").unwrap().status, 200);
     };
     fill(&root.join("filler"));
     told("No space left on device");
     std::fs::remove_file(root.join("filler")).unwrap();
-    assert!(ready());
+    wait_until("room", LIMIT, ready).unwrap();
 
     let read_only = Mounted::read_only(&bed.scratch, &root).unwrap();
     told("Read-only file system");
     drop(read_only);
-    assert!(ready());
+    wait_until("a writable disk", LIMIT, ready).unwrap();
     drop((node, disk));
 }
 
