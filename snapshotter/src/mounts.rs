@@ -23,7 +23,7 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::erofs;
 use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, SessionHandle};
+use jaunt_layerfs::fuse::{self, SessionError, SessionHandle};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -188,7 +188,7 @@ impl Mounts {
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
-        match connection.serve(adapter, THREADS) {
+        match adapter.map_err(SessionError::from).and_then(|adapter| connection.serve(adapter, THREADS)) {
             Ok(session) => {
                 if let Some(pusher) = pusher {
                     session.push(&fs, Box::new(pusher));
@@ -275,7 +275,14 @@ impl Mounts {
         };
         let complete = fs.hold_checked(&self.store, &chain.index);
         let holds = complete.is_some() && connection.negotiated.has_passthrough();
-        let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, false);
+        let adapter = match passthrough::adapter(fs.clone(), complete, &held.path, &connection, false) {
+            Ok(adapter) => adapter,
+            Err(error) => {
+                let mount = &held.key;
+                tracing::error!(%mount, %error, "a mount cannot be served anew: reads fail; the others are served");
+                return self.fail_readers(HeldMount { connection: Some(connection), ..held });
+            }
+        };
         match connection.serve(adapter, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");

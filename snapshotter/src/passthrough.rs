@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jaunt_layerfs::fs::{CompleteChain, LayerFs};
+use jaunt_layerfs::fuse::init::InitError;
 use jaunt_layerfs::fuse::{Adapter, BackingIds};
 
 use crate::supervisor::Connection;
@@ -19,24 +20,28 @@ pub(crate) fn suits(fs: &LayerFs, complete: Option<&CompleteChain>) -> bool {
 
 /// Serves a mount as it was negotiated: a new one, or one that another worker has served. What is `complete` is handed
 /// to the kernel.
+///
+/// # Errors
+/// Another version made it, and this one cannot answer for what that has told the kernel.
 pub(crate) fn adapter(
     fs: Arc<LayerFs>,
     complete: Option<CompleteChain>,
     mount: &Path,
     connection: &Connection,
     is_new: bool,
-) -> Adapter {
+) -> Result<Adapter, InitError> {
     let Connection { negotiated, in_flight, .. } = connection;
-    let adapter = Adapter::new(fs, tokio::runtime::Handle::current()).noting(in_flight.clone());
+    let adapter = Adapter::resuming(fs, tokio::runtime::Handle::current(), negotiated)?;
+    let adapter = adapter.noting(in_flight.clone());
     if !negotiated.has_passthrough() {
-        return adapter;
+        return Ok(adapter);
     }
     let ids = ids(&record(mount), is_new).unwrap_or_else(|error| {
         // Files that are open now cannot be opened once more; all else can.
         tracing::error!(mount = %mount.display(), %error, "cannot record what the kernel was handed");
         BackingIds::default()
     });
-    adapter.with_passthrough(complete, ids)
+    Ok(adapter.with_passthrough(complete, ids))
 }
 
 /// Forgets what was recorded for an ended mount.

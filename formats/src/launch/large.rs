@@ -29,4 +29,10 @@ impl<B: AsRef<[u8]>> LaunchIndex<B> {
             .filter(move |(set, _)| sets.get(set.get() as usize).is_some_and(is_so));
         found.map(|(_, inode)| InodeId(inode))
     }
+
+    /// Which set of attributes an inode has: those of the same set have the same extended attributes.
+    pub fn attribute_set(&self, inode: InodeId) -> Option<u32> {
+        let numbers = <[U32]>::ref_from_bytes(self.column(Section::InodeAttributes)).unwrap_or_default();
+        numbers.get(inode.0 as usize).map(|set| set.get())
+    }
 }

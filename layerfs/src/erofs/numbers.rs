@@ -11,6 +11,9 @@
 //! Invariant: a kernel keeps the numbers of a FUSE mount that outlives the daemon which gave them out, and asks the next
 //! one by them. So these never change for a mount that exists.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
 use super::devices::Shape;
@@ -48,10 +51,10 @@ impl Numbers {
         unusual.sort_unstable();
         unusual.dedup();
         let mut next = FIRST + STEP * u64::from(count);
-        let mut large = Vec::new();
+        let (mut large, mut xattr_lens) = (Vec::new(), HashMap::new());
         for inode in unusual {
             // What cannot be told keeps its usual number: there will be no image.
-            let len = needed(index, inode).unwrap_or(INODE_LEN);
+            let len = needed(index, inode, &mut xattr_lens).unwrap_or(INODE_LEN);
             if len > ROOM {
                 large.push((inode, Nid(next)));
                 next += len.next_multiple_of(INODE_LEN) / SLOT;
@@ -91,13 +94,22 @@ pub(super) fn core_len(xattr_len: u64, chunks: u64) -> u64 {
     if chunks == 0 { len } else { len.next_multiple_of(CHUNK_LEN) + chunks * CHUNK_LEN }
 }
 
-fn needed<B: AsRef<[u8]>>(index: &LaunchIndex<B>, inode: InodeId) -> Result<u64, ImageError> {
+/// What an inode needs; `xattr_lens` has what is known already of its set of attributes.
+fn needed<B: AsRef<[u8]>>(
+    index: &LaunchIndex<B>,
+    inode: InodeId,
+    xattr_lens: &mut HashMap<Option<u32>, u64>,
+) -> Result<u64, ImageError> {
     let attributes = index.attributes(inode)?;
     let chunks = match attributes.kind {
         InodeType::Regular if attributes.size > 0 => Shape::of(&index.content(inode)?)?.count,
         _ => 0,
     };
-    Ok(core_len(xattrs::encode(&index.xattrs(inode)?)?.len() as u64, chunks))
+    let xattr_len = match xattr_lens.entry(index.attribute_set(inode)) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(new) => *new.insert(xattrs::encode(&index.xattrs(inode)?)?.len() as u64),
+    };
+    Ok(core_len(xattr_len, chunks))
 }
 
 #[cfg(test)]

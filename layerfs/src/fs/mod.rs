@@ -30,6 +30,7 @@ pub use complete::CompleteChain;
 pub use condemned::Condemned;
 pub use error::FsError;
 pub(crate) use hot::HotFile;
+pub(crate) use numbers::{FIRST_INODE, KernelNumbers};
 pub use numbers::{Ino, MOUNT_ROOT, ROOT_NAME, RootPlace};
 
 use crate::boot::{Boot, FirstTouches};
@@ -80,6 +81,7 @@ pub struct LayerFs {
     boot: Option<Arc<Boot>>,
     touches: Touches,
     first_touches: OnceLock<Arc<FirstTouches>>,
+    kernel_numbers: OnceLock<Arc<dyn KernelNumbers>>,
 }
 
 impl LayerFs {
@@ -122,6 +124,7 @@ impl LayerFs {
             boot: None,
             touches,
             first_touches: OnceLock::new(),
+            kernel_numbers: OnceLock::new(),
         })
     }
 
@@ -134,6 +137,14 @@ impl LayerFs {
     /// The index, how many of its layers are mounted, and where.
     pub(crate) fn tree(&self) -> (&MappedIndex, u16, RootPlace) {
         (&self.index, self.prefix, self.numbers.place)
+    }
+
+    /// What the kernel calls its inodes: what `begin` makes of it where nobody has said, and that from then on.
+    pub(crate) fn kernel_numbers(
+        &self,
+        begin: impl FnOnce() -> Arc<dyn KernelNumbers>,
+    ) -> Arc<dyn KernelNumbers> {
+        self.kernel_numbers.get_or_init(begin).clone()
     }
 
     /// What it is called in messages.

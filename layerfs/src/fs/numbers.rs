@@ -1,7 +1,9 @@
-//! Inode numbers: what the kernel calls an inode of the index.
+//! Inode numbers: what everything here calls an inode of the index, and what keeps those that the kernel is told instead.
 //!
-//! A function of the index alone, so another process that opens the same index answers for numbers that
-//! its predecessor gave out.
+//! Both are functions of the index alone, so another process that opens the same index answers for numbers that its
+//! predecessor gave out.
+
+use std::fmt;
 
 use jaunt_formats::launch::InodeId;
 
@@ -10,9 +12,9 @@ pub const ROOT_NAME: &str = "fs";
 /// The mount's root directory, by the rules of FUSE.
 pub const MOUNT_ROOT: Ino = Ino(1);
 /// Inode `n` of the index has this number plus `n`.
-const FIRST_INODE: u64 = 16;
+pub(crate) const FIRST_INODE: u64 = 16;
 
-/// An inode number as the kernel knows it.
+/// An inode's number within a mounted chain. The kernel may know it by another ([`KernelNumbers`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ino(pub u64);
 
@@ -25,6 +27,15 @@ pub enum RootPlace {
     Below,
     /// It is the mount's root.
     AtMount,
+}
+
+/// What the kernel calls the inodes of one mount.
+pub(crate) trait KernelNumbers: fmt::Debug + Send + Sync {
+    /// What it is told.
+    fn number(&self, ino: Ino) -> u64;
+
+    /// What it means; an inode that is not there, if it was told no such number.
+    fn ino(&self, number: u64) -> Ino;
 }
 
 /// The numbers of one mount.

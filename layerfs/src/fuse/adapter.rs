@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
 use super::in_flight::InFlight;
+use super::init::{InitError, Negotiated};
 use super::numbers::Told;
 use super::reading::answer;
 use super::told::logged;
@@ -57,12 +58,21 @@ struct Passthrough {
 }
 
 impl Adapter {
-    /// An adapter that fetches on `runtime`.
+    /// An adapter for a new mount that fetches on `runtime`.
     pub fn new(fs: Arc<LayerFs>, runtime: Handle) -> Self {
         Self { numbers: Told::new(&fs), fs, runtime, passthrough: None, in_flight: None }
     }
 
-    /// The same for a mount with passthrough ([`Negotiated::has_passthrough`](super::Negotiated::has_passthrough)), over
+    /// One for a mount that another process may have served, of this version or another.
+    ///
+    /// # Errors
+    /// The kernel knows its inodes by numbers that this version does not.
+    pub fn resuming(fs: Arc<LayerFs>, runtime: Handle, negotiated: &Negotiated) -> Result<Self, InitError> {
+        let numbers = Told::on(&fs, negotiated.numbering)?;
+        Ok(Self { numbers, fs, runtime, passthrough: None, in_flight: None })
+    }
+
+    /// The same for a mount with passthrough ([`Negotiated::has_passthrough`]), over
     /// the complete chain.
     #[must_use]
     pub fn with_passthrough(self, chain: Option<CompleteChain>, ids: BackingIds) -> Self {

@@ -10,8 +10,11 @@
 //!
 //! ```text
 //! format u32 = 1 | minor u32 | flags u64 | max_readahead u32 | max_write u32 | max_stack_depth u32
-//!                | max_pages u16 | max_background u16 | congestion_threshold u16 | 0 u16
+//!                | max_pages u16 | max_background u16 | congestion_threshold u16 | numbering u16
 //! ```
+//!
+//! The last was 0 before there was a choice of numberings. One that is not known here is kept as it is: the mount cannot be
+//! served, but held for who can.
 
 use fuser::InitFlags;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -19,6 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::abi::{InHeader, InitIn, InitOut, InitReplyMessage, InitRequestMessage, MAJOR, OPCODE_INIT};
 use super::abi::{OutHeader, len_of};
+use super::numbers::Numbering;
 
 /// The newest minor version whose messages the serving library knows.
 const NEWEST_MINOR: u32 = 40;
@@ -159,6 +163,7 @@ pub fn negotiate(offer: &InitRequest, features: KernelFeatures, page: u32) -> Ne
         max_pages: u16::try_from(MAX_REQUEST / page.max(1)).unwrap_or(u16::MAX).max(1),
         max_background: MAX_BACKGROUND,
         congestion_threshold: CONGESTION_THRESHOLD,
+        numbering: Numbering::BY_IMAGE,
     }
 }
 
@@ -181,6 +186,8 @@ pub struct Negotiated {
     pub max_background: u16,
     /// Background requests at which the kernel calls the device congested.
     pub congestion_threshold: u16,
+    /// What the kernel is told of inodes, by whoever serves the mount.
+    pub numbering: Numbering,
 }
 
 impl Negotiated {
@@ -272,7 +279,7 @@ impl Negotiated {
             max_pages: self.max_pages.into(),
             max_background: self.max_background.into(),
             congestion_threshold: self.congestion_threshold.into(),
-            zero: 0.into(),
+            numbering: self.numbering.0.into(),
         })
     }
 
@@ -291,6 +298,7 @@ impl Negotiated {
             max_pages: carried.max_pages.get(),
             max_background: carried.max_background.get(),
             congestion_threshold: carried.congestion_threshold.get(),
+            numbering: Numbering(carried.numbering.get()),
         })
     }
 }
@@ -308,7 +316,7 @@ struct Carried {
     max_pages: U16,
     max_background: U16,
     congestion_threshold: U16,
-    zero: U16,
+    numbering: U16,
 }
 
 impl Carried {
@@ -351,6 +359,9 @@ pub enum InitError {
     /// Written by a version of this program that knows more.
     #[error("FUSE handshake: unknown format {0} of a connection's record")]
     Format(u32),
+    /// Mounted by a version of this program that numbers inodes in another way.
+    #[error("the mount has inode numbers of kind {0}, which this version does not know")]
+    Numbering(u16),
 }
 
 fn flags_of(low: u32, high: u32) -> InitFlags {

@@ -123,6 +123,10 @@ fn the_record_survives_the_way() {
     assert_eq!(bytes.len(), 36);
     assert_eq!(bytes[..8], [1, 0, 0, 0, 40, 0, 0, 0]);
     assert_eq!(Negotiated::from_bytes(&bytes), Ok(n));
+    let earlier = Negotiated { numbering: Numbering::BY_INDEX, ..n };
+    assert_eq!(Negotiated::from_bytes(&[&bytes[..34], &[0, 0]].concat()), Ok(earlier));
+    let later = [&bytes[..34], &[7, 1]].concat();
+    assert_eq!(Negotiated::from_bytes(&later).unwrap().to_bytes()[..], later, "held as it is");
     assert_eq!(Negotiated::from_bytes(&bytes[1..]), Err(InitError::Short(35)));
     let mut newer = bytes;
     newer[0] = 2;

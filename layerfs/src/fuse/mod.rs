@@ -37,6 +37,7 @@ pub use fuser;
 pub use in_flight::InFlight;
 pub use init::{KernelFeatures, Negotiated};
 pub use mount::{MountError, MountOptions, Mounted};
+pub use numbers::Numbering;
 pub use orphan::Orphan;
 pub use push::{Breaker, PageSink};
 pub use session::{SessionError, SessionHandle, resend, serve, serve_noting};

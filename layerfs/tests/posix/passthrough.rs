@@ -1,15 +1,18 @@
 //! Mounts over chains that are complete: the kernel reads large files by itself, whoever serves the mount.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, Adapter, BackingIds, KernelFeatures, MountOptions, Mounted, Negotiated};
+use jaunt_layerfs::fuse::{
+    self, Adapter, BackingIds, KernelFeatures, MountOptions, Mounted, Negotiated, Numbering,
+};
 use jaunt_layerfs::index_file::open_index;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{MemorySource, Source};
@@ -74,9 +77,15 @@ struct Served {
 
 impl Served {
     fn new(features: KernelFeatures) -> Self {
+        Self::numbered(features, Numbering::BY_IMAGE)
+    }
+
+    /// One whose inodes have other numbers.
+    fn numbered(features: KernelFeatures, numbering: Numbering) -> Self {
         let directory = complete();
         let options = MountOptions { passthrough: true, features, ..MountOptions::default() };
-        let mounted = fuse::mount::mount(&directory.path().join("mnt"), &options).unwrap();
+        let mut mounted = fuse::mount::mount(&directory.path().join("mnt"), &options).unwrap();
+        mounted.negotiated.numbering = numbering;
         let server = start(directory.path(), &mounted);
         Self { directory, mounted, server }
     }
@@ -139,7 +148,8 @@ fn serving_process() {
     let (directory, runtime) = (Path::new(&directory), runtime());
     let _context = runtime.enter();
     let fs = Arc::new(chain(directory, &[]));
-    let mut adapter = Adapter::new(fs.clone(), runtime.handle().clone());
+    let adapter = Adapter::resuming(fs.clone(), runtime.handle().clone(), &negotiated);
+    let mut adapter = adapter.unwrap();
     if negotiated.has_passthrough() {
         let record = directory.join("ids");
         let ids = BackingIds::open(&record).or_else(|_| BackingIds::create(&record)).unwrap();
@@ -210,6 +220,45 @@ fn what_was_handed_out_holds_for_the_next_process() {
     }
     drop((first, mapped, small));
     assert!(fs::read(served.root().join("first")).unwrap() == noise(1, LARGE));
+}
+
+/// P7: Where a service manager keeps its descriptors, the daemon may be killed, restarted, stopped and started, or replaced by
+/// another version: running containers go on, and their reads are answered rightly.
+#[test]
+fn the_next_process_answers_for_the_numbers_that_the_kernel_was_told() {
+    if !can_mount() {
+        return;
+    }
+    for numbering in [Numbering::BY_INDEX, Numbering::BY_IMAGE] {
+        let mut served = Served::numbered(KernelFeatures::ALL.without_passthrough(), numbering);
+        let root = served.root();
+        let numbers = || -> BTreeMap<_, _> {
+            let listed = fs::read_dir(&root).unwrap().map(Result::unwrap);
+            listed.map(|entry| (entry.file_name(), (entry.ino(), entry.metadata().unwrap().ino()))).collect()
+        };
+        let before = numbers();
+        assert!(before.values().all(|(listed, shown)| listed == shown), "{before:?}");
+        // Inode after inode, by the index; four apart, by the image.
+        let is_by_index = before.values().all(|(_, shown)| (16..24).contains(shown));
+        assert_eq!(is_by_index, numbering == Numbering::BY_INDEX, "{before:?}");
+        // The kernel learns that nobody needs to be told of a close: a process that starts closes what this one has open.
+        drop(File::open(root.join("small")).unwrap());
+        let open = contents().map(|(name, content)| (File::open(root.join(name)).unwrap(), content));
+        for _ in 0..2 {
+            served.replace_server();
+            for (file, content) in &open {
+                let mut bytes = vec![0; content.len()];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                assert!(bytes == *content, "{numbering:?}");
+                // Not what the kernel has kept.
+                rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            }
+            assert_eq!(numbers(), before);
+            for (name, content) in contents() {
+                assert!(fs::read(root.join(name)).unwrap() == content, "{name} {numbering:?}");
+            }
+        }
+    }
 }
 
 #[test]
