@@ -126,15 +126,23 @@ impl Container {
         if self.child.try_wait().at(&self.id)?.is_some() {
             return Ok(());
         }
-        let killed = run(&mut self.kill);
+        // One that is still being made cannot be killed yet.
+        let mut killed = run(&mut self.kill);
         let ended = wait_until(&format!("container {} ended", self.id), END_LIMIT, || {
-            matches!(self.child.try_wait(), Ok(Some(_)))
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return true;
+            }
+            if killed.is_err() {
+                killed = run(&mut self.kill);
+            }
+            false
         });
         if ended.is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+            return killed.and(ended);
         }
-        killed.and(ended)
+        Ok(())
     }
 
     fn failure(&self, status: ExitStatus) -> Error {

@@ -37,3 +37,17 @@ fn a_fixture_is_pulled_run_viewed_and_removed() {
     drop(node);
     assert_eq!(mounts::below(scratch.path()), Vec::<std::path::PathBuf>::new());
 }
+
+#[test]
+fn a_container_that_is_stopped_while_it_is_being_made_is_gone() {
+    needs_root!();
+    let scratch = Scratch::new().unwrap();
+    let registry = Registry::local(&scratch).unwrap();
+    let pushed = common::everything().build().unwrap().push(&registry, "fixture", "v1").unwrap();
+    let node = Node::overlayfs(&scratch, &[registry.host()]).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    for _ in 0..3 {
+        node.containerd.run(&pushed.reference).unwrap().stop().unwrap();
+    }
+    node.containerd.remove_images().unwrap();
+}
