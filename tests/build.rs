@@ -12,6 +12,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={CONTAINERDS}/{SNAPSHOTS}");
     let mut descriptors = protox::compile(["cri.proto", LEASES, SNAPSHOTS], ["proto", CONTAINERDS])?;
     descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
-    tonic_prost_build::configure().build_server(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -27,6 +27,7 @@ pub mod node;
 pub mod podman;
 pub mod private;
 pub mod process;
+pub mod proto;
 pub mod recipe;
 pub mod registry;
 pub mod scratch;

@@ -12,25 +12,11 @@ use jaunt_tests::containerd::NAMESPACE;
 use jaunt_tests::image::{Image, file, layer};
 use jaunt_tests::mounts::{self, Mounted};
 use jaunt_tests::process::wait_until;
+use jaunt_tests::proto::containerd::services::snapshots::v1 as api;
+use jaunt_tests::proto::containerd::types::Mount;
 use jaunt_tests::{Node, cri, needs_root};
-use proto::services::snapshots::v1 as api;
 use tonic::Request;
 use tonic::transport::Channel;
-
-/// Generated from the snapshotter's `proto/`; generated code names its neighbours by path.
-#[allow(clippy::all, dead_code, rust_2018_idioms)]
-mod proto {
-    pub mod types {
-        tonic::include_proto!("containerd.types");
-    }
-    pub mod services {
-        pub mod snapshots {
-            pub mod v1 {
-                tonic::include_proto!("containerd.services.snapshots.v1");
-            }
-        }
-    }
-}
 
 type Snapshots = api::snapshots_client::SnapshotsClient<Channel>;
 
@@ -51,7 +37,7 @@ fn key(number: usize) -> String {
 }
 
 /// Prepare, and then Mounts as a container's start asks for them: the same.
-async fn prepared(mut snapshots: Snapshots, number: usize, parent: String) -> proto::types::Mount {
+async fn prepared(mut snapshots: Snapshots, number: usize, parent: String) -> Mount {
     // Without it, it is garbage.
     let labels = [("containerd.io/gc.root".to_owned(), "test".to_owned())].into();
     let (snapshotter, key) = ("jaunt".to_owned(), key(number));
@@ -70,7 +56,7 @@ async fn remove(mut snapshots: Snapshots, number: usize) {
     snapshots.remove(request(remove)).await.unwrap();
 }
 
-fn mounted(bed: &Bed, number: usize, mount: &proto::types::Mount) -> Mounted {
+fn mounted(bed: &Bed, number: usize, mount: &Mount) -> Mounted {
     let point = bed.scratch.dir(&format!("roots/{number}")).unwrap();
     let (kind, source, options) = (&mount.r#type, &mount.source, mount.options.join(","));
     let line = format!("mount -t {kind} {source} {} -o {options}", point.display());

@@ -13,7 +13,6 @@ pub mod figures;
 pub mod line;
 pub mod null;
 pub mod pad;
-pub mod proto;
 pub mod ready;
 pub mod report;
 pub mod subject;

@@ -16,9 +16,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status};
 
-use super::proto::containerd::services::snapshots::v1 as api;
-use super::proto::containerd::services::snapshots::v1::snapshots_server::{Snapshots, SnapshotsServer};
-use super::proto::containerd::types::Mount;
+use jaunt_tests::proto::containerd::services::snapshots::v1 as api;
+use jaunt_tests::proto::containerd::services::snapshots::v1::snapshots_server::{Snapshots, SnapshotsServer};
+use jaunt_tests::proto::containerd::types::Mount;
 
 /// Names the chain that a layer being unpacked is to become.
 const TARGET: &str = "containerd.io/snapshot.ref";

@@ -11,8 +11,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::Spread;
-use crate::cold::proto::containerd::services::snapshots::v1 as api;
 use api::snapshots_client::SnapshotsClient;
+use jaunt_tests::proto::containerd::services::snapshots::v1 as api;
 
 /// The times of one crowd. Field names are keys of the JSON, and stay.
 #[derive(Clone, Copy, Debug, Serialize)]

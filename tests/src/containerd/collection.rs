@@ -11,13 +11,8 @@ use tonic::transport::Channel;
 
 use crate::cri;
 use crate::error::{Error, Result};
+use crate::proto::containerd::services::leases::v1 as api;
 use api::leases_client::LeasesClient;
-
-/// Generated from the snapshotter's `proto/`.
-#[allow(missing_docs, clippy::all, rust_2018_idioms)]
-mod api {
-    tonic::include_proto!("containerd.services.leases.v1");
-}
 
 /// Ends when it is dropped.
 #[derive(Debug)]

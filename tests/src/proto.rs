@@ -1,4 +1,4 @@
-//! gRPC interfaces generated from the snapshotter's `proto/`, as `build.rs` compiled them.
+//! containerd's gRPC interfaces that tests and measurements speak, as `build.rs` compiled them from the snapshotter's `proto/`.
 //!
 //! The modules mirror the protobuf packages, since generated code names its neighbours by path.
 #![allow(missing_docs, clippy::all, rust_2018_idioms)]
@@ -11,6 +11,12 @@ pub mod containerd {
     }
     /// Services.
     pub mod services {
+        /// The leases service.
+        pub mod leases {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.leases.v1");
+            }
+        }
         /// The snapshots service.
         pub mod snapshots {
             pub mod v1 {
