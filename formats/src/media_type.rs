@@ -66,3 +66,5 @@ pub const RECIPE: &str = "dev.jaunt.recipe";
 pub const BOOT_TABLE: &str = "dev.jaunt.boot.table";
 /// On a boot pack: digests of the traces that it was made of, separated by spaces.
 pub const BOOT_TRACES: &str = "dev.jaunt.boot.traces";
+/// On a boot pack: digest of the pack of another image that it was made of. Nodes need not know.
+pub const BOOT_PREDECESSOR: &str = "dev.jaunt.boot.predecessor";

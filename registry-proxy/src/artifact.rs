@@ -12,8 +12,8 @@ use jaunt_formats::boot::TablePlace;
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{
-    BOOT_TABLE, BOOT_TRACES, DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_BOOT_PACK, LAUNCH_INDEX, OCI_EMPTY,
-    OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
+    BOOT_PREDECESSOR, BOOT_TABLE, BOOT_TRACES, DIFF_ID, LAUNCH_ARTIFACT, LAUNCH_BOOT_PACK, LAUNCH_INDEX,
+    OCI_EMPTY, OCI_LAYER_ZSTD, OCI_MANIFEST, ORIGINAL_DIGEST, RECIPE,
 };
 use jaunt_formats::zstd_chunked::FORMAT_RECIPE;
 
@@ -28,9 +28,6 @@ use crate::referrers;
 const INDEX_LIMIT: u64 = 512 << 20;
 /// Requests at the same time when checking that blobs exist.
 const PARALLEL: usize = 8;
-
-/// On a boot pack: digest of the pack of another image that it was made of. Nodes need not know.
-pub const BOOT_PREDECESSOR: &str = "dev.jaunt.boot.predecessor";
 
 /// How blobs are made at a level: equal recipes give equal blobs.
 pub fn recipe(level: i32) -> String {

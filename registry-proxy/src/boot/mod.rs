@@ -13,9 +13,8 @@ use jaunt_formats::Digest;
 use jaunt_formats::boot::{PACK_RECIPE, Pack, PackWriter, Trace};
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
-use jaunt_formats::media_type::{BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
+use jaunt_formats::media_type::{BOOT_PREDECESSOR, BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
 
-use crate::artifact::BOOT_PREDECESSOR;
 use crate::content;
 use crate::error::Error;
 use crate::manifest::Descriptor;
