@@ -10,7 +10,7 @@ mod merge;
 
 use bytes::Bytes;
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{PACK_RECIPE, Pack, PackWriter, Trace};
+use jaunt_formats::boot::{PACK_RECIPE, Pack, PackWriter, Touch, Trace};
 use jaunt_formats::compression::encoder_version;
 use jaunt_formats::launch::LaunchIndex;
 use jaunt_formats::media_type::{BOOT_PREDECESSOR, BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, RECIPE};
@@ -60,6 +60,20 @@ pub async fn make(
     Ok(Draft { pack, wanted, made_of: Vec::new(), follows: None, level })
 }
 
+/// Leaves of a trace as many touches, from its beginning, as are of no more than `limit` bytes together.
+pub fn shorten(trace: &mut Trace, limit: u64) {
+    let mut left = limit;
+    let is_beyond = |touch: &Touch| match left.checked_sub(touch.len) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    };
+    let kept = trace.touches.iter().position(is_beyond).unwrap_or(trace.touches.len());
+    trace.touches.truncate(kept);
+}
+
 /// Pushes a pack.
 pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
     let Draft { pack: Pack { bytes, table }, made_of, follows, level, .. } = made;
@@ -76,4 +90,25 @@ pub async fn push(place: &Place, made: Draft) -> Result<Descriptor, Error> {
     let annotations =
         annotations.into_iter().chain(follows).map(|(key, value)| (key.to_owned(), value)).collect();
     Ok(Descriptor { annotations: Some(annotations), ..Descriptor::new(LAUNCH_BOOT_PACK, digest, size) })
+}
+
+#[cfg(test)]
+mod tests {
+    use jaunt_formats::boot::TraceHead;
+
+    use super::*;
+
+    #[test]
+    fn of_a_trace_that_is_too_long_the_beginning_is_kept() {
+        let kept = |lens: &[u64], limit| {
+            let touch = |&len: &u64| Touch { path: String::new(), offset: 0, len, ms: 0 };
+            let head = TraceHead::new(String::new(), Digest::of(b"any"), 1);
+            let mut trace = Trace { head, touches: lens.iter().map(touch).collect() };
+            shorten(&mut trace, limit);
+            trace.touches.len()
+        };
+        let lens = [5, 5, u64::MAX, 1];
+        assert_eq!([0, 5, 9, 10, 100].map(|limit| kept(&lens, limit)), [0, 1, 1, 2, 2]);
+        assert_eq!(kept(&[], 0), 0);
+    }
 }

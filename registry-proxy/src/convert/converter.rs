@@ -56,6 +56,8 @@ pub struct Converter<'c> {
     level: i32,
     /// Whether images get boot packs.
     with_boot: bool,
+    /// How many bytes of files these may hold, if that was said.
+    boot_limit: Option<u64>,
     /// Whose packs they start from, if that was said.
     predecessor: Option<(Place, ImageName)>,
     /// Layers that this run has at hand.
@@ -89,6 +91,7 @@ impl<'c> Converter<'c> {
             concurrency: args.concurrency.into(),
             level: args.level,
             with_boot: !args.no_boot_pack,
+            boot_limit: args.max_boot_mib.map(|mib| mib.saturating_mul(1 << 20)),
             predecessor: args.predecessor.as_ref().map(|name| (Place::of(client, name), name.clone())),
             known: HashMap::new(),
             reused: HashSet::new(),

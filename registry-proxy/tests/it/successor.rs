@@ -132,6 +132,39 @@ fn an_updated_image_starts_from_its_predecessors_pack_by_path_and_content() {
 }
 
 #[test]
+fn of_a_predecessors_pack_that_finds_no_room_what_was_touched_first_is_kept() {
+    const FIRST: usize = 600_000;
+    const SECOND: usize = 1 << 20;
+    const PAGE: usize = 4096;
+    let Some(registry) = Registry::start() else { return };
+    let app = |version: u64| {
+        Layer::gzip(&tar(&[
+            ("app/a-second", &noise(SECOND, 1)[..]),
+            ("app/kept", &noise(KEPT, version)),
+            ("app/z-first", &noise(FIRST, 2)),
+        ]))
+    };
+    let v1 = push(&registry, "app:v1", &[base(), app(3)], "/app/kept", "2024-01-01T00:00:00Z");
+    learn(&registry, &v1, &[("app/z-first", 0, FIRST), ("app/a-second", 0, SECOND)]);
+    let v2 = push(&registry, "app:v2", &[base(), app(4)], "/app/kept", "2024-02-01T00:00:00Z");
+    let run = registry.run(&["convert", "--max-boot-mib", "1", &v2]);
+    assert!(run.succeeded().stdout.contains("found no room"), "{}", run.stdout);
+    let held = FIRST + KEPT;
+    assert_eq!(pack(&registry, &v2)["content_bytes"], held + (SECOND - held) / PAGE * PAGE);
+    registry.run(&["verify", &v2]).succeeded();
+
+    // One of its own that was learnt is made again as it was.
+    registry.run(&["convert", "--level", "4", "--max-boot-mib", "1", &v1]).succeeded();
+    assert_eq!(pack(&registry, &v1)["content_bytes"], FIRST + SECOND);
+
+    // Where nobody says otherwise there is room.
+    let v3 = push(&registry, "app:v3", &[base(), app(5)], "/app/kept", "2024-03-01T00:00:00Z");
+    let run = registry.run(&["convert", "--predecessor", &v1, &v3]);
+    assert!(!run.succeeded().stdout.contains("found no room"), "{}", run.stdout);
+    assert_eq!(pack(&registry, &v3)["content_bytes"], FIRST + SECOND + KEPT);
+}
+
+#[test]
 fn a_predecessor_that_is_gone_in_part_costs_no_image_its_pack() {
     let Some(registry) = Registry::start() else { return };
     let v1 = push(&registry, "app:v1", &[base(), before()], "/app/kept", "2024-01-01T00:00:00Z");

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use jaunt_formats::boot::{PACK_LEVEL, Trace};
+use jaunt_formats::boot::{MAX_CONTENT_LEN, PACK_LEVEL, Trace};
 use jaunt_formats::{Digest, error_chain};
 
 use super::{Converter, predecessor};
@@ -16,8 +16,11 @@ use crate::image::Image;
 use crate::manifest::Descriptor;
 use crate::place::Place;
 
-/// Bytes of files in a boot pack that nobody has asked for.
-const BOOT_LIMIT: u64 = 64 << 20;
+/// Bytes of files of which only the image tells that a start needs them.
+const FORESEEN_LIMIT: u64 = 64 << 20;
+/// Bytes of files in a pack that begins with another image's: as many as `optimize` puts into one. Every update adds to what the one
+/// before has carried, until its own starts are known.
+const CARRIED_LIMIT: u64 = 256 << 20;
 
 impl Converter<'_> {
     /// The boot pack of an image: what a learnt one before held, of itself or of the image that it follows, else what its command
@@ -61,8 +64,13 @@ impl Converter<'_> {
         }
         let Some((made, what)) = made else { return Ok(None) };
         let (packed, held) = (made.pack.bytes.len() as u64, made.wanted.content_len());
+        let left_out = made.wanted.left_out;
         let pushed = boot::push(&self.place, made).await?;
-        self.console.line(&format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held)));
+        let mut line = format!("  boot pack: {}, {} {what}", bytes(packed), bytes(held));
+        if left_out > 0 {
+            line += &format!("; {} found no room", bytes(left_out));
+        }
+        self.console.line(&line);
         Ok(Some(pushed))
     }
 
@@ -71,14 +79,15 @@ impl Converter<'_> {
         let Some(Carried { pack, trace, .. }) = self.carried(&self.place, before, new).await? else {
             return Ok(None);
         };
-        let made = boot::make(new.place, (index, new.index), &[trace], u64::MAX, PACK_LEVEL).await?;
+        let made = boot::make(new.place, (index, new.index), &[trace], MAX_CONTENT_LEN, PACK_LEVEL).await?;
         // What nobody has started was not learnt by being converted again.
         let before = before.boot.as_ref();
         let made_of = before.filter(|boot| artifact::has_traces(boot)).map(|_| pack).into_iter().collect();
         Ok(Some(Draft { made_of, follows: before.and_then(artifact::follows), ..made }))
     }
 
-    /// The pack of the image that this one follows, with what its command needs of files that that pack does not have.
+    /// The pack of the image that this one follows, with what its command needs of files that that pack does not have. What finds no
+    /// room is what comes last in both.
     async fn following(
         &self,
         image: &Image,
@@ -100,13 +109,15 @@ impl Converter<'_> {
         let held: HashSet<&str> = trace.touches.iter().map(|touch| touch.path.as_str()).collect();
         let mut foreseen = boot::foresee(&self.place, named, &image.command).await?;
         foreseen.touches.retain(|touch| !held.contains(touch.path.as_str()));
+        boot::shorten(&mut foreseen, FORESEEN_LIMIT);
         self.console.line(&format!(
             "  begins with the boot pack of artifact {}; {moved} of its files have another name now",
             artifact.digest
         ));
         let traces: Vec<Trace> =
             [trace, foreseen].into_iter().filter(|one| !one.touches.is_empty()).collect();
-        let made = boot::make(&self.place, named, &traces, u64::MAX, PACK_LEVEL).await?;
+        let limit = self.boot_limit.unwrap_or(CARRIED_LIMIT);
+        let made = boot::make(&self.place, named, &traces, limit, PACK_LEVEL).await?;
         Ok(Some((Draft { follows: Some(pack), ..made }, "that was learnt of the image before")))
     }
 
@@ -143,7 +154,8 @@ impl Converter<'_> {
         if trace.touches.is_empty() {
             return Ok(None);
         }
-        let made = boot::make(&self.place, named, &[trace], BOOT_LIMIT, self.level).await?;
+        let limit = self.boot_limit.unwrap_or(FORESEEN_LIMIT);
+        let made = boot::make(&self.place, named, &[trace], limit, self.level).await?;
         Ok(Some((made, "that its command needs")))
     }
 }
