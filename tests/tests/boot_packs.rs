@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::packs::{Cost, cost, pack_told, proxy, read_in_container, trace_of};
 use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
@@ -69,22 +70,10 @@ fn attach(bed: &Bed, pushed: &Pushed, pack: &Pack) -> Digest {
     digest
 }
 
-/// What a start cost.
-#[derive(Debug)]
-struct Cost {
-    misses: u64,
-    fetches: u64,
-}
-
 fn start(bed: &Bed, node: &Node<'_>, pushed: &Pushed) -> Cost {
     node.pull(&pushed.reference).unwrap();
-    let command = ["/bin/sh", "-c", "sha256sum /data/touched"];
-    let mut container = node.containerd.run_with(&pushed.reference, &command).unwrap();
-    let said = container.finish(std::time::Duration::from_secs(60)).unwrap();
-    assert!(said.starts_with(&Digest::of(&content("data/touched")).hex()), "{said}");
-    let figures = &status(bed, node)["figures"];
-    let figure = |name: &str| figures[name].as_u64().unwrap();
-    Cost { misses: figure("misses"), fetches: figure("fetches") }
+    read_in_container(node, &pushed.reference, &[("data/touched", &content("data/touched"))]);
+    cost(bed, node)
 }
 
 /// Of this node, and of those that were here before it.
@@ -136,35 +125,14 @@ fn a_pack_of_another_image_is_not_used() {
     assert_eq!(complaints(&node), 1);
 }
 
-/// Runs `jaunt-proxy` on an image of the bed's registry, or another one.
-fn proxy(bed: &Bed, words: &[&str]) -> String {
-    let host = bed.registry.host();
-    let all = [&words[..1], &["--plain-http", &host], &words[1..]].concat();
-    run(&mut bed.binaries.proxy(&bed.scratch, &all)).unwrap()
-}
-
-fn inspected(bed: &Bed, reference: &str) -> Value {
-    serde_json::from_str(&proxy(bed, &["inspect", "--json", reference])).unwrap()
-}
-
 /// Starts the image on a new node, and takes out what it has noted of that.
 fn traced(bed: &Bed, pushed: &Pushed) -> (Cost, String) {
     let (host, config) = (bed.registry.host(), "[boot]\nsettled_seconds = 1\n");
     let node = Node::configured(&bed.scratch, &bed.binaries, &[host], config).unwrap();
     let cost = start(bed, &node, pushed);
-    let root = node.jaunt.as_ref().unwrap().root();
-    let trace = bed.scratch.path().join("trace.jsonl");
-    let take_out = |words: &[&str]| {
-        let mut command = bed.binaries.snapshotter(&bed.scratch, &["trace", "--root"]);
-        run(command.arg(&root).args(words))
-    };
-    let to = trace.to_str().unwrap();
-    let limit = std::time::Duration::from_secs(60);
-    wait_until("a trace", limit, || take_out(&[&pushed.reference, "--output", to]).is_ok()).unwrap();
-    let listed = take_out(&["ls"]).unwrap();
-    assert!(listed.contains("/fixture") && listed.contains("came to rest"), "{listed}");
+    let trace = trace_of(bed, &node, &pushed.reference);
     node.wipe().unwrap();
-    (cost, to.to_owned())
+    (cost, trace)
 }
 
 #[test]
@@ -185,7 +153,7 @@ fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
     proxy(&bed, &["optimize", "--trace", &trace, reference]);
     assert_eq!(bed.artifact(&pushed), optimized, "the same trace gives the same pack");
     proxy(&bed, &["verify", reference]);
-    let told = inspected(&bed, reference)["images"][0]["boot"].clone();
+    let told = pack_told(&bed, reference);
     assert!(told["content_bytes"].as_u64().unwrap() >= LEN as u64, "{told}");
 
     // A start with it is traced, and nothing pushed for it, or the other way round.
@@ -216,18 +184,18 @@ fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
     bed.binaries.convert(&bed.scratch, &next.reference).unwrap();
     proxy(&bed, &["optimize", "--from", reference, &next.reference]);
     proxy(&bed, &["verify", &next.reference]);
-    let carried = inspected(&bed, &next.reference)["images"][0]["boot"]["content_bytes"].clone();
+    let carried = pack_told(&bed, &next.reference)["content_bytes"].clone();
     assert_eq!(carried, told["content_bytes"]);
 
     // A layout on disk has it as well, and loses it.
     let layout = format!("oci:{}:v1", bed.scratch.path().join("layout").display());
     proxy(&bed, &["copy", reference, &layout]);
-    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"]["digest"], told["digest"]);
+    assert_eq!(pack_told(&bed, &layout)["digest"], told["digest"]);
     proxy(&bed, &["optimize", "--drop", &layout]);
-    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"], Value::Null);
+    assert_eq!(pack_told(&bed, &layout), Value::Null);
     proxy(&bed, &["optimize", "--trace", &trace, &layout]);
     proxy(&bed, &["verify", &layout]);
-    assert_eq!(inspected(&bed, &layout)["images"][0]["boot"]["digest"], told["digest"]);
+    assert_eq!(pack_told(&bed, &layout)["digest"], told["digest"]);
 }
 
 #[test]
@@ -289,7 +257,7 @@ fn nodes_leave_traces_beside_the_image_where_they_may_and_a_pack_is_made_of_them
     assert!(told.contains("2 used"), "{told}");
     assert_eq!(left_beside(&bed, &pushed), 0);
     proxy(&bed, &["verify", reference]);
-    let pack = inspected(&bed, reference)["images"][0]["boot"].clone();
+    let pack = pack_told(&bed, reference);
     assert!(pack["content_bytes"].as_u64().unwrap() >= LEN as u64, "{pack}");
 
     // One that cannot be sent is told of, and stands in nobody's way.

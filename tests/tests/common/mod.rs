@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 #![allow(clippy::unwrap_used)]
 
+pub mod packs;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -203,11 +205,15 @@ pub fn await_ready(container: &mut Container) {
 
 /// A configuration file by which the bed's registry is asked through a mirror first.
 pub fn behind(bed: &Bed, mirror: &str) -> PathBuf {
+    mirrored(bed, &bed.registry.host(), mirror)
+}
+
+/// The same for any registry.
+pub fn mirrored(bed: &Bed, registry: &str, mirror: &str) -> PathBuf {
     let certs = bed.scratch.dir("certs").unwrap();
-    let own = bed.scratch.dir(&format!("certs/{}", bed.registry.host())).unwrap();
+    let own = bed.scratch.dir(&format!("certs/{registry}")).unwrap();
     let hosts = format!(
-        "server = 'http://{}'\n[host.'http://{mirror}']\ncapabilities = ['pull', 'resolve']\n",
-        bed.registry.host(),
+        "server = 'http://{registry}'\n[host.'http://{mirror}']\ncapabilities = ['pull', 'resolve']\n",
     );
     std::fs::write(own.join("hosts.toml"), hosts).unwrap();
     let config = bed.scratch.path().join("snapshotter.toml");
