@@ -15,6 +15,9 @@ ROWS ?=
 # Networks that starts are measured over, speed and round trip (as bench-cold says), and where their figures are kept.
 NETWORKS ?=
 REPORT ?= target/bench
+# Where the package takes the programs from, and where it is put.
+PROGRAMS ?= target/release
+PACKAGES ?= target/deb
 # What has the containerd that is tested with: 1.7 and 2.1 or later.
 CONTAINERDS ?= trixie sid
 
@@ -32,7 +35,7 @@ release: ## Build the programs as they are measured and shipped
 
 deb: ## Build the Debian package of both programs, unit and configuration (target/deb)
 	$(CARGO) build --locked --release -p jaunt-snapshotter -p jaunt-proxy
-	@snapshotter/dist/deb/build.sh target/release target/deb
+	@snapshotter/dist/deb/build.sh "$(PROGRAMS)" "$(PACKAGES)"
 
 check: ## Format and lints, warnings denied
 	$(CARGO) fmt --all --check

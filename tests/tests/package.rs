@@ -1,26 +1,35 @@
 //! The Debian package: what is in it, and what dpkg makes of it below a root directory of its own.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::package;
 use jaunt_tests::process::run;
-use jaunt_tests::{Binaries, Scratch, Systemd, host};
+use jaunt_tests::{Binaries, Scratch, Systemd, needs_programs, needs_root};
 
 const CONFIG: &str = "etc/jaunt/snapshotter.toml";
 const RECORD: &str = "etc/jaunt/installed.json";
 
-/// Builds it of the programs under test.
+/// Has `make deb` build it of the programs under test, which its cargo only says that it would have built.
 fn build(scratch: &Scratch) -> PathBuf {
     let snapshotter = Binaries::find().unwrap().snapshotter(scratch, &[]);
     let programs = Path::new(snapshotter.get_program()).parent().unwrap();
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut build = scratch.command(top.join("snapshotter/dist/deb/build.sh"));
+    let mut make = scratch.command("make");
+    make.args(["--silent", "--directory"]).arg(top).args(["deb", "CARGO=echo"]);
+    make.arg(format!("PROGRAMS={}", programs.display()));
+    make.arg(format!("PACKAGES={}", scratch.path().join("out").display()));
     // What it takes to compress well is not what is looked at.
-    build.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
-    PathBuf::from(run(build.arg(programs).arg(scratch.path().join("out"))).unwrap().trim())
+    make.env("DPKG_DEB_COMPRESSOR_TYPE", "gzip").env("DPKG_DEB_COMPRESSOR_LEVEL", "1");
+    let said = run(&mut make).unwrap();
+    let (cargo, package) = said.trim().split_once('\n').unwrap();
+    assert_eq!(cargo, "build --locked --release -p jaunt-snapshotter -p jaunt-proxy");
+    PathBuf::from(package)
 }
 
 /// An empty machine, as far as dpkg is concerned: nothing is run in it, and what the package asks for is not there.
@@ -46,11 +55,8 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn the_package_is_installed_keeps_what_was_edited_and_goes_when_containerd_is_done_with_it() {
-    jaunt_tests::needs_root!();
-    if host::find("dpkg-deb").is_none() {
-        eprintln!("skipped: {}: needs dpkg", module_path!());
-        return;
-    }
+    needs_root!();
+    needs_programs!("dpkg-deb", "make");
     let scratch = Scratch::new().unwrap();
     let (package, root) = (build(&scratch), machine(&scratch));
     let listed = run(scratch.command("dpkg-deb").arg("--contents").arg(&package)).unwrap();
@@ -91,38 +97,33 @@ const UNIT: &str = "jaunt-snapshotter.service";
 /// As much of the unit as its manager needs to start it, with nothing behind it.
 const IDLE: &str = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
 
-/// A machine whose package manager is the test: it calls the package's scripts as dpkg does.
+/// A machine whose package manager is the test.
 struct Packaged<'s> {
     systemd: Systemd<'s>,
 }
 
 impl Packaged<'_> {
-    fn script(&self, name: &str, words: &[&str]) {
-        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("snapshotter/dist/deb");
-        let mut script = self.systemd.command(scripts.join(name)).unwrap();
-        run(script.args(words)).unwrap();
+    fn unpack(&self) {
+        self.systemd.add(UNIT, IDLE, "").unwrap();
     }
 
-    /// What dpkg does; `before` is the version that was there, also if it was removed meanwhile.
-    fn install(&self, how: &str, before: &str) {
-        let before_or_none: Vec<&str> =
-            Some(before).filter(|before| !before.is_empty()).into_iter().collect();
-        self.script("preinst", &[&[how], &before_or_none[..]].concat());
-        self.systemd.add(UNIT, IDLE, "").unwrap();
-        self.script("postinst", &["configure", before]);
+    fn install(&self, before: &str) {
+        package::install(&self.systemd, before, || self.unpack());
     }
 
     fn upgrade(&self) {
-        self.script("prerm", &["upgrade", "2"]);
-        self.install("upgrade", "1");
-        self.script("postrm", &["upgrade", "1"]);
+        package::upgrade(&self.systemd, || self.unpack());
     }
 
     fn remove(&self) {
-        self.script("prerm", &["remove"]);
-        let mut unit = self.systemd.command("rm").unwrap();
-        run(unit.arg(Path::new("/run/systemd/system").join(UNIT))).unwrap();
-        self.script("postrm", &["remove"]);
+        package::remove(&self.systemd, || {
+            let mut unit = self.systemd.command("rm").unwrap();
+            run(unit.arg(Path::new("/run/systemd/system").join(UNIT))).unwrap();
+        });
+    }
+
+    fn purge(&self) {
+        package::script(&self.systemd, "postrm", &["purge"]).unwrap();
     }
 
     /// Whether it runs, and whether it starts with the machine.
@@ -137,7 +138,7 @@ impl Packaged<'_> {
 
 #[test]
 fn the_packages_daemon_runs_unless_its_operator_wants_otherwise() {
-    jaunt_tests::needs_root!();
+    needs_root!();
     if !Systemd::is_installed() {
         eprintln!("skipped: {}: needs systemd", module_path!());
         return;
@@ -147,7 +148,7 @@ fn the_packages_daemon_runs_unless_its_operator_wants_otherwise() {
     let machine = Packaged { systemd: Systemd::start(&scratch, &shared).unwrap() };
     let control = |words: &[&str]| machine.systemd.control(words).unwrap();
 
-    machine.install("install", "");
+    machine.install("");
     assert_eq!(machine.state(), [true, true], "new");
     let before = machine.main_pid();
     machine.upgrade();
@@ -156,7 +157,7 @@ fn the_packages_daemon_runs_unless_its_operator_wants_otherwise() {
 
     machine.remove();
     assert_eq!(machine.state(), [false, false], "removed");
-    machine.install("install", "1");
+    machine.install("1");
     assert_eq!(machine.state(), [true, true], "back again");
 
     control(&["stop", UNIT]);
@@ -166,18 +167,18 @@ fn the_packages_daemon_runs_unless_its_operator_wants_otherwise() {
     machine.upgrade();
     assert_eq!(machine.state(), [false, false], "disabled");
     machine.remove();
-    machine.install("install", "1");
+    machine.install("1");
     assert_eq!(machine.state(), [false, false], "disabled, and back again");
     control(&["start", UNIT]);
     machine.upgrade();
     assert_eq!(machine.state(), [true, false], "started by hand");
 
     machine.remove();
-    machine.script("postrm", &["purge"]);
-    machine.install("install", "");
+    machine.purge();
+    machine.install("");
     assert_eq!(machine.state(), [true, true], "new again");
     machine.remove();
-    machine.script("postrm", &["purge"]);
+    machine.purge();
     let links = "test ! -L /etc/systemd/system/multi-user.target.wants/jaunt-snapshotter.service";
     run(machine.systemd.command("sh").unwrap().args(["-c", links])).unwrap();
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, noise, runnable};
+use common::{Bed, noise, package, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::mounts::Mounted;
@@ -261,6 +261,30 @@ fn another_version_takes_over_and_one_that_does_not_serve_is_taken_back() {
     assert_eq!(service.version(&bed), NEWER);
     for n in 2..FILES {
         assert_eq!(service.next(&bed, &mut container, n), line(n), "after an upgrade that failed");
+    }
+    container.finish(LIMIT).unwrap();
+}
+
+/// An upgrade of the package, its removal and its return are the service's restart, stop and start: running containers read on.
+#[test]
+fn the_packages_scripts_leave_running_containers_alone() {
+    needs_root!();
+    let bed = Bed::new();
+    let Some((service, _, mut container)) = running(&bed, "") else { return };
+    let newer = service.altered(&bed, &service.version(&bed), NEWER);
+    service.systemd.control(&["enable", UNIT]).unwrap();
+    // dpkg puts a new file in the old one's place.
+    package::upgrade(&service.systemd, || fs::rename(&newer, &service.program).unwrap());
+    assert_eq!(service.version(&bed), NEWER);
+    assert_eq!(service.next(&bed, &mut container, 1), line(1), "after an upgrade");
+
+    let kept = service.dir.join("kept");
+    package::remove(&service.systemd, || fs::rename(&service.program, &kept).unwrap());
+    assert_eq!(service.next(&bed, &mut container, 2), line(2), "after its removal");
+    package::install(&service.systemd, "2", || fs::rename(&kept, &service.program).unwrap());
+    service.is_active();
+    for n in 3..FILES {
+        assert_eq!(service.next(&bed, &mut container, n), line(n), "after its return");
     }
     container.finish(LIMIT).unwrap();
 }

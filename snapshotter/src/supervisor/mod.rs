@@ -46,7 +46,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jaunt_layerfs::fuse::MountOptions;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
@@ -65,6 +65,10 @@ use kept::{Kept, KeptName};
 use lock::create_directory;
 use mounts::MountTable;
 use service_manager::ServiceManager;
+
+/// How long one that was asked to hand over is waited for: longer than it gives its worker.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(20);
+const HAND_OVER_POLL: Duration = Duration::from_millis(20);
 
 /// What to supervise.
 #[derive(Clone, Debug)]
@@ -138,7 +142,7 @@ pub fn run(options: Options) -> Result<(), SupervisorError> {
 }
 
 /// Locks a directory. A daemon that has it and is ending, but still serves what is in use, is asked to hand over; its service
-/// manager, which is ours, then gives what it held to who is started next.
+/// manager, which is ours, then gives what it held to who is started next. It is waited for, so that the next one may come at once.
 fn lock(directory: &Path, manager: &ServiceManager) -> Result<DirectoryLock, LockError> {
     DirectoryLock::acquire(directory).inspect_err(|error| {
         let LockError::Held { pid, .. } = error else { return };
@@ -146,6 +150,10 @@ fn lock(directory: &Path, manager: &ServiceManager) -> Result<DirectoryLock, Loc
         if let Some(pid) = pid {
             tracing::warn!(pid = pid.as_raw_nonzero(), "asking the daemon that is still there to hand over");
             let _ = kill_process(pid, Signal::USR1);
+            let start = Instant::now();
+            while DirectoryLock::is_held(directory) && start.elapsed() < HAND_OVER_LIMIT {
+                std::thread::sleep(HAND_OVER_POLL);
+            }
         }
     })
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 #![allow(clippy::unwrap_used)]
 
+pub mod package;
 pub mod packs;
 
 use std::path::{Path, PathBuf};
