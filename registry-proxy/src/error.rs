@@ -24,6 +24,8 @@ pub enum Error {
     Print(std::io::Error),
     #[error(transparent)]
     Place(#[from] PlaceError),
+    #[error("{0}; where the image's own repository may not be written to, --to REF converts a copy of it")]
+    MayNotWrite(PlaceError),
     #[error("{0}: {1} is of media type {2:?}, which is no image")]
     NotAnImage(String, Digest, String),
     #[error(transparent)]
@@ -165,7 +167,7 @@ impl Error {
     /// Names the image at fault, unless the error names the place itself.
     pub fn of_image(self, reference: &ImageName, image: Digest) -> Self {
         match self {
-            Self::Place(_) | Self::Image { .. } => self,
+            Self::Place(_) | Self::MayNotWrite(_) | Self::Image { .. } => self,
             source => Self::Image { reference: reference.to_string(), image, source: Box::new(source) },
         }
     }

@@ -84,7 +84,11 @@ async fn one(
         {
             converted = Err(error);
         }
-        match converted.map_err(|e| e.of_image(reference, image.descriptor.digest)) {
+        let told = |error| match error {
+            Error::Place(refusal) if args.to.is_none() && refusal.is_refusal() => Error::MayNotWrite(refusal),
+            error => error,
+        };
+        match converted.map_err(|e| told(e).of_image(reference, image.descriptor.digest)) {
             Ok(outcome) => {
                 totals.add(&outcome);
                 outcomes.push(outcome);
