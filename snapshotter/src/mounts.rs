@@ -23,7 +23,7 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::erofs;
 use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, SessionError, SessionHandle};
+use jaunt_layerfs::fuse::{self, READ_AHEAD_KIB, ReadAhead, SessionError, SessionHandle};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -184,7 +184,7 @@ impl Mounts {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
         let packs = self.packs.get().filter(|_| is_new);
-        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index));
+        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index, &held.path));
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
@@ -273,6 +273,8 @@ impl Mounts {
             }
             return;
         };
+        // The worker before may have narrowed it, for a trace that ended with it.
+        let _ = ReadAhead::at(&held.path).and_then(|read_ahead| read_ahead.set(READ_AHEAD_KIB));
         let complete = fs.hold_checked(&self.store, &chain.index);
         let holds = complete.is_some() && connection.negotiated.has_passthrough();
         let adapter = match passthrough::adapter(fs.clone(), complete, &held.path, &connection, false) {

@@ -3,15 +3,18 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt as _;
+
 use common::packs::{Cost, cost, pack_told, proxy, read_in_container, trace_of};
 use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
-use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
+use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter, Trace};
 use jaunt_formats::launch::{LaunchIndex, unpack};
 use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, LAUNCH_TRACE, OCI_MANIFEST};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
-use jaunt_tests::process::{run, wait_until};
-use jaunt_tests::{Node, needs_root};
+use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::{Node, mounts, needs_root};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const LEN: usize = 700_000;
@@ -306,4 +309,53 @@ fn a_pack_that_starts_hardly_use_is_not_fetched_any_more() {
     begin();
     assert_eq!((count("boot pack is here"), count("a boot pack is not fetched")), (3, 1), "{}", jaunt.log());
     assert_eq!(status(&bed, &node)["figures"]["boot_packs_set_aside"], 1);
+}
+
+/// KiB that the kernel reads ahead on what a node has mounted.
+fn read_ahead(node: &Node<'_>) -> u32 {
+    let [point] = mounts::below(&node.jaunt.as_ref().unwrap().run_dir()).try_into().unwrap();
+    let minor = rustix::fs::minor(std::fs::metadata(point).unwrap().dev());
+    let told = std::fs::read_to_string(format!("/sys/class/bdi/0:{minor}/read_ahead_kb")).unwrap();
+    told.trim().parse().unwrap()
+}
+
+#[test]
+fn a_trace_names_little_that_was_only_read_ahead_and_reading_ahead_goes_on_after_it() {
+    needs_root!();
+    const READ: u64 = 64 << 10;
+    let bed = Bed::new();
+    let large = layer([file("large", noise(1, 4 << 20))]);
+    let reads = format!("head -c {READ} /large | wc -c; exec sleep 600");
+    let image = Image::new().layer(layer(runnable())).layer(large).command(&["/bin/sh", "-c", &reads]);
+    let (_, pushed) = bed.converted(image);
+    let limit = std::time::Duration::from_secs(60);
+    // One whose worker is killed before the trace is over, and one that takes it.
+    for settled in [600, 1] {
+        let config = format!("[boot]\nsettled_seconds = {settled}\nlongest_seconds = 600\n");
+        let host = bed.registry.host();
+        let node = Node::configured(&bed.scratch, &bed.binaries, &[host], &config).unwrap();
+        node.pull(&pushed.reference).unwrap();
+        let mut container = node.containerd.run(&pushed.reference).unwrap();
+        assert_eq!(container.next_line(limit).unwrap().unwrap(), READ.to_string());
+        let jaunt = node.jaunt.as_ref().unwrap();
+        if settled > 1 {
+            assert_eq!(read_ahead(&node), 16);
+            signal_pid(jaunt.worker().unwrap(), Signal::KILL);
+        }
+        wait_until("reading ahead", limit, || read_ahead(&node) == 1024).unwrap();
+        if settled == 1 {
+            let traces = || -> Vec<_> {
+                let entries = std::fs::read_dir(jaunt.root().join("traces")).unwrap();
+                let paths = entries.map(|entry| entry.unwrap().path());
+                paths.filter(|path| path.extension().is_some_and(|is| is == "jsonl")).collect()
+            };
+            wait_until("the trace", limit, || !traces().is_empty()).unwrap();
+            let trace = Trace::parse(&std::fs::read(&traces()[0]).unwrap()).unwrap();
+            let of_large = trace.touches.iter().filter(|touch| touch.path == "large");
+            let touched: u64 = of_large.map(|touch| touch.len).sum();
+            assert!((READ..=READ + (16 << 10)).contains(&touched), "{touched}");
+        }
+        container.stop().unwrap();
+        node.wipe().unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Only reads that reach this process are seen: what is in the page cache, or in a mount that the kernel reads by itself, is
 //! not, and the kernel's read-ahead makes ranges larger than what a program asked for. So a trace is as good as the cache was
-//! cold; a range that was read ahead is one that the next start would have read ahead, too.
+//! cold and the read-ahead small ([`crate::fuse::ReadAhead`]).
 
 use std::collections::HashMap;
 use std::ops::Range;

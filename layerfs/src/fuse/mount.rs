@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::init::{InitError, InitRequest, KernelFeatures, Negotiated, negotiate};
+use super::read_ahead::{READ_AHEAD_KIB, ReadAhead};
 
 /// The type that the mount table shows; the part after the dot is free.
 pub const FS_TYPE: &str = "fuse.jaunt";
@@ -36,8 +37,7 @@ const READ_BUFFER: usize = 8192;
 pub struct MountOptions {
     /// What the mount table names as the source.
     pub fsname: String,
-    /// Read-ahead of the kernel in KiB. Its own 128 make one reader wait a round trip for each 128 KiB;
-    /// from 1024 on it sends requests of 1 MiB, several at a time.
+    /// Read-ahead of the kernel in KiB.
     pub read_ahead_kib: u32,
     /// The kernel features that may be used.
     pub features: KernelFeatures,
@@ -51,7 +51,7 @@ impl Default for MountOptions {
     fn default() -> Self {
         Self {
             fsname: "jaunt".to_owned(),
-            read_ahead_kib: 1024,
+            read_ahead_kib: READ_AHEAD_KIB,
             features: KernelFeatures::ALL,
             posix_acl: false,
             passthrough: false,
@@ -155,7 +155,7 @@ fn await_readable(device: &File) -> io::Result<()> {
 }
 
 /// With nothing asked for and synchronisation waived, the kernel answers without the file system.
-fn device_number(point: &Path) -> Result<DeviceNumber, MountError> {
+pub(super) fn device_number(point: &Path) -> Result<DeviceNumber, MountError> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let found = statx(CWD, point, flags, StatxFlags::empty())
         .map_err(|errno| MountError::Lost { point: point.to_owned(), errno })?;
@@ -165,9 +165,9 @@ fn device_number(point: &Path) -> Result<DeviceNumber, MountError> {
 /// The handshake can only lower the kernel's read-ahead; sysfs raises it. Where sysfs is read-only (some
 /// containers), reads are slower and nothing else is wrong.
 fn set_read_ahead(number: DeviceNumber, kib: u32) {
-    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", number.major, number.minor);
-    if let Err(error) = std::fs::write(&path, kib.to_string()) {
-        tracing::warn!(path, kib, %error, "cannot raise the read-ahead of a mount");
+    if let Err(error) = ReadAhead::of(number).and_then(|read_ahead| read_ahead.set(kib)) {
+        let DeviceNumber { major, minor } = number;
+        tracing::warn!(device = %format_args!("{major}:{minor}"), kib, %error, "cannot raise the read-ahead of a mount");
     }
 }
 

@@ -178,8 +178,8 @@ impl BootPacks {
         Some(open.boot.clone())
     }
 
-    /// What is to be done beside the first start over a new mount of an index; it is noted from now on if it is to be.
-    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest) -> Beside {
+    /// What is to be done beside the first start over a new mount of an index, at `point`; it is noted from now on if it is to be.
+    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path) -> Beside {
         let pushed = match self.lock().get(&index).filter(|_| self.config.push) {
             None => Pushed::Nothing,
             Some(open) if open.boot.is_learnt() => {
@@ -189,7 +189,7 @@ impl BootPacks {
         };
         let beside = beside(self.traces.is_some(), pushed);
         if let (Beside::Trace, Some(traces)) = (beside, &self.traces) {
-            traces.record(fs, index);
+            traces.record(fs, index, point);
         }
         beside
     }

@@ -17,6 +17,7 @@ use jaunt_formats::Digest;
 use jaunt_formats::boot::{Touch, Trace, TraceHead};
 use jaunt_layerfs::boot::{FirstTouches, Start, TouchLimits};
 use jaunt_layerfs::fs::{Ino, LayerFs};
+use jaunt_layerfs::fuse::{Narrowed, ReadAhead};
 use tokio::time::MissedTickBehavior;
 
 use super::sender::Sender;
@@ -25,6 +26,9 @@ use crate::config::BootConfig;
 
 /// How often it is looked whether a start is over.
 const EVERY: Duration = Duration::from_secs(1);
+/// Read-ahead of mounts whose start is traced. What the kernel reads around a fault is not what the program needs, and it is pushed to
+/// the next start whether it is needed or not; but a file keeps the read-ahead that it was opened with.
+const READ_AHEAD_KIB: u32 = 16;
 
 /// Notes starts, and keeps their traces.
 pub struct Traces {
@@ -39,6 +43,8 @@ pub struct Traces {
 struct Recorded {
     fs: Weak<LayerFs>,
     index: Digest,
+    /// As long as it is noted.
+    _read_ahead: Option<Narrowed>,
 }
 
 impl Traces {
@@ -74,11 +80,11 @@ impl Traces {
         let _ = self.sender.set(sender);
     }
 
-    /// Notes the start of a chain that is mounted for the first time.
-    pub fn record(&self, fs: &Arc<LayerFs>, index: Digest) {
+    /// Notes the start of a chain that is mounted for the first time, at `point`.
+    pub fn record(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path) {
         if fs.note_first_touches(Arc::new(FirstTouches::new(self.limits))) {
             let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-            recorded.push(Recorded { fs: Arc::downgrade(fs), index });
+            recorded.push(Recorded { fs: Arc::downgrade(fs), index, _read_ahead: narrowed(point) });
         }
     }
 
@@ -117,7 +123,7 @@ impl Traces {
     fn over(&self) -> Vec<(Arc<LayerFs>, Digest, Start)> {
         let (mut recorded, mut over) =
             (self.recorded.lock().unwrap_or_else(PoisonError::into_inner), Vec::new());
-        recorded.retain(|Recorded { fs, index }| {
+        recorded.retain(|Recorded { fs, index, .. }| {
             let Some(fs) = fs.upgrade() else { return false };
             let start = fs.first_touches().and_then(|touches| touches.take_over());
             let goes_on = start.is_none();
@@ -137,6 +143,14 @@ impl Traces {
         kept.truncate(kept.len().saturating_sub(self.keep));
         kept.iter().try_for_each(std::fs::remove_file)
     }
+}
+
+/// Without it a trace names what the kernel reads ahead as well, and is as true.
+fn narrowed(point: &Path) -> Option<Narrowed> {
+    let narrowed = ReadAhead::at(point).and_then(|read_ahead| read_ahead.narrow(READ_AHEAD_KIB));
+    narrowed
+        .inspect_err(|error| tracing::debug!(%error, "a start is traced with all that is read ahead"))
+        .ok()
 }
 
 /// Where traces are, of a daemon with this state directory.
