@@ -1,7 +1,7 @@
 //! The files of a chain that its boot pack has something of, in the order in which starts touch them.
 //!
-//! An index may have many files share one range of a tar, and a pack may cut it as it likes. So what is gathered is bounded, by parts
-//! and by bytes: what an honest image has is far below.
+//! An index may have many files share one range of a tar, and a pack may cut it as it likes. So the parts that are
+//! gathered are bounded, far above what an honest image has. The bytes are so where they are stored (`fuse::push`).
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -23,7 +23,8 @@ pub(crate) struct HotFile {
     pub(crate) frame: usize,
 }
 
-/// Parts of files that are gathered for each of the pack's extents, on average: one, and a second where an extent ends.
+/// Parts of files that are gathered for each of the pack's extents, on average. An extent lies in one file, for between two
+/// is a tar's header; the others are room for files that share their content.
 const PARTS_AN_EXTENT: usize = 4;
 
 /// What the pack has of one file.
