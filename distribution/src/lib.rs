@@ -23,6 +23,7 @@ mod failover;
 mod files;
 mod hosts;
 mod http;
+mod in_repository;
 pub mod limits;
 mod manifest;
 mod page;
@@ -48,9 +49,10 @@ pub use hosts::{
     ApiRoot, Capabilities, ClientCertificate, Host, HostSettings, HostsError, HostsTomlError, RegistryHosts,
     TlsSettings,
 };
+pub use in_repository::InRepository;
 pub use manifest::{Manifest, ManifestState};
 pub use push::{Precondition, PushedManifest, TagMove};
-pub use referrer_list::{ReferrerLists, RepositoryLists, list_referrer, unlist_referrer};
+pub use referrer_list::{ReferrerLists, list_referrer, unlist_referrer};
 pub use referrers::referrers_tag;
 pub use repository::Repository;
 pub use target::{Object, Target};

@@ -10,11 +10,10 @@ use jaunt_formats::Digest;
 use jaunt_formats::media_type::OCI_INDEX;
 use serde_json::{Map, Value, json};
 
-use crate::client::Client;
 use crate::error::Error;
+use crate::in_repository::InRepository;
 use crate::manifest::Manifest;
 use crate::referrers::referrers_tag;
-use crate::repository::Repository;
 use crate::target::Target;
 
 /// How often a list is written before another pusher is believed to undo it on purpose.
@@ -143,15 +142,8 @@ impl List {
     }
 }
 
-/// The lists of a repository.
-pub struct RepositoryLists<'r> {
-    /// Who asks. Not one that asks mirrors: a list of theirs may be old.
-    pub client: &'r Client,
-    /// Where they are.
-    pub repository: &'r Repository,
-}
-
-impl ReferrerLists for RepositoryLists<'_> {
+/// The lists of a repository. The client is not to be one that asks mirrors: a list of theirs may be old.
+impl ReferrerLists for InRepository<'_> {
     type Error = Error;
 
     async fn read(&self, tag: &str) -> Result<Option<Manifest>, Error> {

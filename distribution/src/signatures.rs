@@ -14,10 +14,9 @@ use jaunt_formats::cosign::manifest::{self, Listed, MAX_PAYLOAD_LEN, ManifestErr
 use jaunt_formats::cosign::{self, KeyError, VerifyError, VerifyingKey};
 use jaunt_formats::media_type::OCI_MANIFEST;
 
-use crate::client::Client;
 use crate::error::Error;
 use crate::files::read_small;
-use crate::repository::Repository;
+use crate::in_repository::InRepository;
 
 /// Where manifests and their signatures are kept together.
 pub trait SignatureSource: Sync {
@@ -33,15 +32,6 @@ pub trait SignatureSource: Sync {
     /// Whether an error speaks against what was asked for (gone, too long, with another digest) and not against
     /// this place.
     fn is_damage(error: &Self::Error) -> bool;
-}
-
-/// A repository of a registry.
-#[derive(Clone, Copy, Debug)]
-pub struct InRepository<'a> {
-    /// What it is reached with.
-    pub client: &'a Client,
-    /// The repository.
-    pub repository: &'a Repository,
 }
 
 impl SignatureSource for InRepository<'_> {

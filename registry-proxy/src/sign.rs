@@ -7,7 +7,8 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSource, read_key, signer};
+use jaunt_distribution::InRepository;
+use jaunt_distribution::signatures::{SignatureError, SignatureSource, read_key, signer};
 use jaunt_formats::cosign::manifest::{self as signatures, Existing};
 use jaunt_formats::cosign::{self, KeyError, Payload, SigningKey, VerifyingKey};
 use jaunt_formats::media_type::OCI_MANIFEST;

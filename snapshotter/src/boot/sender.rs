@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use jaunt_distribution::{Client, Error, Repository, RepositoryLists, list_referrer};
+use jaunt_distribution::{Client, Error, InRepository, Repository, list_referrer};
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{EMPTY_CONFIG, MAX_SENT_LEN, trace_manifest};
 use jaunt_formats::media_type::{IMAGE_MANIFESTS, LAUNCH_TRACE, OCI_MANIFEST};
@@ -133,7 +133,7 @@ async fn send(client: &Client, pin: &Pin, text: Bytes) -> Result<bool, Error> {
     let pushed = client.push_manifest(repository, &digest.to_string(), OCI_MANIFEST, manifest).await?;
     if pushed.subject.is_none() {
         let named = json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": size, "artifactType": LAUNCH_TRACE });
-        list_referrer(&RepositoryLists { client, repository }, subject, named).await?;
+        list_referrer(&InRepository { client, repository }, subject, named).await?;
     }
     Ok(true)
 }

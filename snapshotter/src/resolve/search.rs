@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use jaunt_distribution::signatures::{InRepository, SignatureError, SignatureSource as _, signer};
-use jaunt_distribution::{Client, Error};
+use jaunt_distribution::signatures::{SignatureError, SignatureSource as _, signer};
+use jaunt_distribution::{Client, Error, InRepository};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
 use jaunt_formats::{Digest, launch};
 use jaunt_layerfs::trace::Trace;
