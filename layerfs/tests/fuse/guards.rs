@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jaunt_layerfs::fuse::mount;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::thread::UnshareFlags;
 
 /// Whether FUSE can be used; says so if not.
 pub fn can_mount() -> bool {
@@ -14,6 +16,23 @@ pub fn can_mount() -> bool {
         eprintln!("skipped: root: {root}, /dev/fuse: {device}");
     }
     root && device
+}
+
+/// Has this thread, and those that it begins, in a mount namespace of its own: nobody who makes one has copies of its mounts. Nor has
+/// it copies of what others have mounted that can end.
+#[allow(unsafe_code)]
+pub fn in_own_mount_namespace() {
+    // SAFETY: what is no longer shared are mounts and this thread's working directory; no file descriptor is.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    // The last on top.
+    for mount in
+        mounts.lines().rev().filter(|mount| mount.contains(" - fuse") || mount.contains(" - overlay"))
+    {
+        let point = mount.split(' ').nth(4).unwrap();
+        let _ = rustix::mount::unmount(point, UnmountFlags::DETACH);
+    }
 }
 
 /// A mount point; aborted and detached at the end.

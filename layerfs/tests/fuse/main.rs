@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gated_fs::{FILE_LEN, GatedFs, content};
-use guards::{Point, Process, can_mount, eventually};
+use guards::{Point, Process, can_mount, eventually, in_own_mount_namespace};
 use jaunt_layerfs::fuse::mount::{UnmountError, is_connected, mount, unmount};
 use jaunt_layerfs::fuse::{KernelFeatures, MountOptions, Mounted, Negotiated, serve};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -49,6 +49,7 @@ fn a_mount_is_served_spared_while_in_use_and_ended() {
     if !can_mount() {
         return;
     }
+    in_own_mount_namespace();
     let dir = tempfile::tempdir().unwrap();
     let point = Point::new(dir.path(), "mnt");
     let mounted = mount(&point.0, &MountOptions::default()).unwrap();
@@ -71,7 +72,6 @@ fn a_mount_is_served_spared_while_in_use_and_ended() {
     drop(file);
     // The RELEASE of the file is answered a moment after close(2) has returned.
     eventually("unmounted", || unmount(&point.0).is_ok());
-    // Whoever makes a mount namespace meanwhile has a copy of the mount, until it is rid of it.
     eventually("disconnected", || !is_connected(&device));
     session.join().unwrap();
     assert!(matches!(unmount(&point.0), Err(UnmountError::NotMounted(_))));

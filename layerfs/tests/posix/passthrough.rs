@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
+use jaunt_layerfs::fuse::init::InitError;
 use jaunt_layerfs::fuse::{
     self, Adapter, BackingIds, KernelFeatures, MountOptions, Mounted, Negotiated, Numbering,
 };
@@ -148,14 +149,19 @@ fn serving_process() {
     let (directory, runtime) = (Path::new(&directory), runtime());
     let _context = runtime.enter();
     let fs = Arc::new(chain(directory, &[]));
-    let adapter = Adapter::resuming(fs.clone(), runtime.handle().clone(), &negotiated);
-    let mut adapter = adapter.unwrap();
+    let device = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let mut adapter = match Adapter::resuming(fs.clone(), runtime.handle().clone(), &negotiated) {
+        // As the daemon does with a mount that it cannot answer for.
+        Err(InitError::Numbering(_)) => {
+            return fuse::serve(fuse::Orphan, device, &negotiated, 2).unwrap().join().unwrap();
+        }
+        adapter => adapter.unwrap(),
+    };
     if negotiated.has_passthrough() {
         let record = directory.join("ids");
         let ids = BackingIds::open(&record).or_else(|_| BackingIds::create(&record)).unwrap();
         adapter = adapter.with_passthrough(fs.hold_complete(), ids);
     }
-    let device = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     fuse::serve(adapter, device, &negotiated, 2).unwrap().join().unwrap();
 }
 
@@ -259,6 +265,37 @@ fn the_next_process_answers_for_the_numbers_that_the_kernel_was_told() {
             }
         }
     }
+}
+
+/// A version that is gone back to knows no numbers of the one after it: it must not take them for those of other files.
+#[test]
+fn numbers_that_a_process_does_not_know_are_errors_until_one_comes_that_does() {
+    if !can_mount() {
+        return;
+    }
+    let mut served = Served::new(KernelFeatures::ALL.without_passthrough());
+    let root = served.root();
+    drop(File::open(root.join("small")).unwrap());
+    let first = File::open(root.join("first")).unwrap();
+    let read = || {
+        rustix::fs::fadvise(&first, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mut bytes = vec![0; LARGE];
+        first.read_exact_at(&mut bytes, 0).map(|()| bytes)
+    };
+    assert!(read().unwrap() == noise(1, LARGE));
+    let known = served.mounted.negotiated.to_bytes();
+    let later = [&known[..known.len() - 2], &[7, 1]].concat();
+    served.mounted.negotiated = Negotiated::from_bytes(&later).unwrap();
+    served.replace_server();
+    let eio = Some(rustix::io::Errno::IO.raw_os_error());
+    assert_eq!(read().unwrap_err().raw_os_error(), eio);
+    assert_eq!(fs::metadata(root.join("third")).unwrap_err().raw_os_error(), eio);
+    // What is on record of the mount has not suffered.
+    assert_eq!(served.mounted.negotiated.to_bytes()[..], later);
+    served.mounted.negotiated = Negotiated::from_bytes(&known).unwrap();
+    served.replace_server();
+    assert!(read().unwrap() == noise(1, LARGE));
+    assert!(fs::read(root.join("third")).unwrap() == noise(3, LARGE));
 }
 
 #[test]
