@@ -169,6 +169,15 @@ impl<'s> Containerd<'s> {
         Container::start(id, command, kill)
     }
 
+    /// Lets a container go on that waits for somebody to write to its FIFO `/go`.
+    pub fn wake(&self, container: &Container) -> Result<()> {
+        let exec = Container::next_id(self.scratch);
+        let mut command = self.ctr(&["tasks", "exec", "--exec-id", &exec, "--fifo-dir"]);
+        command.arg(self.scratch.dir(&format!("fifo-{exec}"))?);
+        run(command.args([container.id(), "/bin/sh", "-c", "echo > /go"]))?;
+        Ok(())
+    }
+
     /// Mounts a committed chain read-only, as containerd would below a container.
     pub fn view(&self, snapshotter: &str, chain_id: &str) -> Result<Mounted> {
         self.mounted("view", snapshotter, chain_id)

@@ -9,7 +9,7 @@ use crate::error::{At as _, Error, Result};
 use crate::process::{Daemon, children, run};
 use crate::scratch::Scratch;
 
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the binaries under test lie.
 #[derive(Clone, Debug)]
@@ -92,6 +92,10 @@ impl Jaunt {
         let mut jaunt = Self { daemon, dir };
         let socket = jaunt.socket();
         jaunt.daemon.wait_until("its socket", START_LIMIT, || UnixStream::connect(&socket).is_ok())?;
+        // The socket is the supervisor's, and there before a worker has taken up what was left and answers.
+        let mut status = binaries.snapshotter(scratch, &["status", "--socket"]);
+        status.arg(&socket);
+        jaunt.daemon.wait_until("answers", START_LIMIT, || run(&mut status).is_ok())?;
         Ok(jaunt)
     }
 

@@ -259,10 +259,11 @@ fn a_silent_registry_is_waited_for() {
     let (_, pushed) = bed.converted(image(6));
     let node = Node::jaunt(&bed.scratch, &bed.binaries, &[bed.registry.host()]).unwrap();
     node.pull(&pushed.reference).unwrap();
-    let script = "echo ready; sleep 1; sha256sum /data/one";
+    let script = "mkfifo /go; echo ready; cat /go; sha256sum /data/one";
     let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap();
     await_ready(&mut container);
     bed.registry.pause();
+    node.containerd.wake(&container).unwrap();
     std::thread::sleep(Duration::from_secs(4));
     bed.registry.resume();
     let said = container.finish(LIMIT).unwrap();
@@ -281,10 +282,11 @@ fn a_full_disk_makes_reads_slower_not_wrong() {
     let node = bed.node();
     node.pull(&pushed.reference).unwrap();
     // Room for the container's own snapshot, none for what it reads.
-    let script = "echo ready; sleep 2; sha256sum /data/one /data/other";
+    let script = "mkfifo /go; echo ready; cat /go; sha256sum /data/one /data/other";
     let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap();
     await_ready(&mut container);
     fill(&root.join("filler"));
+    node.containerd.wake(&container).unwrap();
     let said = container.finish(LIMIT).unwrap();
     for seed in [8, 9] {
         assert!(said.contains(&Digest::of(&noise(seed, 3 << 20)).hex()), "{said}");

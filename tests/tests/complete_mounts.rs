@@ -32,12 +32,6 @@ fn complete_mounts(node: &Node<'_>) -> Vec<PathBuf> {
     points.into_iter().filter(|point| point.to_string_lossy().ends_with("-complete")).collect()
 }
 
-fn wake(bed: &Bed, node: &Node<'_>, container: &Container, exec: &str) {
-    let fifos = bed.scratch.dir(exec).unwrap();
-    let mut command = node.containerd.ctr(&["tasks", "exec", "--exec-id", exec, "--fifo-dir"]);
-    run(command.arg(fifos).args([container.id(), "/bin/sh", "-c", "echo > /go"])).unwrap();
-}
-
 /// Pulls, and waits until all is there.
 fn pulled_and_completed<'b>(bed: &'b Bed, reference: &str, config: &str) -> Node<'b> {
     let node = node(bed, config);
@@ -89,13 +83,13 @@ fn a_complete_image_is_read_by_the_kernel_whatever_becomes_of_the_daemon() {
     assert_eq!(complete_mounts(&lazy).len(), image.chain_ids().len());
 
     signal_pid(jaunt.worker().unwrap(), Signal::KILL);
-    wake(&bed, &lazy, &container, "one");
+    lazy.containerd.wake(&container).unwrap();
     let digest = |seed, len| Digest::of(&noise(seed, len)).hex().to_string();
     assert!(container.next_line(LIMIT).unwrap().unwrap().starts_with(&digest(1, 3 << 20)));
     signal_pid(jaunt.pid(), Signal::KILL);
     let drop_caches = fs::write("/proc/sys/vm/drop_caches", "3");
     assert!(drop_caches.is_ok());
-    wake(&bed, &lazy, &container, "two");
+    lazy.containerd.wake(&container).unwrap();
     assert!(container.finish(LIMIT).unwrap().contains(&digest(2, 700_000)));
     assert_eq!(complete_mounts(&lazy).len(), image.chain_ids().len());
     drop(container);

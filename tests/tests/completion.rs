@@ -12,19 +12,13 @@ use jaunt_formats::tar::{Event, Scanner};
 use jaunt_formats::tree::Tree;
 use jaunt_formats::{Digest, Entry};
 use jaunt_tests::image::{BuiltImage, Image, Pushed, file, layer};
-use jaunt_tests::process::{run, wait_until};
-use jaunt_tests::{Container, Node, compare, needs_root};
+use jaunt_tests::process::wait_until;
+use jaunt_tests::{Node, compare, needs_root};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const SECRET: usize = 300_000;
 const AT_ONCE: &str = "[completion]\ndelay_seconds = 0\n";
-
-fn wake(bed: &Bed, node: &Node<'_>, container: &Container, exec: &str) {
-    let fifos = bed.scratch.dir(exec).unwrap();
-    let mut command = node.containerd.ctr(&["tasks", "exec", "--exec-id", exec, "--fifo-dir"]);
-    run(command.arg(fifos).args([container.id(), "/bin/sh", "-c", "echo > /go"])).unwrap();
-}
 
 fn node<'b>(bed: &'b Bed, config: &str) -> Node<'b> {
     Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap()
@@ -200,7 +194,7 @@ fn a_forgery_that_a_container_has_read_is_read_by_nobody_once_it_is_found_out() 
     blobs.iter().for_each(|blob| std::fs::rename(aside(blob), blob).unwrap());
     let jaunt = lazy.jaunt.as_ref().unwrap();
     wait_until("the quarantine", LIMIT, || jaunt.log().contains("the kernel has forgotten")).unwrap();
-    wake(&bed, &lazy, &first, "go");
+    lazy.containerd.wake(&first).unwrap();
     assert!(first.next_line(LIMIT).unwrap().unwrap().starts_with(&right), "{}", jaunt.log());
     let mut second = lazy.containerd.run(&pushed.reference).unwrap();
     assert!(second.next_line(LIMIT).unwrap().unwrap().starts_with(&right), "{}", jaunt.log());

@@ -10,7 +10,7 @@ use common::{Bed, noise, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::container::Container;
 use jaunt_tests::image::{Image, dir, file, layer};
-use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::process::{signal_pid, wait_until};
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, mounts, needs_root};
 use rustix::process::Signal;
 
@@ -81,13 +81,6 @@ fn waiting(node: &Node<'_>, reference: &str) -> Container {
     container
 }
 
-fn wake(bed: &Bed, node: &Node<'_>, container: &Container) {
-    let words = ["tasks", "exec", "--exec-id", "wake", "--fifo-dir"];
-    let fifos = bed.scratch.dir(&format!("fifo-{}", container.id())).unwrap();
-    let mut exec = node.containerd.ctr(&words);
-    run(exec.arg(fifos).args([container.id(), "/bin/sh", "-c", "echo > /go"])).unwrap();
-}
-
 #[test]
 fn a_damaged_index_takes_its_own_image_alone_at_a_restart() {
     needs_root!();
@@ -117,7 +110,7 @@ fn a_damaged_index_takes_its_own_image_alone_at_a_restart() {
     signal_pid(worker, Signal::KILL);
     wait_until("another worker", LIMIT, || jaunt.worker().is_some_and(|pid| pid != worker)).unwrap();
     let next = jaunt.worker();
-    running.iter().for_each(|container| wake(&bed, &node, container));
+    running.iter().for_each(|container| node.containerd.wake(container).unwrap());
     let said = running.map(|mut container| container.finish(LIMIT).unwrap());
     let right = Digest::of(&bytes).hex();
     assert!(said[0].contains("refused") && !said[0].contains(&digests()[5]), "{}", said[0]);
@@ -150,7 +143,7 @@ fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(jaunt.alive(), "stopped although a container runs: {}", jaunt.log());
 
-    wake(&bed, &node, &container);
+    node.containerd.wake(&container).unwrap();
     assert!(container.finish(LIMIT).unwrap().contains(&digests()[5]));
     drop(container);
     let jaunt = node.jaunt.as_mut().unwrap();
