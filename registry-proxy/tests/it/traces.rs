@@ -1,8 +1,9 @@
 //! Traces that nodes left beside an image: gathered as far as they are sound, told, and deleted.
 
 use jaunt_formats::Digest;
-use jaunt_formats::boot::trace_manifest;
-use jaunt_formats::media_type::{LAUNCH_BOOT_PACK, LAUNCH_TRACE};
+use jaunt_formats::boot::{Extent, TablePlace, trace_manifest};
+use jaunt_formats::launch::{LaunchIndex, unpack};
+use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, LAUNCH_INDEX, LAUNCH_TRACE};
 use serde_json::{Value, json};
 
 use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, noise, run, tar};
@@ -127,6 +128,56 @@ fn traces_that_nodes_left_are_merged_told_and_deleted() {
     assert!(run.succeeded().stdout.contains("unchanged"), "{}", run.stdout);
     assert_eq!(listed(&registry, &subject), (0, 1), "the launch artifact alone");
     assert!(digests.iter().all(|digest| registry.manifest("app", &digest.to_string()).is_none()));
+    registry.run(&["verify", &reference]).succeeded();
+}
+
+/// What an image's pack holds, in its order, and where some files of the image are.
+fn extents(registry: &Registry, subject: &Digest, paths: &[&str]) -> (Vec<Extent>, Vec<Extent>) {
+    let artifact = registry.manifest("app", &format!("sha256-{}.jaunt", subject.hex())).unwrap();
+    let blob = |media_type: &str| {
+        let layers = artifact["layers"].as_array().unwrap().iter();
+        let found = layers.clone().find(|layer| layer["mediaType"] == media_type).unwrap();
+        (found.clone(), registry.blob("app", found["digest"].as_str().unwrap()))
+    };
+    let (described, pack) = blob(LAUNCH_BOOT_PACK);
+    let table: TablePlace = described["annotations"][BOOT_TABLE].as_str().unwrap().parse().unwrap();
+    let index = LaunchIndex::open(unpack(&blob(LAUNCH_INDEX).1).unwrap()).unwrap();
+    let view = index.view(1).unwrap();
+    let extent = |path: &&str| {
+        let child = |dir, name: &str| view.lookup(dir, name.as_bytes()).unwrap().unwrap();
+        let content = index.content(path.split('/').fold(view.root().unwrap(), child)).unwrap();
+        let [part] = &content.extents[..] else { panic!("{path}") };
+        Extent { layer: 0, tar_offset: part.tar_offset, len: u32::try_from(part.len).unwrap() }
+    };
+    // A frame ends within a file.
+    let mut held: Vec<Extent> = Vec::new();
+    for next in table.open(&pack[..table.len()]).unwrap().extents {
+        match held.last_mut() {
+            Some(last) if last.tar_range().end == next.tar_offset.0 => last.len += next.len,
+            _ => held.push(next),
+        }
+    }
+    (held, paths.iter().map(extent).collect())
+}
+
+#[test]
+fn traces_by_hand_make_a_pack_of_what_most_starts_touched_and_nothing_else_in_their_order() {
+    let Some(registry) = Registry::start() else { return };
+    let (reference, subject) = image(&registry);
+    let starts: [&[&str]; 3] =
+        [&["app/twice", "app/always"], &["app/twice", "app/once", "app/always"], &["app/always"]];
+    let directory = tempfile::tempdir().unwrap();
+    let mut words = vec!["optimize".to_owned()];
+    for (number, paths) in (1..).zip(starts) {
+        let file = directory.path().join(number.to_string());
+        std::fs::write(&file, trace(number, paths)).unwrap();
+        words.extend(["--trace".to_owned(), file.to_str().unwrap().to_owned()]);
+    }
+    words.push(reference.clone());
+    registry.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).succeeded();
+    let (held, files) = extents(&registry, &subject, &["app/twice", "app/always"]);
+    assert_eq!(held, files);
+    assert!(files[0].tar_offset > files[1].tar_offset, "the layer has them the other way round");
     registry.run(&["verify", &reference]).succeeded();
 }
 
