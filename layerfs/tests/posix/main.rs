@@ -19,4 +19,5 @@ mod passthrough;
 mod pushing;
 mod reading;
 mod special;
+mod waiting;
 mod xattrs;

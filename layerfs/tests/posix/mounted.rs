@@ -44,24 +44,22 @@ impl Mounted {
 
     /// The same, in another way.
     pub fn with(image: Image, options: &MountOptions) -> Self {
+        let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
+        Self::of((image.index, image.layers), Arc::new(MemorySource::new(blobs)), options)
+    }
+
+    /// An index, of so many layers, whose content comes from `source`.
+    pub fn of((index, layers): (Vec<u8>, u16), source: Arc<dyn Source>, options: &MountOptions) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("index"), &image.index).unwrap();
+        fs::write(directory.path().join("index"), index).unwrap();
         for name in ["mnt", "upper", "work", "merged"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
         // Every user of a test looks into the mount.
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
-        let source = Arc::new(MemorySource::new(blobs));
-        let mut mounted = Self {
-            directory,
-            runtime: runtime.unwrap(),
-            session: None,
-            complete: None,
-            layers: image.layers,
-            source,
-        };
+        let mut mounted =
+            Self { directory, runtime: runtime.unwrap(), session: None, complete: None, layers, source };
         mounted.mount(options);
         mounted
     }

@@ -1,9 +1,11 @@
-//! Device nodes and FIFOs do what they are there for.
+//! Device nodes, FIFOs and sockets do what they are there for.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 
-use crate::fixture::{Image, char_device, fifo};
+use crate::fixture::{Image, char_device, dir, fifo};
 use crate::mounted::{Mounted, can_mount};
 
 /// S21: Device nodes and FIFOs work.
@@ -30,5 +32,32 @@ fn devices_and_pipes_work() {
         });
         OpenOptions::new().write(true).open(&pipe).unwrap().write_all(b"through the pipe").unwrap();
         assert_eq!(reader.join().unwrap(), "through the pipe");
+    }
+}
+
+/// No image has one, but programs make them in its directories.
+#[test]
+fn sockets_are_made_and_found_in_directories_of_the_image() {
+    if !can_mount() {
+        return;
+    }
+    let mut mounted = Mounted::new(Image::new(vec![vec![dir("run")]]));
+    let path = mounted.merged().join("run/socket");
+    for round in 0..2 {
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(b"through the socket").unwrap();
+        drop(client);
+        let mut heard = String::new();
+        listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "through the socket");
+        // Whoever has it open has the mount in use.
+        drop(listener);
+        if round == 0 {
+            mounted.again();
+        }
+        assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+        assert!(UnixStream::connect(&path).is_err(), "nobody listens, but it is there");
+        fs::remove_file(&path).unwrap();
     }
 }
