@@ -17,7 +17,7 @@ use rustix::fs::FallocateFlags;
 use super::direct::ReadFrom;
 use super::large::LargeFiles;
 use super::sync::{Mutex, RwLock};
-use super::{direct, disk};
+use super::{direct, disk, soon};
 
 /// The packed file's name, and that of the directory of large ones.
 const PACKED: &str = "data";
@@ -65,11 +65,29 @@ impl Files {
         };
         let mut pieces = self.pieces(range);
         let Some((place, piece)) = pieces.next() else { return Ok(Vec::new()) };
+        if from == ReadFrom::Cache && piece.end < range.end {
+            self.begin(&(piece.end..range.end));
+        }
         let mut bytes = read(place, &piece)?;
         for (place, piece) in pieces {
             bytes.append(&mut read(place, &piece)?);
         }
         Ok(bytes)
+    }
+
+    /// Has the disk begin to read a range of the tar.
+    fn begin(&self, range: &Range<u64>) {
+        for (place, piece) in self.pieces(range) {
+            let len = piece.end - piece.start;
+            match place {
+                Place::Packed => soon::begin(&self.packed(), piece.start, len),
+                Place::Large(number) => {
+                    if let Ok(file) = self.large(number, false) {
+                        soon::begin(&file, piece.start - self.large.ranges()[number].start, len);
+                    }
+                }
+            }
+        }
     }
 
     /// Writes bytes to where they belong.

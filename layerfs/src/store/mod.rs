@@ -40,6 +40,7 @@ mod scratch;
 mod scrub;
 mod scrubber;
 mod shared;
+mod soon;
 mod usage;
 mod verdicts;
 

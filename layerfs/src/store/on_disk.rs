@@ -161,6 +161,9 @@ impl OnDisk {
         }
         let ranges: Vec<Range<u64>> = cut.ranges_of(units.clone()).collect();
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else { return Ok(None) };
+        if from == ReadFrom::Cache {
+            self.record.begin(&units);
+        }
         let read = self.files.read(&(first.start..last.end), from);
         let read = read.and_then(|bytes| Ok((bytes, self.record.sums(units)?)));
         let (bytes, sums) = read.map_err(|error| {

@@ -17,13 +17,15 @@ use std::path::Path;
 use crc_fast::{CrcAlgorithm, checksum};
 
 use super::bitmap::Bitmap;
-use super::disk;
+use super::{disk, soon};
 
 const MAGIC: &[u8; 8] = b"JAUNTUN1";
 const HEADER_LEN: usize = 64;
 const SUM_LEN: usize = size_of::<u64>();
 /// Bytes of the record that are read at a time when it is opened.
 const PIECE: usize = 64 << 10;
+/// Bytes of the record that a read has in memory afterwards: what 128 MiB around it must hash to, for one trip to the disk.
+const AROUND: u64 = 64 << 10;
 
 /// A unit's checksum: never 0. It finds what disks and crashes do; against forgers there are the spans' digests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,12 @@ impl Record {
     /// Whether a unit is there.
     pub(super) fn has(&self, unit: usize) -> bool {
         self.there.all(unit..unit + 1)
+    }
+
+    /// Has the disk begin to read what a run of units must hash to, and what their neighbours must.
+    pub(super) fn begin(&self, units: &Range<usize>) {
+        let start = place_of(units.start) / AROUND * AROUND;
+        soon::begin(&self.file, start, place_of(units.end).next_multiple_of(AROUND) - start);
     }
 
     /// What a run of units must hash to; `None` for one that is not there.

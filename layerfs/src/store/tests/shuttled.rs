@@ -24,7 +24,7 @@ mod sync {
     pub(crate) use shuttle::sync::{Mutex, RwLock};
 }
 
-use super::super::{StoreError, complete, cut, direct, disk, large, regions, shared};
+use super::super::{StoreError, complete, cut, direct, disk, large, regions, shared, soon};
 use super::Fixture;
 use direct::ReadFrom;
 use on_disk::{Damaged, OnDisk};
