@@ -12,6 +12,7 @@ mod codec;
 pub mod compression;
 pub mod cosign;
 pub mod digest;
+pub mod elf;
 pub mod entry;
 pub mod entry_log;
 mod error_chain;

@@ -6,6 +6,7 @@
 
 mod boot;
 mod cosign;
+mod elf;
 mod index;
 pub(crate) mod layer;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use boot::boot_pack;
 pub use cosign::{cosign_key, cosign_manifest};
+pub use elf::elf;
 pub use index::{launch_index, launch_index_packed};
 pub use layer::{foreign, layer, tar, toc};
 pub use small::{annotations, footer, reference, seek_table};
@@ -29,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("boot_pack", boot_pack),
     ("cosign_key", cosign_key),
     ("cosign_manifest", cosign_manifest),
+    ("elf", elf),
     ("footer", footer),
     ("foreign", foreign),
     ("launch_index", launch_index),

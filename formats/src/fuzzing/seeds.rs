@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::boot::{Extent, PACK_LEVEL, Pack, PackWriter};
 use crate::compression::FrameDecoder;
+use crate::elf::sample::{KINDS, Kind};
 use crate::fuzzing::layer::{convert, launch_layer};
 use crate::launch;
 use crate::media_type::{CHUNKED_MANIFEST_CHECKSUM, CHUNKED_MANIFEST_POSITION, CHUNKED_TARSPLIT_POSITION};
@@ -46,7 +47,16 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     seeds.extend(words());
     seeds.extend(signatures());
     seeds.extend(packs());
+    seeds.extend(programs());
     seeds
+}
+
+fn programs() -> Vec<(&'static str, String, Vec<u8>)> {
+    let name = |kind: &Kind| {
+        let (class, order) = (if kind.is_64 { 64 } else { 32 }, if kind.is_big { "big" } else { "little" });
+        format!("{class}-{order}-endian")
+    };
+    KINDS.iter().map(|kind| ("elf", name(kind), kind.program())).collect()
 }
 
 fn of_documents(

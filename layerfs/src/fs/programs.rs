@@ -9,19 +9,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const MAGIC: &[u8] = b"\x7fELF\x02\x01";
-/// `e_phoff`, `e_phentsize` and `e_phnum` in a 64-bit ELF header.
-const TABLE: usize = 32;
-const ENTRY_LEN: usize = 54;
-const ENTRIES: usize = 56;
-/// A 64-bit program header, and what of it is looked at: `p_type`, `p_flags`, `p_offset`, `p_filesz`.
-const ENTRY: usize = 56;
-const OFFSET: usize = 8;
-const FILE_LEN: usize = 32;
-const LOAD: u32 = 1;
-const WRITABLE: u32 = 2;
-/// More segments than any linker makes.
-const MOST_ENTRIES: usize = 64;
+use jaunt_formats::elf::{Head, is_elf};
+
 /// Bytes fetched of each of the parts.
 const PART: u64 = 1 << 20;
 /// What lies behind the head: names, symbols, relocations.
@@ -56,71 +45,28 @@ impl Programs {
 /// Of a file that begins with `head`, what a loader touches before anything of it is run, which may lie beyond the file;
 /// `None` if it is no program.
 pub(super) fn loaded_first(head: &[u8]) -> Option<Vec<Range<u64>>> {
-    head.starts_with(MAGIC).then(|| {
-        let segments = segments(head).unwrap_or_default();
-        let written = segments.into_iter().filter(|segment| segment.flags & WRITABLE != 0);
-        let written =
-            written.map(|segment| segment.offset..segment.offset.saturating_add(segment.len.min(PART)));
+    is_elf(head).then(|| {
+        let segments = Head::parse(head).map(|head| head.segments).unwrap_or_default();
+        let written = segments.into_iter().filter(|segment| segment.is_writable).map(|segment| segment.file);
+        let written = written.map(|file| file.start..file.end.min(file.start.saturating_add(PART)));
         written.chain([BEGINNING]).collect()
     })
-}
-
-struct Segment {
-    flags: u32,
-    offset: u64,
-    len: u64,
-}
-
-/// The segments that are mapped; `None` if the head is too short for their table, or it is none.
-fn segments(head: &[u8]) -> Option<Vec<Segment>> {
-    let table = usize::try_from(u64_at(head, TABLE)?).ok()?;
-    let (entry_len, entries) = (u16_at(head, ENTRY_LEN)?, usize::from(u16_at(head, ENTRIES)?));
-    if usize::from(entry_len) != ENTRY || entries > MOST_ENTRIES {
-        return None;
-    }
-    let table = head.get(table..table.checked_add(entries * ENTRY)?)?;
-    let mapped = table.chunks_exact(ENTRY).filter(|entry| u32_at(entry, 0) == Some(LOAD));
-    mapped
-        .map(|entry| {
-            Some(Segment {
-                flags: u32_at(entry, 4)?,
-                offset: u64_at(entry, OFFSET)?,
-                len: u64_at(entry, FILE_LEN)?,
-            })
-        })
-        .collect()
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    /// A head with these mapped segments: flags, offset, length.
+    /// The head of a 64-bit file with these mapped segments: flags, offset, length.
     pub(crate) fn head(segments: &[(u32, u64, u64)]) -> Vec<u8> {
         let mut head = vec![0; 64];
-        head[..6].copy_from_slice(MAGIC);
-        head[TABLE..TABLE + 8].copy_from_slice(&64u64.to_le_bytes());
-        head[ENTRY_LEN..ENTRY_LEN + 2].copy_from_slice(&56u16.to_le_bytes());
-        head[ENTRIES..ENTRIES + 2].copy_from_slice(&u16::try_from(segments.len()).unwrap().to_le_bytes());
+        head[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        head[32..40].copy_from_slice(&64u64.to_le_bytes());
+        head[54..56].copy_from_slice(&56u16.to_le_bytes());
+        head[56..58].copy_from_slice(&u16::try_from(segments.len()).unwrap().to_le_bytes());
         for &(flags, offset, len) in segments {
-            let mut entry = [0; ENTRY];
-            entry[..4].copy_from_slice(&LOAD.to_le_bytes());
-            entry[4..8].copy_from_slice(&flags.to_le_bytes());
-            entry[OFFSET..OFFSET + 8].copy_from_slice(&offset.to_le_bytes());
-            entry[FILE_LEN..FILE_LEN + 8].copy_from_slice(&len.to_le_bytes());
-            head.extend(entry);
+            head.extend([1_u32, flags].map(u32::to_le_bytes).concat());
+            head.extend([offset, 0, 0, len, len, 1].map(u64::to_le_bytes).concat());
         }
         head
     }
@@ -135,18 +81,14 @@ pub(super) mod tests {
 
     #[test]
     fn of_a_head_that_lies_or_is_cut_short_nothing_is_believed_but_that_it_is_a_program() {
-        let whole = head(&[(6, u64::MAX, u64::MAX)]);
-        assert_eq!(loaded_first(&whole).unwrap(), [u64::MAX..u64::MAX, BEGINNING]);
-        for len in 6..whole.len() {
+        let whole = head(&[(6, u64::MAX - 5, 5)]);
+        assert_eq!(loaded_first(&whole).unwrap(), [u64::MAX - 5..u64::MAX, BEGINNING]);
+        for len in 4..whole.len() {
             assert_eq!(loaded_first(&whole[..len]).unwrap(), [BEGINNING], "{len}");
         }
-        assert_eq!(loaded_first(&whole[..5]), None);
+        assert_eq!(loaded_first(&whole[..3]), None);
         assert_eq!(loaded_first(b"#!/bin/sh"), None);
-        for (place, value) in [(TABLE + 7, 0xff), (ENTRY_LEN, 1), (ENTRIES, 0xff)] {
-            let mut odd = whole.clone();
-            odd[place] = value;
-            assert_eq!(loaded_first(&odd).unwrap(), [BEGINNING], "{place}");
-        }
+        assert_eq!(loaded_first(&head(&[(6, u64::MAX, 5)])).unwrap(), [BEGINNING]);
     }
 
     #[test]

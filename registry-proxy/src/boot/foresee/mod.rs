@@ -20,6 +20,7 @@ use std::collections::{HashSet, VecDeque};
 
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Touch, Trace, TraceHead};
+use jaunt_formats::elf::is_elf;
 use jaunt_formats::launch::LaunchIndex;
 
 use crate::error::Error;
@@ -107,7 +108,7 @@ impl Start<'_> {
                     self.link(program).await?;
                 }
                 next = self.files.find(interpreter);
-            } else if Program::is_elf(&head) {
+            } else if is_elf(&head) {
                 self.link(file).await?;
             } else {
                 self.touch(&file, 0..file.len().min(WHOLE));
@@ -137,7 +138,7 @@ impl Start<'_> {
             if std::mem::take(&mut is_program) && program.interpreter.is_some() {
                 self.whole(LINKER_CACHE);
             }
-            for name in &program.needed {
+            for name in &program.names.needed {
                 let found = self.search.library(&self.files, &file, &program, name);
                 queue.extend(found.filter(|library| known.insert(library.path().to_owned())));
             }

@@ -61,7 +61,7 @@ impl Search {
         }
         let origin = file.dir();
         let own = |path: &Option<String>| path.as_deref().map(list).unwrap_or_default();
-        let (run, old) = (own(&program.runpath), own(&program.rpath));
+        let (run, old) = (own(&program.names.runpath), own(&program.names.rpath));
         // Where there is the new one, the old one does not count.
         let old = if run.is_empty() { old } else { Vec::new() };
         let expand = |dir: &String| {
