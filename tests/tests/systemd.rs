@@ -139,6 +139,8 @@ impl<'s> Service<'s> {
         let path = self.dir.join(format!("with-{to}"));
         fs::copy(&self.program, &path).unwrap();
         let mut sed = bed.scratch.command("sed");
+        // A dot stands for any byte, and would have code replaced as well.
+        let from = from.replace('.', r"\.");
         run(sed.env("LC_ALL", "C").args(["-i", &format!("s/{from}/{to}/g")]).arg(&path)).unwrap();
         path
     }
