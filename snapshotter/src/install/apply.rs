@@ -169,8 +169,8 @@ fn take(
 /// Has the daemon of this program and unit serve. Where it does not, what they took the place of is put back, be it this run
 /// or an earlier one that has replaced it.
 async fn start(host: &Host, request: &Request, record: &mut Record) -> Result<(), InstallError> {
-    let serve = |renewed| services::start(host, &request.socket, request.patience, renewed);
-    let Err(why) = serve(record.renewal_due).await else {
+    let serve = |renewed, patience| services::start(host, &request.socket, patience, renewed);
+    let Err(why) = serve(record.renewal_due, request.patience).await else {
         record.renewal_due = false;
         return previous::forget(host, record);
     };
@@ -178,7 +178,8 @@ async fn start(host: &Host, request: &Request, record: &mut Record) -> Result<()
         return Err(why);
     }
     previous::put_back(host, record)?;
-    let again = serve(true).await.is_ok();
+    // The one that does not serve has to be stopped first.
+    let again = serve(true, request.patience.max(PATIENCE)).await.is_ok();
     record.renewal_due = !again;
     record.write(host)?;
     Err(InstallError::NotUpgraded { why: error_chain(&why), again })
