@@ -31,7 +31,8 @@ fn a_container_starts_before_its_image_has_arrived() {
     let binaries = Binaries::find().unwrap();
     let pushed = heavy(64).build().unwrap().push(&registry, "fixture", "v1").unwrap();
     binaries.convert(&scratch, &pushed.reference).unwrap();
-    let node = Node::jaunt(&scratch, &binaries, &[registry.host()]).unwrap();
+    let config = "[completion]\nenabled = false\n";
+    let node = Node::configured(&scratch, &binaries, &[registry.host()], config).unwrap();
 
     let before = network.received().unwrap();
     node.pull(&pushed.reference).unwrap();

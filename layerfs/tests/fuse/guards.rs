@@ -19,18 +19,17 @@ pub fn can_mount() -> bool {
 }
 
 /// Has this thread, and those that it begins, in a mount namespace of its own: nobody who makes one has copies of its mounts. Nor has
-/// it copies of what others have mounted that can end.
+/// it copies of what other tests have mounted, which is below the directory for temporary files.
 #[allow(unsafe_code)]
 pub fn in_own_mount_namespace() {
     // SAFETY: what is no longer shared are mounts and this thread's working directory; no file descriptor is.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
     let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let points = mounts.lines().map(|mount| Path::new(mount.split(' ').nth(4).unwrap()));
+    let tests = std::env::temp_dir();
     // The last on top.
-    for mount in
-        mounts.lines().rev().filter(|mount| mount.contains(" - fuse") || mount.contains(" - overlay"))
-    {
-        let point = mount.split(' ').nth(4).unwrap();
+    for point in points.rev().filter(|point| point.starts_with(&tests) && **point != tests) {
         let _ = rustix::mount::unmount(point, UnmountFlags::DETACH);
     }
 }
