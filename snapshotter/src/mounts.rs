@@ -196,7 +196,8 @@ impl Mounts {
                 Ok(Served { fs, server: Server::Session(session), root, holds })
             }
             Err(error) => {
-                // Nobody would ever answer on that mount.
+                // Nobody would ever answer on that mount, nor the pusher, which has it in use.
+                drop(pusher);
                 let _ = self.supervisor.unmount(&key);
                 Err(mount_error(chain, error.into()))
             }
