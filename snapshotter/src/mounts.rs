@@ -184,7 +184,7 @@ impl Mounts {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
         let packs = self.packs.get().filter(|_| is_new);
-        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index, &held.path));
+        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index, &held.path, holds));
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
@@ -274,8 +274,10 @@ impl Mounts {
             }
             return;
         };
-        // The worker before may have narrowed it, for a trace that ended with it.
-        let _ = ReadAhead::at(&held.path).and_then(|read_ahead| read_ahead.set(READ_AHEAD_KIB));
+        if held.attached {
+            // The worker before may have narrowed it, for a trace that ended with it.
+            let _ = ReadAhead::at(&held.path).and_then(|read_ahead| read_ahead.set(READ_AHEAD_KIB));
+        }
         let complete = fs.hold_checked(&self.store, &chain.index);
         let holds = complete.is_some() && connection.negotiated.has_passthrough();
         let adapter = match passthrough::adapter(fs.clone(), complete, &held.path, &connection, false) {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(60);
 const LEN: usize = 700_000;
 /// Of starts that can be learnt of all are traced, and of the others none. What comes, comes for a start.
-const SETTINGS: &str = "[boot]\nsettled_seconds = 1\ntrace_one_in = 0\n[completion]\nenabled = false\n";
+const SETTINGS: &str = "[boot]\nsettled_seconds = 3\ntrace_one_in = 0\n[completion]\nenabled = false\n";
 
 /// An image that runs a shell, with a layer of data on top of it.
 fn image(data: impl IntoIterator<Item = Entry>) -> Image {

@@ -3,6 +3,8 @@
 //! Only reads that reach this process are seen: what is in the page cache, or in a mount that the kernel reads by itself, is
 //! not, and the kernel's read-ahead makes ranges larger than what a program asked for. So a trace is as good as the cache was
 //! cold and the read-ahead small ([`crate::fuse::ReadAhead`]).
+//!
+//! A container is made by programs that look into it (for its users' names) long before its own is read: only then can it come to rest.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +17,7 @@ use jaunt_formats::boot::MAX_TOUCHES;
 /// When noting ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TouchLimits {
-    /// Without a new touch for so long, the start is over.
+    /// Without a new touch for so long, the start is over, once a program has been read.
     pub settled: Duration,
     /// So long after the first touch, noting ends whatever comes.
     pub longest: Duration,
@@ -31,6 +33,8 @@ pub struct FirstTouches {
 #[derive(Default)]
 struct State {
     begun: Option<(Instant, SystemTime)>,
+    /// Whether a program has been read.
+    runs: bool,
     last: Option<Instant>,
     /// What has been touched of each inode: sorted, no two meet.
     seen: HashMap<u64, Vec<Range<u64>>>,
@@ -65,14 +69,15 @@ impl FirstTouches {
         Self { limits, over: AtomicBool::new(false), state: Mutex::default() }
     }
 
-    /// Notes a read. Costs a look at a flag once the start is over.
-    pub(crate) fn note(&self, inode: u64, range: Range<u64>) {
+    /// Notes a read of a file that is a program, or not. Costs a look at a flag once the start is over.
+    pub(crate) fn note(&self, inode: u64, range: Range<u64>, is_program: impl FnOnce() -> bool) {
         if range.is_empty() || self.over.load(Ordering::Relaxed) {
             return;
         }
         let now = Instant::now();
         let mut state = self.lock();
         let (begun, _) = *state.begun.get_or_insert_with(|| (now, SystemTime::now()));
+        state.runs = state.runs || is_program();
         for range in add(state.seen.entry(inode).or_default(), range) {
             state.last = Some(now);
             state.noted.push(Noted { inode, range, after: now - begun });
@@ -86,7 +91,7 @@ impl FirstTouches {
     pub fn take_over(&self) -> Option<Start> {
         let mut state = self.lock();
         let ((begun, at), last) = (state.begun?, state.last?);
-        let settled = last.elapsed() >= self.limits.settled;
+        let settled = state.runs && last.elapsed() >= self.limits.settled;
         let is_over = settled || begun.elapsed() >= self.limits.longest || self.over.load(Ordering::Relaxed);
         if !is_over {
             return None;
@@ -153,21 +158,22 @@ mod tests {
         let limits = |settled| TouchLimits { settled, longest: Duration::from_secs(600) };
         let touches = FirstTouches::new(limits(Duration::from_secs(600)));
         assert_eq!(touches.take_over(), None);
-        touches.note(7, 0..4096);
+        touches.note(7, 0..4096, || true);
         assert_eq!(touches.take_over(), None, "it goes on");
         let touches = FirstTouches::new(limits(Duration::ZERO));
         assert_eq!(touches.take_over(), None, "it has not begun");
-        touches.note(7, 0..4096);
-        touches.note(9, 5..10);
-        touches.note(7, 0..4096);
+        touches.note(7, 0..4096, || false);
+        assert_eq!(touches.take_over(), None, "no program has been read");
+        touches.note(9, 5..10, || true);
+        touches.note(7, 0..4096, || false);
         let start = touches.take_over().unwrap();
         let noted: Vec<_> = start.touches.iter().map(|noted| (noted.inode, noted.range.clone())).collect();
         assert!(start.settled && noted == [(7, 0..4096), (9, 5..10)]);
-        touches.note(8, 0..1);
+        touches.note(8, 0..1, || true);
         assert_eq!(touches.take_over(), None, "it is over");
         let longest = TouchLimits { settled: Duration::from_secs(600), longest: Duration::ZERO };
         let touches = FirstTouches::new(longest);
-        touches.note(7, 0..4096);
+        touches.note(7, 0..4096, || false);
         assert!(!touches.take_over().unwrap().settled);
     }
 }

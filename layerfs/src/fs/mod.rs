@@ -294,7 +294,8 @@ impl LayerFs {
         let touch = self.touches.begin();
         let (number, stretches, size) = self.plan(inode, offset, len)?;
         if let Some(touches) = self.first_touches.get() {
-            touches.note(inode.0, offset..offset.saturating_add(len.into()).min(size));
+            let is_program = || self.attributes(inode).is_ok_and(|told| told.mode & 0o111 != 0);
+            touches.note(inode.0, offset..offset.saturating_add(len.into()).min(size), is_program);
         }
         let mut bytes = Vec::new();
         for stretch in stretches {

@@ -25,7 +25,12 @@ impl ReadAhead {
     /// # Errors
     /// Nothing is mounted there, or sysfs is read-only, as in some containers.
     pub fn at(point: &Path) -> io::Result<Self> {
-        Self::of(device_number(point).map_err(io::Error::other)?)
+        let number = |path: &Path| device_number(path).map_err(io::Error::other);
+        let (mounted, below) = (number(point)?, point.parent().map(number).transpose()?);
+        if below == Some(mounted) {
+            return Err(io::Error::other("nothing is mounted there"));
+        }
+        Self::of(mounted)
     }
 
     pub(super) fn of(number: DeviceNumber) -> io::Result<Self> {

@@ -178,8 +178,9 @@ impl BootPacks {
         Some(open.boot.clone())
     }
 
-    /// What is to be done beside the first start over a new mount of an index, at `point`; it is noted from now on if it is to be.
-    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path) -> Beside {
+    /// What is to be done beside the first start over a new mount of an index, at `point`, of which everything may be `local`; it is noted
+    /// from now on if it is to be.
+    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path, local: bool) -> Beside {
         let pushed = match self.lock().get(&index).filter(|_| self.config.push) {
             None => Pushed::Nothing,
             Some(open) if open.boot.is_learnt() => {
@@ -189,7 +190,8 @@ impl BootPacks {
         };
         let beside = beside(self.traces.is_some(), pushed);
         if let (Beside::Trace, Some(traces)) = (beside, &self.traces) {
-            traces.record(fs, index, point);
+            let wants_narrow = matches!(pushed, Pushed::Learnt { .. }) || traces.are_few(&index);
+            traces.record(fs, index, Some(point).filter(|_| !local && wants_narrow));
         }
         beside
     }

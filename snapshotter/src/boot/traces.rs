@@ -29,6 +29,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Read-ahead of mounts whose start is traced. What the kernel reads around a fault is not what the program needs, and it is pushed to
 /// the next start whether it is needed or not; but a file keeps the read-ahead that it was opened with.
 const READ_AHEAD_KIB: u32 = 16;
+/// As many traces of an index as a pack is well made of.
+const FEW: usize = 3;
 
 /// Notes starts, and keeps their traces.
 pub struct Traces {
@@ -80,11 +82,19 @@ impl Traces {
         let _ = self.sender.set(sender);
     }
 
-    /// Notes the start of a chain that is mounted for the first time, at `point`.
-    pub fn record(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path) {
+    /// Whether few starts of an index have been traced here, of those that are kept.
+    pub fn are_few(&self, index: &Digest) -> bool {
+        let end = of_index(index);
+        let is_of = |path: &&PathBuf| path.to_string_lossy().ends_with(&end);
+        list(&self.directory).is_ok_and(|traces| traces.iter().filter(is_of).count() < FEW)
+    }
+
+    /// Notes the start of a chain that is mounted for the first time. What is mounted at `narrowed` is read ahead of little meanwhile.
+    pub fn record(&self, fs: &Arc<LayerFs>, index: Digest, narrowed: Option<&Path>) {
         if fs.note_first_touches(Arc::new(FirstTouches::new(self.limits))) {
+            let _read_ahead = narrowed.and_then(narrow);
             let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-            recorded.push(Recorded { fs: Arc::downgrade(fs), index, _read_ahead: narrowed(point) });
+            recorded.push(Recorded { fs: Arc::downgrade(fs), index, _read_ahead });
         }
     }
 
@@ -134,7 +144,7 @@ impl Traces {
     }
 
     fn keep(&self, head: &TraceHead, text: &str) -> io::Result<()> {
-        let name = format!("{:013}-{}.jsonl", head.started_ms, &head.index.hex()[..12]);
+        let name = format!("{:013}{}", head.started_ms, of_index(&head.index));
         let path = self.directory.join(name);
         let new = path.with_extension("new");
         std::fs::write(&new, text)?;
@@ -146,11 +156,16 @@ impl Traces {
 }
 
 /// Without it a trace names what the kernel reads ahead as well, and is as true.
-fn narrowed(point: &Path) -> Option<Narrowed> {
+fn narrow(point: &Path) -> Option<Narrowed> {
     let narrowed = ReadAhead::at(point).and_then(|read_ahead| read_ahead.narrow(READ_AHEAD_KIB));
     narrowed
         .inspect_err(|error| tracing::debug!(%error, "a start is traced with all that is read ahead"))
         .ok()
+}
+
+/// How names of traces of an index end.
+fn of_index(index: &Digest) -> String {
+    format!("-{}.jsonl", &index.hex()[..12])
 }
 
 /// Where traces are, of a daemon with this state directory.
