@@ -127,6 +127,39 @@ fn a_damaged_index_takes_its_own_image_alone_at_a_restart() {
     assert_eq!(jaunt.worker(), next, "nothing of it ends the worker: {log}");
 }
 
+#[test]
+fn a_container_reads_on_over_a_restart_of_containerd() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let host = bed.registry.host();
+    let config = "[completion]\nenabled = false\n";
+    let mut node = Node::configured(&bed.scratch, &bed.binaries, &[host], config).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    // Whoever reads its output ends with its connection to containerd: it writes what it has read into its own root.
+    let script = "mkfifo /go; echo ready; cat /go > /dev/null; sha256sum /data/5 > /told; mv /told /result; cat /go > /dev/null";
+    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", script]).unwrap();
+    common::await_ready(&mut container);
+    let fetches = |node: &Node<'_>| common::status(&bed, node)["figures"]["fetches"].as_u64().unwrap();
+    let before = fetches(&node);
+    node.containerd.kill().unwrap();
+    node.containerd.restart().unwrap();
+
+    node.containerd.wake(&container).unwrap();
+    let snapshots = node.jaunt.as_ref().unwrap().root().join("snapshots");
+    let results = || {
+        let roots = fs::read_dir(&snapshots).unwrap().map(|snapshot| snapshot.unwrap().path());
+        roots.filter_map(|root| fs::read_to_string(root.join("fs/result")).ok()).collect::<Vec<_>>()
+    };
+    wait_until("what it has read", LIMIT, || !results().is_empty()).unwrap();
+    assert_eq!(results(), [format!("{}\n", digests()[5])]);
+    assert!(fetches(&node) > before, "what it read had been here before");
+    // containerd has it as it had before: it can be told to end, and others start beside it.
+    node.containerd.wake(&container).unwrap();
+    let mut other = node.containerd.run(&pushed.reference).unwrap();
+    assert!(other.finish(LIMIT).unwrap().contains(&digests()[3]));
+}
+
 /// P2: A mount in use is never unmounted.
 #[test]
 fn a_stopped_daemon_leaves_no_container_in_the_lurch() {
