@@ -136,7 +136,7 @@ pub struct ConvertArgs {
     /// Make no boot pack; one of this very image that was learnt stays
     #[arg(long, conflicts_with = "predecessor")]
     pub no_boot_pack: bool,
-    /// MiB of files that a new boot pack may hold [default: 256 with what was learnt of another image, else 64]
+    /// MiB of files that a new boot pack may hold; a learnt one of this very image stays as it is [default: 256 with what was learnt of another image, else 64]
     #[arg(long, value_name = "MIB", conflicts_with = "no_boot_pack", value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub max_boot_mib: Option<u64>,
     /// Sign the launch artifacts with this key: PEM, or cosign's, whose password is in COSIGN_PASSWORD
