@@ -180,7 +180,7 @@ fn what_was_interrupted_goes_on_where_it_was() {
     needs_root!();
     const LARGE: usize = 16 << 20;
     let scratch = Scratch::new().unwrap();
-    let network = Network::new(&scratch, 8_000_000).unwrap();
+    let network = Network::new(&scratch, 20_000_000).unwrap();
     let registry = Registry::remote(&scratch, &network).unwrap();
     let binaries = Binaries::find().unwrap();
     let pushed = image(LARGE).build().unwrap().push(&registry, "fixture", "v1").unwrap();
