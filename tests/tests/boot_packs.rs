@@ -335,7 +335,7 @@ fn read_ahead(node: &Node<'_>) -> u32 {
 #[test]
 fn a_trace_names_little_that_was_only_read_ahead_and_reading_ahead_goes_on_after_it() {
     needs_root!();
-    const READ: u64 = 64 << 10;
+    const READ: u64 = 256 << 10;
     let bed = Bed::new();
     let large = layer([file("large", noise(1, 4 << 20))]);
     let reads = format!("head -c {READ} /large | wc -c; exec sleep 600");
@@ -352,7 +352,7 @@ fn a_trace_names_little_that_was_only_read_ahead_and_reading_ahead_goes_on_after
         assert_eq!(container.next_line(limit).unwrap().unwrap(), READ.to_string());
         let jaunt = node.jaunt.as_ref().unwrap();
         if settled > 3 {
-            assert_eq!(read_ahead(&node), 16);
+            assert_eq!(read_ahead(&node), 64);
             signal_pid(jaunt.worker().unwrap(), Signal::KILL);
         }
         wait_until("reading ahead", limit, || read_ahead(&node) == 1024).unwrap();
