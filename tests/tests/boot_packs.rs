@@ -143,8 +143,7 @@ fn a_pack_of_another_image_is_not_used() {
 
 /// Starts the image on a new node, and takes out what it has noted of that.
 fn traced(bed: &Bed, pushed: &Pushed) -> (Cost, String) {
-    let (host, config) = (bed.registry.host(), "[boot]\nsettled_seconds = 3\n");
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[host], config).unwrap();
+    let node = bed.node_with("[boot]\nsettled_seconds = 3\n");
     let cost = start(bed, &node, pushed);
     let trace = trace_of(bed, &node, &pushed.reference);
     node.wipe().unwrap();
@@ -175,7 +174,7 @@ fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
     // A start with it is traced, and nothing pushed for it, or the other way round.
     for (number, (one_in, name)) in [(0_u64, "pushed"), (1, "traced")].into_iter().enumerate() {
         let config = format!("[boot]\nsettled_seconds = 3\ntrace_one_in = {one_in}\n");
-        let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+        let node = bed.node_with(&config);
         let with = start_with_pack(&bed, &node, &pushed, number + 1);
         let log = node.jaunt.as_ref().unwrap().log();
         assert!(
@@ -244,7 +243,7 @@ fn left_beside(bed: &Bed, pushed: &Pushed) -> usize {
 /// Starts the image on a new node whose settings of boot packs end like this, and waits for these words in its log.
 fn start_until(bed: &Bed, pushed: &Pushed, config: &str, words: &str) {
     let config = format!("[boot]\nsettled_seconds = 3\n{config}\n");
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let node = bed.node_with(&config);
     // The log is that of the nodes before as well.
     let told = || node.jaunt.as_ref().unwrap().log().matches(words).count();
     let before = told();
@@ -298,7 +297,7 @@ fn a_pack_that_starts_hardly_use_is_not_fetched_any_more() {
     let (_, pushed) = bed.converted(image());
     attach(&bed, &pushed, &pack_of(&bed, &pushed, None, &["data/touched", "data/other"]));
     let config = "[boot]\nsettled_seconds = 3\n[completion]\nenabled = false\n";
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let node = bed.node_with(config);
     let (jaunt, limit) = (node.jaunt.as_ref().unwrap(), std::time::Duration::from_secs(60));
     let count = |words: &str| jaunt.log().matches(words).count();
     let begin = || {
@@ -345,8 +344,7 @@ fn a_trace_names_little_that_was_only_read_ahead_and_reading_ahead_goes_on_after
     // One whose worker is killed before the trace is over, and one that takes it.
     for settled in [600, 3] {
         let config = format!("[boot]\nsettled_seconds = {settled}\nlongest_seconds = 600\n");
-        let host = bed.registry.host();
-        let node = Node::configured(&bed.scratch, &bed.binaries, &[host], &config).unwrap();
+        let node = bed.node_with(&config);
         node.pull(&pushed.reference).unwrap();
         let mut container = node.containerd.run(&pushed.reference).unwrap();
         assert_eq!(container.next_line(limit).unwrap().unwrap(), READ.to_string());

@@ -39,7 +39,7 @@ struct Fresh<'b> {
 
 impl<'b> Fresh<'b> {
     fn new(bed: &'b Bed) -> Self {
-        let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], SETTINGS).unwrap();
+        let node = bed.node_with(SETTINGS);
         let before = node.jaunt.as_ref().unwrap().log().len();
         Self { bed, node, before }
     }

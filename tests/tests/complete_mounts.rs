@@ -23,7 +23,7 @@ const NO_EROFS: &str = "mounts no EROFS from files";
 const WAITING: &str = "mkfifo /go; echo ready; cat /go >/dev/null; sha256sum /d/spans; cat /go >/dev/null; sha256sum /opaque/third";
 
 fn node<'b>(bed: &'b Bed, config: &str) -> Node<'b> {
-    Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap()
+    bed.node_with(config)
 }
 
 /// What is mounted for complete chains.

@@ -21,7 +21,7 @@ const SECRET: usize = 300_000;
 const AT_ONCE: &str = "[completion]\ndelay_seconds = 0\n";
 
 fn node<'b>(bed: &'b Bed, config: &str) -> Node<'b> {
-    Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap()
+    bed.node_with(config)
 }
 
 /// K2: A complete image needs no registry, also after a restart.

@@ -14,7 +14,7 @@ use jaunt_tests::mounts::{self, Mounted};
 use jaunt_tests::process::wait_until;
 use jaunt_tests::proto::containerd::services::snapshots::v1 as api;
 use jaunt_tests::proto::containerd::types::Mount;
-use jaunt_tests::{Node, cri, needs_root};
+use jaunt_tests::{cri, needs_root};
 use tonic::Request;
 use tonic::transport::Channel;
 
@@ -69,7 +69,7 @@ fn five_hundred_containers_are_made_and_read_at_once_and_leave_nothing() {
     let bed = Bed::new();
     let node = {
         let config = "[completion]\nenabled = false\n";
-        Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap()
+        bed.node_with(config)
     };
     let base = layer([file("base", noise(99, LEN))]);
     let chains: Vec<String> = (0..IMAGES)

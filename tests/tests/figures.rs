@@ -24,7 +24,7 @@ fn node_that_tells<'b>(bed: &'b Bed, config: &str) -> (Node<'b>, SocketAddr) {
     let mut address: SocketAddr = bed.registry.host().parse().unwrap();
     address.set_port(9464);
     let config = format!("{config}[metrics]\naddress = \"{address}\"\n");
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let node = bed.node_with(&config);
     wait_until("the endpoint", LIMIT, || TcpStream::connect(address).is_ok()).unwrap();
     (node, address)
 }

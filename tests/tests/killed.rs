@@ -198,7 +198,7 @@ fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
     for round in 0..4 {
         // Nothing is traced: all is pushed, in some ten milliseconds from the mount on.
         let config = "[boot]\nkeep_traces = 0\n";
-        let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+        let node = bed.node_with(config);
         node.pull(&reference).unwrap();
         let jaunt = node.jaunt.as_ref().unwrap();
         let (mounted, worker) = (jaunt.run_dir().join("mnt"), jaunt.worker().unwrap());

@@ -211,7 +211,7 @@ fn removing_an_image_ends_its_fetches_and_frees_what_no_other_has() {
     let second = staying.push(&bed.registry, "another", "v1").unwrap();
     bed.binaries.convert(&bed.scratch, &second.reference).unwrap();
     let config = "[completion]\ndelay_seconds = 0\nlimit_mb_per_second = 1\n";
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let node = bed.node_with(config);
     let jaunt = node.jaunt.as_ref().unwrap();
     node.pull(&second.reference).unwrap();
     let mut runs = node.containerd.run(&second.reference).unwrap();

@@ -51,7 +51,7 @@ fn a_hundred_mounts_are_served_within_the_memory_that_is_promised() {
     });
     let (image, pushed) = bed.converted(layers.fold(Image::new(), Image::layer));
     let config = "[completion]\nenabled = false\n";
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let node = bed.node_with(config);
     node.pull(&pushed.reference).unwrap();
     let chains: Vec<String> = image.chain_ids().iter().map(ToString::to_string).collect();
     view_all(&node, &chains);

@@ -112,7 +112,7 @@ fn originals_arrive_in_the_background_where_that_is_configured() {
     let wanted = layers(&bed.registry, &pushed);
     let socket = bed.scratch.path().join("containerd/containerd.sock");
     let config = format!("originals = \"background\"\ncontainerd = {socket:?}\n");
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap();
+    let node = bed.node_with(&config);
     assert_eq!(node.containerd.socket(), socket);
     node.pull(&pushed.reference).unwrap();
     wait_until("the originals", LIMIT, || present(&node, &wanted) == 3).unwrap();

@@ -69,7 +69,7 @@ fn deleting_the_artifact_and_its_blobs_gives_a_running_container_no_error() {
     let bed = Bed::new();
     let bytes = 1 << 20;
     let (_, pushed) = bed.converted(image(bytes));
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], ON_DEMAND).unwrap();
+    let node = bed.node_with(ON_DEMAND);
     node.pull(&pushed.reference).unwrap();
     let mut container = node.containerd.run(&pushed.reference).unwrap();
     common::await_ready(&mut container);

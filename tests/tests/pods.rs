@@ -53,7 +53,7 @@ fn node_for_pods<'a>(bed: &'a Bed, pause: &Pushed) -> Node<'a> {
 
 /// The same, whose containerd maps ids.
 fn node_that_maps_ids<'a>(bed: &'a Bed, pause: &Pushed, config: &str) -> Node<'a> {
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let node = bed.node_with(config);
     let (file, proxy) = (node.containerd.config(), "[proxy_plugins.jaunt]\n");
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.contains(proxy), "{text}");

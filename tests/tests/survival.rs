@@ -94,8 +94,7 @@ fn a_damaged_index_takes_its_own_image_alone_at_a_restart() {
         .unwrap();
     let sound = sound.push(&bed.registry, "fixture", "sound").unwrap();
     bed.binaries.convert(&bed.scratch, &sound.reference).unwrap();
-    let config = "[completion]\nenabled = false\n";
-    let node = Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], config).unwrap();
+    let node = bed.node();
     let jaunt = node.jaunt.as_ref().unwrap();
     node.pull(&damaged.reference).unwrap();
     let index = fs::read_dir(jaunt.root().join("index")).unwrap().next().unwrap().unwrap().path();
@@ -137,9 +136,7 @@ fn a_container_reads_on_over_a_restart_of_containerd() {
     needs_root!();
     let bed = Bed::new();
     let (_, pushed) = bed.converted(image());
-    let host = bed.registry.host();
-    let config = "[completion]\nenabled = false\n";
-    let mut node = Node::configured(&bed.scratch, &bed.binaries, &[host], config).unwrap();
+    let mut node = bed.node();
     node.pull(&pushed.reference).unwrap();
     // Whoever reads its output ends with its connection to containerd: it writes what it has read into its own root.
     let script = "mkfifo /go; echo ready; cat /go > /dev/null; sha256sum /data/5 > /told; mv /told /result; cat /go > /dev/null";

@@ -152,7 +152,11 @@ impl Bed {
     /// A node with our snapshotter that knows the registry. What nobody reads is left alone, so that however long a test takes,
     /// what it counts is what it asked for.
     pub fn node(&self) -> Node<'_> {
-        let config = "[completion]\nenabled = false\n";
+        self.node_with("[completion]\nenabled = false\n")
+    }
+
+    /// The same with a configuration of its own.
+    pub fn node_with(&self, config: &str) -> Node<'_> {
         Node::configured(&self.scratch, &self.binaries, &[self.registry.host()], config).unwrap()
     }
 
