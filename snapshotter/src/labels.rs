@@ -1,8 +1,7 @@
 //! What containerd tells about a layer, in the labels of Prepare.
 //!
 //! The labels come from whoever pulls (CRI, transfer service, Docker, nerdctl) and are hostile until
-//! parsed. `cri.image-layers`, the layers from this one onward, is cut at containerd's label limit; the
-//! launch index names them all, so it is not read.
+//! parsed. [`IMAGE_LAYERS`] is not read: the launch index names all layers.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +15,8 @@ pub const IMAGE_REF: &str = "containerd.io/snapshot/cri.image-ref";
 pub const MANIFEST_DIGEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 /// Digest of the layer blob.
 pub const LAYER_DIGEST: &str = "containerd.io/snapshot/cri.layer-digest";
+/// Digests of the layer blobs from this one onward, cut where the label gets too long.
+pub const IMAGE_LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
 /// `container:host:size[,...]`: the user namespace that will use the snapshot.
 pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 /// As [`UID_MAPPING`], for groups.

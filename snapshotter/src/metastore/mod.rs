@@ -140,6 +140,24 @@ impl MetaStore {
         self.change(|state| state.create(new)).await?
     }
 
+    /// Records a lazy snapshot, what was learnt of its image, and as far as they are missing those of the layers `above` it, from the
+    /// lowest: with one commit.
+    pub async fn create_lazy(
+        &self,
+        (pin, learnt): (Pin, Learnt),
+        new: Creation,
+        above: Vec<Creation>,
+    ) -> Result<Arc<Snapshot>, Error> {
+        self.change(move |state| {
+            let created = state.create(new)?;
+            state.learn(pin, learnt);
+            // Nobody has asked for them: one that cannot be made is the next call's matter.
+            above.into_iter().try_for_each(|layer| state.complete(layer)).ok();
+            Ok(created)
+        })
+        .await?
+    }
+
     /// Renames an active snapshot to a committed one. Its labels are replaced, not inherited; a parent
     /// may be given only where Prepare had none.
     pub async fn commit(
@@ -168,7 +186,8 @@ impl MetaStore {
         self.change(move |state| state.update(&name, &labels, &paths)).await?
     }
 
-    /// Records which index serves `pin`, and that `pin`'s repository is a source of its blobs.
+    /// Records which index serves `pin`, and that `pin`'s repository is a source of its blobs, for a snapshot that is on record
+    /// already.
     pub async fn learn(&self, pin: Pin, learnt: Learnt) -> Result<(), Error> {
         self.change(move |state| state.learn(pin, learnt)).await
     }

@@ -159,6 +159,14 @@ impl State {
         Ok(snapshot)
     }
 
+    /// The same of a committed one, unless it is there.
+    pub(super) fn complete(&mut self, new: Creation) -> Result<(), Error> {
+        match self.find(&new.name) {
+            Some(known) if known.kind == Kind::Committed && known.parent == new.parent => Ok(()),
+            _ => self.create(new).map(drop),
+        }
+    }
+
     pub(super) fn commit(
         &mut self,
         key: &str,

@@ -6,6 +6,7 @@ use jaunt_formats::launch::{self, LaunchError, LaunchIndex};
 use jaunt_formats::{ChainId, Digest};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
 
+use super::ImageLayer;
 use crate::index_store::IndexStore;
 
 /// An index on disk whose bytes were checked in this process's lifetime.
@@ -13,6 +14,7 @@ use crate::index_store::IndexStore;
 pub(super) struct KnownIndex {
     pub index: Digest,
     prefixes: HashMap<ChainId, u16>,
+    layers: Vec<ImageLayer>,
 }
 
 impl KnownIndex {
@@ -21,9 +23,17 @@ impl KnownIndex {
         self.prefixes.get(&chain).copied()
     }
 
+    /// The layers above so many.
+    pub fn above(&self, prefix: u16) -> &[ImageLayer] {
+        self.layers.get(usize::from(prefix)..).unwrap_or_default()
+    }
+
     fn new<B: AsRef<[u8]>>(index: Digest, open: &LaunchIndex<B>) -> Self {
-        let prefixes = ChainId::prefixes(&open.diff_ids()).zip(1..=u16::MAX).collect();
-        Self { index, prefixes }
+        let chains: Vec<ChainId> = ChainId::prefixes(&open.diff_ids()).collect();
+        let layers = chains.iter().zip(open.layers());
+        let layers = layers.map(|(chain, layer)| ImageLayer { chain: *chain, blob: layer.original.digest });
+        let layers = layers.collect();
+        Self { index, prefixes: chains.into_iter().zip(1..=u16::MAX).collect(), layers }
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
-use jaunt_formats::Digest;
+use jaunt_formats::{ChainId, Digest};
 use jaunt_layerfs::store::Store;
 use jaunt_layerfs::trace::Trace;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
@@ -26,7 +26,6 @@ use crate::index_store::IndexStore;
 use crate::labels::RemoteLayer;
 use crate::metastore::{Learnt, MetaStore, Pin};
 use crate::trust::Trust;
-use known::KnownIndex;
 use search::Found;
 
 /// A layer whose launch index is on disk and checked.
@@ -35,8 +34,21 @@ pub struct ResolvedLayer {
     pub index: Digest,
     /// How many of its layers the layer's chain has.
     pub prefix: u16,
+    /// The layers above it, from the lowest.
+    pub above: Vec<ImageLayer>,
+    /// What was learnt of the image: to go on record with the first snapshot of it.
+    pub learnt: (Pin, Learnt),
     /// Keeps the index from being collected until a snapshot uses it.
     pub in_use: Option<OwnedRwLockReadGuard<()>>,
+}
+
+/// A layer of an image, as its launch index names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// The chain that it is the topmost layer of.
+    pub chain: ChainId,
+    /// The blob in the image's manifest.
+    pub blob: Digest,
 }
 
 /// Says whether a layer can be lazy. The snapshotter's view of the registry.
@@ -87,7 +99,7 @@ pub struct Resolver {
 struct Search(OnceCell<Outcome>);
 
 struct Outcome {
-    result: Result<Arc<KnownIndex>, Fallback>,
+    result: Result<Arc<Found>, Fallback>,
     at: Instant,
 }
 
@@ -124,17 +136,17 @@ impl Resolver {
     }
 
     /// The image's index, on disk at this moment.
-    async fn known(&self, pin: &Pin) -> Result<Arc<KnownIndex>, Fallback> {
-        let known = self.search_once(pin).await?;
-        if self.indexes.contains(&known.index) {
-            return Ok(known);
+    async fn found(&self, pin: &Pin) -> Result<Arc<Found>, Fallback> {
+        let found = self.search_once(pin).await?;
+        if self.indexes.contains(&found.known.index) {
+            return Ok(found);
         }
-        tracing::warn!(index = %known.index, "launch index was removed: fetching it again");
+        tracing::warn!(index = %found.known.index, "launch index was removed: fetching it again");
         self.searches.lock().unwrap_or_else(PoisonError::into_inner).remove(pin);
         self.search_once(pin).await
     }
 
-    async fn search_once(&self, pin: &Pin) -> Result<Arc<KnownIndex>, Fallback> {
+    async fn search_once(&self, pin: &Pin) -> Result<Arc<Found>, Fallback> {
         let search = self.search(pin);
         let outcome = search
             .0
@@ -149,10 +161,10 @@ impl Resolver {
         Arc::clone(searches.entry(pin.clone()).or_default())
     }
 
-    async fn find(&self, pin: &Pin) -> Result<KnownIndex, Fallback> {
+    async fn find(&self, pin: &Pin) -> Result<Found, Fallback> {
         if let Some(Learnt { index, by }) = self.on_record(pin) {
             match known::open(&self.indexes, index).await {
-                Ok(known) => return Ok(known),
+                Ok(known) => return Ok(Found { known, by }),
                 Err(error) => {
                     tracing::warn!(%index, ?by, error = error_chain(&error), "launch index is damaged: fetching it again");
                 }
@@ -163,17 +175,11 @@ impl Resolver {
         let (client, indexes, trace) = (&self.client, &self.indexes, &self.trace);
         let search = search::Search { client, indexes, pin, trusted, packs, trace };
         let timeout = self.limits.timeout;
-        let Found { known, by } = tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
+        tokio::time::timeout(timeout, search.run()).await.unwrap_or_else(|_| {
             let detail =
                 format!("registry {} gave no launch index within {timeout:?}", pin.repository.host());
             Err(Fallback::new(FallbackCode::Timeout, detail))
-        })?;
-        let _step = self.trace.step("record", || pin.to_string());
-        self.store
-            .learn(pin.clone(), Learnt { index: known.index, by })
-            .await
-            .map_err(|error| Fallback::from_error(FallbackCode::LocalStorage, &error))?;
-        Ok(known)
+        })
     }
 
     /// What was learnt of an image, if it is there still, and would be believed today.
@@ -210,16 +216,23 @@ impl Resolve for Resolver {
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
         let in_use = Arc::clone(&self.in_use).read_owned().await;
         let pin = Pin { repository: Repository::from(&layer.image), manifest: layer.manifest };
-        let known = {
+        let found = {
             let _step = self.trace.step("resolve", || pin.to_string());
-            self.known(&pin).await?
+            self.found(&pin).await?
         };
+        let Found { known, by } = &*found;
         if let Some(why) = self.verdicts.as_ref().and_then(|found| found.quarantined_index(&known.index)) {
             let detail = format!("launch index {} is in quarantine: {why}", known.index);
             return Err(Fallback::new(FallbackCode::Quarantined, detail));
         }
         match known.prefix_of(layer.target) {
-            Some(prefix) => Ok(ResolvedLayer { index: known.index, prefix, in_use: Some(in_use) }),
+            Some(prefix) => Ok(ResolvedLayer {
+                index: known.index,
+                prefix,
+                above: known.above(prefix).to_vec(),
+                learnt: (pin, Learnt { index: known.index, by: *by }),
+                in_use: Some(in_use),
+            }),
             None => {
                 let detail =
                     format!("no prefix of launch index {} hashes to chain {}", known.index, layer.target);
@@ -249,6 +262,6 @@ impl Search {
     }
 
     fn found(&self) -> Option<Digest> {
-        self.0.get().and_then(|outcome| outcome.result.as_ref().ok()).map(|known| known.index)
+        self.0.get().and_then(|outcome| outcome.result.as_ref().ok()).map(|found| found.known.index)
     }
 }

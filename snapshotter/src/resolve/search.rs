@@ -1,14 +1,13 @@
 //! Looking for an image's launch artifact in its repository.
 //!
-//! Requests on the cold path: the artifact by its tag, then the index blob, and at the same time a HEAD
-//! for each converted layer, so that what a promise rests on is known to be there without a further
-//! round trip. Where keys are trusted, and not whoever may push, the artifact's signature is looked up beside these.
+//! Requests on the cold path: the artifact by its tag, then the index blob, and at the same time a HEAD for some of the converted
+//! layers: an artifact that has lost them all is not promised, and one that has lost a layer is read from the original, so that
+//! many layers cost no more requests than few. Where keys are trusted, and not whoever may push, the artifact's signature is looked up beside these.
 //! Referrers are asked only where the tag is missing or leads to what is not trusted, and the image's own layers
 //! (`foreign`) only where there is no usable artifact.
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jaunt_distribution::signatures::{SignatureError, SignatureSource as _, signer};
 use jaunt_distribution::{Client, Error, InRepository};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
@@ -23,8 +22,8 @@ use crate::index_store::IndexStore;
 use crate::metastore::{Pin, Voucher};
 use crate::trust::Trusted;
 
-/// HEAD requests in flight at once.
-const PROBES: usize = 16;
+/// Converted layers that are asked for, at once.
+const PROBES: usize = 4;
 /// Referrers looked at, newest first: there is one unless the image was converted several times.
 const REFERRERS_MAX: usize = 4;
 /// The same where signatures are asked for: whoever may push can put so many newer ones before it, and no more.
@@ -43,6 +42,7 @@ pub(super) struct Search<'a> {
 }
 
 /// An index, and on whose word.
+#[derive(Debug)]
 pub(super) struct Found {
     pub known: KnownIndex,
     pub by: Voucher,
@@ -204,11 +204,8 @@ impl Search<'_> {
     /// Only a registry that says "not here" speaks against a layer: some answer HEAD badly, and the
     /// read path has retries and other sources.
     async fn probe(&self, artifact: &Artifact) -> Result<(), Fallback> {
-        stream::iter(artifact.converted.clone())
-            .map(|layer| self.probe_layer(layer))
-            .buffer_unordered(PROBES)
-            .try_collect()
-            .await
+        let asked = artifact.converted.iter().take(PROBES);
+        futures_util::future::try_join_all(asked.map(|layer| self.probe_layer(*layer))).await.map(drop)
     }
 
     async fn probe_layer(&self, layer: Digest) -> Result<(), Fallback> {

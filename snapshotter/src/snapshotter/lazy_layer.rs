@@ -3,11 +3,13 @@
 //! The answer "already exists" is a promise, so it is given only for a durable record whose index is on
 //! disk and checked. Everything else is a fallback with a reason, and the layer is unpacked.
 
+use jaunt_formats::ChainId;
+
 use super::{Error, Snapshotter};
 use crate::fallback::{Fallback, FallbackCode};
 use crate::labels::{self, LabelError, RemoteLayer};
 use crate::metastore::{self, Backing, Creation, Kind, Labels, Snapshot};
-use crate::resolve::ResolvedLayer;
+use crate::resolve::{ImageLayer, ResolvedLayer};
 
 /// Why a layer is not lazy: a reason to unpack it, or a failure that unpacking would meet as well.
 enum NotLazy {
@@ -71,16 +73,11 @@ impl Snapshotter {
     ) -> Result<(), NotLazy> {
         let target = layer.target.to_string();
         let ResolvedLayer { index, prefix, .. } = *resolved;
-        let creation = Creation {
-            name: target.clone(),
-            id: self.store.reserve().id(),
-            kind: Kind::Committed,
-            parent: parent.map(str::to_owned),
-            labels: labels.clone(),
-            backing: Backing::Lazy { chain_id: layer.target, index, prefix },
-        };
+        let backing = Backing::Lazy { chain_id: layer.target, index, prefix };
+        let creation = self.creation(parent.map(str::to_owned), labels.clone(), backing, layer.target);
+        let above = self.above(layer.target, resolved, labels);
         let step = self.trace.step("record", || target.clone());
-        let created = self.store.create(creation).await;
+        let created = self.store.create_lazy(resolved.learnt.clone(), creation, above).await;
         drop(step);
         match created {
             Ok(snapshot) => {
@@ -98,6 +95,32 @@ impl Snapshotter {
             Err(error) => Err(error.into()),
         }
     }
+
+    /// The image's other layers, which containerd asks for next, one after the other: what it is told of each would otherwise wait for
+    /// the disk once more. It removes again what it did not ask for.
+    fn above(&self, below: ChainId, resolved: &ResolvedLayer, labels: &Labels) -> Vec<Creation> {
+        let parents = std::iter::once(below).chain(resolved.above.iter().map(|layer| layer.chain));
+        let layers = resolved.above.iter().zip(parents).zip(resolved.prefix + 1..);
+        let creation = |((layer, parent), prefix): ((&ImageLayer, ChainId), u16)| {
+            let backing = Backing::Lazy { chain_id: layer.chain, index: resolved.index, prefix };
+            self.creation(Some(parent.to_string()), labels_of(layer, labels), backing, layer.chain)
+        };
+        layers.map(creation).collect()
+    }
+
+    fn creation(&self, parent: Option<String>, labels: Labels, backing: Backing, chain: ChainId) -> Creation {
+        let (name, id) = (chain.to_string(), self.store.reserve().id());
+        Creation { name, id, kind: Kind::Committed, parent, labels, backing }
+    }
+}
+
+/// What containerd will say of a layer, of whose image it has said this.
+fn labels_of(layer: &ImageLayer, said: &Labels) -> Labels {
+    let mut labels = said.clone();
+    labels.remove(labels::IMAGE_LAYERS);
+    labels.insert(labels::TARGET.to_owned(), layer.chain.to_string());
+    labels.insert(labels::LAYER_DIGEST.to_owned(), layer.blob.to_string());
+    labels
 }
 
 /// Whether a snapshot that has the target's name is what containerd will look for.

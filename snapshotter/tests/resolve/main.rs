@@ -15,7 +15,7 @@ use jaunt_snapshotter::fallback::{Fallback, FallbackCode};
 use jaunt_snapshotter::index_store::IndexStore;
 use jaunt_snapshotter::labels::RemoteLayer;
 use jaunt_snapshotter::metastore::MetaStore;
-use jaunt_snapshotter::resolve::{Resolve as _, ResolveLimits, ResolvedLayer, Resolver};
+use jaunt_snapshotter::resolve::{ImageLayer, Resolve as _, ResolveLimits, ResolvedLayer, Resolver};
 use jaunt_snapshotter::trust::Trust;
 use serde_json::json;
 
@@ -56,8 +56,12 @@ impl Node {
         self.resolver = Self::resolver(&self.dir, &self.store, self.trust.clone());
     }
 
+    /// Finds a layer, and puts on record what was learnt of its image, as is done with a snapshot of it.
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback> {
-        self.resolver.layer(layer).await
+        let found = self.resolver.layer(layer).await?;
+        let (pin, learnt) = found.learnt.clone();
+        self.store.learn(pin, learnt).await.unwrap();
+        Ok(found)
     }
 
     async fn code(&self, layer: &RemoteLayer) -> FallbackCode {
@@ -79,6 +83,10 @@ async fn every_prefix_is_found_with_one_search() {
     for (found, prefix) in found.into_iter().zip(1..) {
         let found = found.map_err(|fallback| fallback.detail).unwrap();
         assert_eq!((found.index, found.prefix), (image.index, prefix));
+        let above = layers[usize::from(prefix)..].iter();
+        let above: Vec<_> =
+            above.map(|layer| ImageLayer { chain: layer.target, blob: layer.layer }).collect();
+        assert_eq!(found.above, above);
     }
     assert_eq!(registry.requests_for("manifests").await, 1);
     assert_eq!(registry.requests_for(&image.index.to_string()).await, 1);

@@ -85,7 +85,7 @@ impl Image {
             target: ChainId::of(&self.diff_ids[..prefix]).unwrap(),
             image: format!("{}:1", registry.repository()).parse().unwrap(),
             manifest: self.manifest,
-            layer: Digest::of(b"layer blob"),
+            layer: launch_layer(prefix - 1).original.digest,
         }
     }
 }

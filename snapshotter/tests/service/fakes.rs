@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
+use jaunt_distribution::Repository;
 use jaunt_formats::{ChainId, Digest};
 use jaunt_snapshotter::fallback::{Fallback, FallbackCode};
 use jaunt_snapshotter::labels::RemoteLayer;
 use jaunt_snapshotter::lazy::{LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
-use jaunt_snapshotter::metastore::MetaStore;
+use jaunt_snapshotter::metastore::{Learnt, MetaStore, Pin, Voucher};
 use jaunt_snapshotter::proto::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
 use jaunt_snapshotter::proto::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
-use jaunt_snapshotter::resolve::{Resolve, ResolvedLayer};
+use jaunt_snapshotter::resolve::{ImageLayer, Resolve, ResolvedLayer};
 use jaunt_snapshotter::service::SnapshotsService;
 use jaunt_snapshotter::snapshotter::Snapshotter;
 use jaunt_snapshotter::unix_channel;
@@ -77,7 +78,11 @@ pub const SILENT: &[u8] = b"a registry that keeps silent";
 
 /// A registry that knows some chains.
 #[derive(Default)]
-pub struct FakeRegistry(pub Mutex<HashMap<ChainId, u16>>);
+pub struct FakeRegistry {
+    pub chains: Mutex<HashMap<ChainId, u16>>,
+    /// The image's layers above a chain.
+    pub above: Mutex<HashMap<ChainId, Vec<ImageLayer>>>,
+}
 
 #[tonic::async_trait]
 impl Resolve for FakeRegistry {
@@ -85,8 +90,12 @@ impl Resolve for FakeRegistry {
         if layer.target == ChainId(Digest::of(SILENT)) {
             std::future::pending::<()>().await;
         }
-        match self.0.lock().unwrap().get(&layer.target) {
-            Some(prefix) => Ok(ResolvedLayer { index: Digest::of(b"index"), prefix: *prefix, in_use: None }),
+        let index = Digest::of(b"index");
+        let above = self.above.lock().unwrap().get(&layer.target).cloned().unwrap_or_default();
+        let pin = Pin { repository: Repository::from(&layer.image), manifest: layer.manifest };
+        let learnt = (pin, Learnt { index, by: Voucher::Registry });
+        match self.chains.lock().unwrap().get(&layer.target) {
+            Some(prefix) => Ok(ResolvedLayer { index, prefix: *prefix, above, learnt, in_use: None }),
             None => Err(Fallback::new(FallbackCode::NoLaunchArtifact, "none here")),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use jaunt_formats::{ChainId, Digest};
 use jaunt_snapshotter::fallback::FallbackCode;
 use jaunt_snapshotter::proto::containerd::services::snapshots::v1 as api;
+use jaunt_snapshotter::resolve::ImageLayer;
 use tonic::Code;
 
 use crate::fakes::Daemon;
@@ -30,7 +31,7 @@ fn layer(target: &str) -> Labels {
 
 fn know(daemon: &Daemon, name: &str, prefix: u16) -> String {
     let digest = Digest::of(name.as_bytes());
-    daemon.registry.0.lock().unwrap().insert(ChainId(digest), prefix);
+    daemon.registry.chains.lock().unwrap().insert(ChainId(digest), prefix);
     digest.to_string()
 }
 
@@ -51,6 +52,63 @@ async fn a_known_layer_exists_already_and_is_found_as_containerd_looks_for_it() 
     // Another namespace of containerd asks for the same layer.
     assert_eq!(daemon.prepare("other/9/extract-9", "", layer(&one)).await, Err(Code::AlreadyExists));
     assert_eq!(daemon.list(&["kind==active"]).await.unwrap(), Vec::<String>::new());
+}
+
+/// The rest of an image is on record with its first layer, as it will be asked for: no further call waits for the disk. What is not asked
+/// for can be removed, and is recorded anew when it is asked for later.
+#[tokio::test]
+async fn an_image_is_recorded_with_the_first_of_its_layers() {
+    let mut daemon = Daemon::start().await;
+    let names = ["one", "two", "three"];
+    let chains =
+        names.map(|name| know(&daemon, name, 1 + names.iter().position(|n| *n == name).unwrap() as u16));
+    let blob = Digest::of(b"another blob");
+    let upper =
+        names[1..].iter().map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
+    let upper: Vec<ImageLayer> = upper.collect();
+    {
+        let mut above = daemon.registry.above.lock().unwrap();
+        above.insert(ChainId(Digest::of(b"one")), upper.clone());
+        above.insert(ChainId(Digest::of(b"two")), upper[1..].to_vec());
+    }
+    assert_eq!(daemon.prepare("x1", "", layer(&chains[0])).await, Err(Code::AlreadyExists));
+    let mut labels = layer(&chains[2]);
+    labels.remove("containerd.io/snapshot/cri.image-layers");
+    labels.insert("containerd.io/snapshot/cri.layer-digest".to_owned(), blob.to_string());
+    let recorded = daemon.stat(&chains[2]).await.unwrap();
+    assert_eq!((&recorded.parent, recorded.kind, &recorded.labels), (&chains[1], 3, &labels));
+    // Nobody is asked about what is on record, nor is anything written: not even of an image that is unknown by now.
+    daemon.registry.chains.lock().unwrap().clear();
+    assert_eq!(daemon.prepare("x2", &chains[0], layer(&chains[1])).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.prepare("x3", &chains[1], layer(&chains[2])).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.stat(&chains[2]).await.unwrap(), recorded);
+    // containerd's collection, in the midst of a pull.
+    for chain in [&chains[2], &chains[1]] {
+        daemon.remove(chain).await.unwrap();
+    }
+    let two = know(&daemon, "two", 2);
+    assert_eq!(daemon.prepare("x4", &chains[0], layer(&two)).await, Err(Code::AlreadyExists));
+    let again = daemon.stat(&chains[2]).await.unwrap();
+    assert_eq!((&again.parent, &again.labels), (&chains[1], &labels));
+    // A restart finds what was recorded beside what was asked for.
+    let mut daemon = daemon.restart().await;
+    assert_eq!(daemon.mounts.restored.lock().unwrap().len(), 3);
+    assert_eq!(daemon.stat(&chains[2]).await.unwrap().labels, labels);
+}
+
+/// A snapshot that has an upper layer's name and is something else is left alone, and so is what would stand on it.
+#[tokio::test]
+async fn a_layer_above_whose_name_is_taken_waits_until_it_is_asked_for() {
+    let mut daemon = Daemon::start().await;
+    let (one, two, three) = (know(&daemon, "one", 1), chain("two"), chain("three"));
+    daemon.prepare(&two, "", Labels::new()).await.unwrap();
+    let blob = Digest::of(b"another blob");
+    let upper = ["two", "three"].map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
+    daemon.registry.above.lock().unwrap().insert(ChainId(Digest::of(b"one")), upper.to_vec());
+    assert_eq!(daemon.prepare("x1", "", layer(&one)).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.stat(&one).await.unwrap().kind, 3);
+    assert_eq!(daemon.stat(&two).await.unwrap().kind, 2);
+    assert_eq!(daemon.stat(&three).await.unwrap_err(), Code::NotFound);
 }
 
 /// No lock is held while the network, a disk or a mount is waited for.
