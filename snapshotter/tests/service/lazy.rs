@@ -59,16 +59,12 @@ async fn a_known_layer_exists_already_and_is_found_as_containerd_looks_for_it() 
 #[tokio::test]
 async fn an_image_is_recorded_with_the_first_of_its_layers() {
     let mut daemon = Daemon::start().await;
-    let names = ["one", "two", "three"];
-    let chains =
-        names.map(|name| know(&daemon, name, 1 + names.iter().position(|n| *n == name).unwrap() as u16));
+    let chains = [("one", 1), ("two", 2), ("three", 3)].map(|(name, prefix)| know(&daemon, name, prefix));
     let blob = Digest::of(b"another blob");
-    let upper =
-        names[1..].iter().map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
-    let upper: Vec<ImageLayer> = upper.collect();
+    let upper = ["two", "three"].map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
     {
         let mut above = daemon.registry.above.lock().unwrap();
-        above.insert(ChainId(Digest::of(b"one")), upper.clone());
+        above.insert(ChainId(Digest::of(b"one")), upper.to_vec());
         above.insert(ChainId(Digest::of(b"two")), upper[1..].to_vec());
     }
     assert_eq!(daemon.prepare("x1", "", layer(&chains[0])).await, Err(Code::AlreadyExists));
