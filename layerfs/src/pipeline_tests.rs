@@ -45,6 +45,63 @@ async fn a_large_read_has_several_ranges_in_flight_and_asks_for_nothing_twice() 
     assert_eq!((runs[0].start, runs[runs.len() - 1].end), (0, 400));
 }
 
+/// The bytes asked for, each of which was asked for once.
+fn asked_once(line: &Line) -> u64 {
+    let mut asked: Vec<_> = line.asked().into_iter().map(|(_, range)| range).collect();
+    asked.sort_by_key(|range| range.start);
+    assert!(asked.windows(2).all(|pair| pair[0].end <= pair[1].start), "{asked:?}");
+    asked.iter().map(|range| range.end - range.start).sum()
+}
+
+/// doc/SEMANTICS.md B3: what lies between wanted spans, too.
+#[tokio::test(start_paused = true)]
+async fn short_spans_between_wanted_ones_are_kept_and_local_ones_are_not_fetched_along() {
+    let fixture = Fixture::cut(100, 10_000);
+    let len = fixture.blob.len() as u64;
+    let line = Line::new(&fixture, MS, RATE);
+    let layer = open(&fixture, &line);
+    let odd = (1..100).step_by(2).map(|at| layer.read(fixture.tar_range(at..at + 1)));
+    assert!(join_all(odd).await.into_iter().all(|read| read.is_ok()));
+    assert_eq!((line.asked().len(), runs(&fixture, &line).pop()), (1, Some(1..100)));
+    assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
+    assert_eq!((runs(&fixture, &line), asked_once(&line)), (vec![1..100, 0..1], len));
+
+    let fixture = fixture.anew();
+    let line = Line::new(&fixture, MS, RATE);
+    let layer = open(&fixture, &line);
+    for at in (1..100).step_by(2) {
+        layer.read(fixture.tar_range(at..at + 1)).await.unwrap();
+    }
+    assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
+    assert_eq!((line.asked().len(), asked_once(&line)), (100, len));
+}
+
+/// doc/SEMANTICS.md B3: whoever reads what, at whatever time.
+#[tokio::test(start_paused = true)]
+async fn no_byte_is_asked_for_twice_however_readers_meet() {
+    for seed in 0..20 {
+        let fixture = Fixture::cut(400, 10_000);
+        let line = Line::new(&fixture, MS, RATE);
+        let layer = open(&fixture, &line);
+        let mut chance = Chance(seed);
+        let readers = (0..150).map(|_| {
+            let (first, len) = (chance.below(400) as usize, 1 + chance.below(3) as usize);
+            let (range, after) = (fixture.tar_range(first..400.min(first + len)), chance.below(300));
+            let (layer, fixture, guessed) = (&layer, &fixture, chance.below(4) == 0);
+            async move {
+                sleep(Duration::from_millis(after)).await;
+                if guessed {
+                    return layer.fetch(first..400.min(first + len), Class::Background).await.unwrap();
+                }
+                assert!(layer.read(range.clone()).await.unwrap() == fixture.bytes(range));
+            }
+        });
+        join_all(readers).await;
+        assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
+        assert_eq!(asked_once(&line), fixture.blob.len() as u64, "seed {seed}");
+    }
+}
+
 /// As the kernel reads a file: 128 KiB at a time, each once the one before is there, all that it takes ahead being ours.
 async fn read_in_sequence(fixture: &Fixture, layer: &Layer) -> Duration {
     let (streams, begun) = (Streams::default(), Instant::now());

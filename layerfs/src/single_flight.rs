@@ -13,7 +13,8 @@
 //! or panicked) tells its followers so, and the next to join is taken anew. Outcomes are not kept: whoever joins after the
 //! end starts anew.
 //!
-//! A flight is as urgent as the most urgent of those who joined it, and is needed as long as one of them is there.
+//! A flight is as urgent as the most urgent of those who joined it, and is needed as long as one of them is there. What lies
+//! between the spans of a run flies along, whether or not anybody wants it yet: who comes to want it follows that flight.
 //!
 //! Invariants: at most one flight of a span is wanted or flying; a follower is always told, or its flight still goes on.
 //! Everything happens under one lock, and no lock is held while waiting.
@@ -100,20 +101,17 @@ impl<V: Clone> SingleFlight<V> {
             }
             return (follower(id), raised && !flying);
         }
-        let id = state.next;
-        state.next += 1;
+        let id = state.number();
         if !closed {
-            state.current.insert(key, id);
-            state
-                .flights
-                .insert(id, Flight { class, followers: 1, phase: Phase::Wanted, wakers: Vec::new() });
+            state.begin(key, id, Flight { class, followers: 1, phase: Phase::Wanted, wakers: Vec::new() });
         }
         (follower(id), !closed)
     }
 
     /// Takes a span that is wanted at least as urgently as `class`, and its wanted neighbours on both sides as far as
-    /// `fits` agrees to them: it is given the lowest and the highest of the run that would be, and which two of it
-    /// would come to follow each other. In order; empty if the span is not wanted (any more).
+    /// `fits` agrees to them: it is given the lowest and the highest of the run that would be, and which two wanted ones of it
+    /// would come to follow each other. All that lies between those two is taken along, so nothing that flies may, and
+    /// what is there already is for `fits` to refuse. In order; empty if the span is not wanted (any more).
     pub fn take(
         &self,
         key: usize,
@@ -124,27 +122,22 @@ impl<V: Clone> SingleFlight<V> {
         if !state.is_wanted(key, class) {
             return Vec::new();
         }
-        let mut run = vec![key];
         let wanted = |key: &usize| state.is_wanted(*key, class);
-        let mut last = key;
+        let (mut first, mut last) = (key, key);
         for above in state.current.range(key + 1..).map(|(key, _)| *key).filter(wanted) {
-            if !fits(key, above, (last, above)) {
+            if !fits(first, above, (last, above)) || state.has_flying(last + 1..above) {
                 break;
             }
             last = above;
-            run.push(above);
         }
-        let mut first = key;
         for below in state.current.range(..key).rev().map(|(key, _)| *key).filter(wanted) {
-            if !fits(below, last, (below, first)) {
+            if !fits(below, last, (below, first)) || state.has_flying(below + 1..first) {
                 break;
             }
             first = below;
-            run.push(below);
         }
-        run.sort_unstable();
-        let tickets = run.into_iter().filter_map(|key| state.fly(key).map(|flight| (key, flight)));
-        tickets.map(|(key, flight)| Ticket { shared: self.0.clone(), flight, key }).collect()
+        let ticket = |key| Ticket { shared: self.0.clone(), flight: state.fly(key), key };
+        (first..=last).map(ticket).collect()
     }
 
     /// The lowest of a range of spans that is wanted at least as urgently as `class`, and not taken.
@@ -218,10 +211,32 @@ impl<V> State<V> {
         flight.is_some_and(|flight| matches!(flight.phase, Phase::Wanted) && flight.class <= class)
     }
 
-    fn fly(&mut self, key: usize) -> Option<u64> {
-        let id = *self.current.get(&key)?;
-        self.flights.get_mut(&id)?.phase = Phase::Flying;
-        Some(id)
+    fn has_flying(&self, keys: Range<usize>) -> bool {
+        let mut flights = self.current.range(keys).filter_map(|(_, id)| self.flights.get(id));
+        flights.any(|flight| matches!(flight.phase, Phase::Flying))
+    }
+
+    /// Has a span fly that does not yet, whoever wants it.
+    fn fly(&mut self, key: usize) -> u64 {
+        let current = self.current.get(&key).copied();
+        if let Some((id, flight)) = current.and_then(|id| Some((id, self.flights.get_mut(&id)?))) {
+            flight.phase = Phase::Flying;
+            return id;
+        }
+        let (id, class) = (self.number(), Class::Background);
+        self.begin(key, id, Flight { class, followers: 0, phase: Phase::Flying, wakers: Vec::new() });
+        id
+    }
+
+    /// A number that no flight has had.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn begin(&mut self, key: usize, id: u64, flight: Flight<V>) {
+        self.current.insert(key, id);
+        self.flights.insert(id, flight);
     }
 
     /// Ends a flight in `phase` if it is in one that `from` names, and tells its followers.

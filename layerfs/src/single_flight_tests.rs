@@ -51,14 +51,43 @@ fn a_run_takes_wanted_neighbours_as_far_as_they_fit() {
     );
     assert_eq!(flights.first_wanted(0..20, Nearby), Some(1));
     assert_eq!(
-        keys(&flights.take(2, Demand, |_, _, _| true)),
-        [1, 2, 9],
+        keys(&flights.take(2, Demand, |_, last, _| last < 9)),
+        [1, 2],
         "4 to 6 are lost again, and nobody asked anew"
     );
-    assert_eq!(flights.first_wanted(0..20, Nearby), Some(7));
-    assert_eq!(flights.first_wanted(0..20, Ahead), None);
+    assert_eq!(flights.first_wanted(0..9, Nearby), Some(7));
+    assert_eq!(flights.first_wanted(0..9, Ahead), None);
     assert!(flights.take(7, Ahead, |_, _, _| true).is_empty());
-    assert_eq!(keys(&flights.take(7, Nearby, |_, _, _| true)), [7]);
+    assert_eq!(keys(&flights.take(7, Nearby, |_, last, _| last < 9)), [7]);
+}
+
+#[tokio::test]
+async fn what_lies_between_flies_along_and_nothing_flies_twice() {
+    let flights = SingleFlight::new();
+    let (_low, _high) = (join(&flights, 2), join(&flights, 6));
+    let later = flights.join(4, Nearby).0;
+    let run = flights.take(6, Demand, |_, _, _| true);
+    assert_eq!(keys(&run), [2, 3, 4, 5, 6]);
+    let (follower, news) = flights.join(3, Demand);
+    assert!(!news, "it is on its way");
+    let _others: Vec<_> = [1, 7].map(|key| join(&flights, key)).into();
+    assert_eq!(keys(&flights.take(1, Demand, |_, _, _| true)), [1], "what lies between flies");
+    assert_eq!(keys(&flights.take(7, Demand, |_, _, _| true)), [7], "what lies between flies");
+    run.into_iter().for_each(|ticket| ticket.complete(9));
+    assert_eq!((follower.await, later.await), (Some(9), Some(9)));
+    assert!(flights.join(5, Demand).1, "what nobody followed is forgotten as well");
+}
+
+#[test]
+fn what_only_flies_along_keeps_no_run_going() {
+    let flights = SingleFlight::<u32>::new();
+    let (low, high) = (join(&flights, 1), join(&flights, 3));
+    let run = flights.take(1, Demand, |_, _, _| true);
+    drop((low, high));
+    assert_eq!(flights.class_of(&run), None);
+    let between = flights.join(2, Nearby);
+    assert_eq!(flights.class_of(&run), Some(Nearby), "until somebody wants it");
+    drop(between);
 }
 
 #[test]

@@ -10,8 +10,9 @@ const FETCH: u64 = 4 << 20;
 const FETCH_TAR: u64 = 16 << 20;
 /// Bytes of tar prefetched on either side of a miss at most: eight times the compressed reach.
 const PREFETCH_TAR: u64 = 4 << 20;
-/// Bytes between two spans that are fetched along and thrown away: half a millisecond at 1 Gbit/s, for which
-/// no second request is made. Frames of podman's layers do not touch.
+/// Bytes between two wanted spans that are fetched along: half a millisecond at 1 Gbit/s, for which no second request is
+/// made. The spans among them are kept, those here already part two requests, and what no span covers is thrown away:
+/// frames of podman's layers do not touch.
 const GAP: u64 = 64 << 10;
 
 /// The spans that cover a range of the tar; `None` if some of it is covered by none.

@@ -29,17 +29,20 @@ pub(crate) struct Fixture {
     pub(crate) blob: Bytes,
     pub(crate) layer: LaunchLayer,
     pub(crate) store: Arc<Store>,
+    /// Bytes of tar a span.
+    span: usize,
     _directory: tempfile::TempDir,
 }
 
 impl Fixture {
     /// A layer of so many spans that hardly compress.
     pub(crate) fn new(spans: usize) -> Self {
-        let mut chance = Chance(spans as u64);
-        let mut tar: Vec<u8> = (0..spans * SPAN / 8).flat_map(|_| chance.next().to_le_bytes()).collect();
-        // The last span is short and ends within a block, as a tar of odd length would.
-        tar.truncate(spans * SPAN - 700);
-        Self::of(tar)
+        Self::of(noise(spans * SPAN))
+    }
+
+    /// The same with spans of that length.
+    pub(crate) fn cut(spans: usize, span: usize) -> Self {
+        Self::of_spans(noise(spans * span), span)
     }
 
     /// A layer of so many spans that compress to almost nothing.
@@ -49,13 +52,17 @@ impl Fixture {
 
     /// A layer of this tar.
     pub(crate) fn of(tar: Vec<u8>) -> Self {
+        Self::of_spans(tar, SPAN)
+    }
+
+    fn of_spans(tar: Vec<u8>, span: usize) -> Self {
         let (mut blob, mut spans) = (Vec::new(), Vec::new());
-        for (at, part) in tar.chunks(SPAN).enumerate() {
+        for (at, part) in tar.chunks(span).enumerate() {
             let frames = crate::decode::tests::frames(part, 30_000);
             spans.push(Span {
                 blob_offset: BlobOffset(blob.len() as u64),
                 compressed_len: frames.len().try_into().unwrap(),
-                tar_offset: TarOffset((at * SPAN) as u64),
+                tar_offset: TarOffset((at * span) as u64),
                 tar_len: part.len().try_into().unwrap(),
                 digest: SpanDigest(*blake3::hash(&frames).as_bytes()),
             });
@@ -72,7 +79,7 @@ impl Fixture {
             spans,
         };
         let (store, directory) = new_store();
-        Self { tar, blob: blob.into(), layer, store, _directory: directory }
+        Self { tar, blob: blob.into(), layer, store, span, _directory: directory }
     }
 
     /// The same layer, with a store that has nothing of it.
@@ -120,13 +127,21 @@ impl Fixture {
 
     /// The tar range of a run of spans.
     pub(crate) fn tar_range(&self, spans: Range<usize>) -> Range<u64> {
-        (spans.start * SPAN) as u64..(spans.end * SPAN).min(self.tar.len()) as u64
+        (spans.start * self.span) as u64..(spans.end * self.span).min(self.tar.len()) as u64
     }
 
     /// The tar's bytes there.
     pub(crate) fn bytes(&self, range: Range<u64>) -> &[u8] {
         &self.tar[range.start as usize..range.end as usize]
     }
+}
+
+/// Bytes that hardly compress. The last block is short, as that of a tar of odd length would be.
+fn noise(len: usize) -> Vec<u8> {
+    let mut chance = Chance((len / SPAN) as u64);
+    let mut tar: Vec<u8> = (0..len / 8).flat_map(|_| chance.next().to_le_bytes()).collect();
+    tar.truncate(len - 700);
+    tar
 }
 
 fn new_store() -> (Arc<Store>, tempfile::TempDir) {

@@ -25,7 +25,11 @@ impl Fetcher {
             let bytes = spans::blob_range(&self.layer, &request).map_or(0, |range| range.end - range.start);
             // A host that rests is nothing to wait for: whom else to ask is for the run to see.
             let mut passage = self.lane().enter(class, bytes).await.ok();
-            let fits = |first, last, joint| spans::fit(&self.layer, first, last, joint);
+            // Neither does a run pass over what is here: that would be fetched again.
+            let fits = |first, last, joint: (usize, usize)| {
+                let mut between = joint.0 + 1..joint.1;
+                spans::fit(&self.layer, first, last, joint) && between.all(|at| !self.is_local(at))
+            };
             let run = Run::new(&self.layer, self.flights.take(first, class, fits));
             if run.is_empty() {
                 continue;
