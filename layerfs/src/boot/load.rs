@@ -4,6 +4,7 @@
 //! the two were compared. The stream has a turn in its host's lane as *boot*. While a reader waits for something else it is left
 //! standing for a moment, so that TCP gives him the line, but never while one waits for the pack.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::class::Class;
 use crate::layers::Layers;
 use crate::source::{ByteStream, Source};
 use crate::store::LargeFiles;
-use crate::verify::{FrameBytes, FrameError, verify_frame};
+use crate::verify::{FrameError, verify_frame};
 
 /// How long readers of other things are left the line before the stream goes on all the same.
 const STAND_BACK: Duration = Duration::from_secs(1);
@@ -104,7 +105,7 @@ impl Boot {
             return Ok(Loaded::NotNeeded);
         }
         let shelf = Shelf::create(path, &table, pack, named.learnt).map_err(LoadError::Keep)?;
-        let shelf = self.shelf.get_or_init(|| shelf);
+        let shelf = self.shelf.get_or_init(|| Arc::new(shelf));
         self.progress.landed();
         self.frames(shelf, &mut incoming).await.map(|()| Loaded::Whole)
     }
@@ -112,22 +113,21 @@ impl Boot {
     /// Takes frame after frame; what has come and is right stays, whatever becomes of the others.
     async fn frames<P: FnMut(u64) -> u64>(
         &self,
-        shelf: &Shelf,
+        shelf: &Arc<Shelf>,
         incoming: &mut Incoming<'_, P>,
     ) -> Result<(), LoadError> {
-        let digest = incoming.named.digest;
-        let mut landing = Landing { boot: self, shelf, digest, pending: FuturesUnordered::new() };
+        let mut landing = Landing { digest: incoming.named.digest, pending: FuturesUnordered::new() };
         let received = self.receive(shelf, incoming, &mut landing).await;
         let landed = landing.all().await;
         received.and(landed)
     }
 
-    /// Each frame is verified and decoded on a thread of its own while the next ones come.
+    /// Each frame is verified, decoded and shelved on a thread of its own while the next ones come.
     async fn receive<P: FnMut(u64) -> u64>(
         &self,
-        shelf: &Shelf,
+        shelf: &Arc<Shelf>,
         incoming: &mut Incoming<'_, P>,
-        landing: &mut Landing<'_>,
+        landing: &mut Landing,
     ) -> Result<(), LoadError> {
         let node = incoming.layers.node().clone();
         for (at, frame) in shelf.pack().frames.iter().enumerate() {
@@ -137,52 +137,57 @@ impl Boot {
             let held = loop {
                 tokio::select! {
                     held = &mut memory => break held.ok_or(LoadError::Stopping)?,
-                    Some((at, verified)) = landing.pending.next() => landing.land(at, verified)?,
+                    Some((at, shelved)) = landing.pending.next() => landing.land(at, shelved)?,
                 }
             };
             let bytes = incoming.take(usize::try_from(len).unwrap_or(usize::MAX), self).await?;
             let decoder = node.pool.decoder().await.ok_or(LoadError::Stopping)?;
-            let (frame, metrics) = (frame.clone(), node.metrics.clone());
-            let verifying = tokio::task::spawn_blocking(move || {
-                let verified = verify_frame(&frame, &bytes);
+            let (shelf, progress, metrics) = (shelf.clone(), self.progress.clone(), node.metrics.clone());
+            let shelving = tokio::task::spawn_blocking(move || {
+                let frame = &shelf.pack().frames[at];
+                let shelved = verify_frame(frame, &bytes).map_err(NotShelved::Frame);
+                let shelved = shelved.and_then(|content| shelf.put(at, &content).map_err(NotShelved::Keep));
+                progress.landed();
                 drop((decoder, held));
                 metrics.boot_content_bytes.inc_by(frame.content_len.into());
-                verified
+                shelved
             });
-            landing.pending.push(async move { (at, verifying.await.ok()) }.boxed());
-            while let Some(Some((at, verified))) = landing.pending.next().now_or_never() {
-                landing.land(at, verified)?;
+            landing.pending.push(async move { (at, shelving.await.ok()) }.boxed());
+            while let Some(Some((at, shelved))) = landing.pending.next().now_or_never() {
+                landing.land(at, shelved)?;
             }
         }
         Ok(())
     }
 }
 
-/// A frame's number, and what it turned out to be; `None` while the process stops.
-type Verified = (usize, Option<Result<FrameBytes, FrameError>>);
+/// A frame's number, and whether it is on the shelf; `None` while the process stops.
+type Shelved = (usize, Option<Result<(), NotShelved>>);
 
-/// Frames that have come, on their way to the shelf.
-struct Landing<'l> {
-    boot: &'l Boot,
-    shelf: &'l Shelf,
-    digest: Digest,
-    pending: FuturesUnordered<BoxFuture<'static, Verified>>,
+/// Why a frame that came is not on the shelf.
+enum NotShelved {
+    Frame(FrameError),
+    Keep(io::Error),
 }
 
-impl Landing<'_> {
-    fn land(&self, at: usize, verified: Option<Result<FrameBytes, FrameError>>) -> Result<(), LoadError> {
-        let digest = self.digest;
-        let content =
-            verified.ok_or(LoadError::Stopping)?.map_err(|source| LoadError::Frame { digest, at, source })?;
-        self.shelf.put(at, &content).map_err(LoadError::Keep)?;
-        self.boot.progress.landed();
-        Ok(())
+/// Frames that have come, on their way to the shelf.
+struct Landing {
+    digest: Digest,
+    pending: FuturesUnordered<BoxFuture<'static, Shelved>>,
+}
+
+impl Landing {
+    fn land(&self, at: usize, shelved: Option<Result<(), NotShelved>>) -> Result<(), LoadError> {
+        shelved.ok_or(LoadError::Stopping)?.map_err(|why| match why {
+            NotShelved::Frame(source) => LoadError::Frame { digest: self.digest, at, source },
+            NotShelved::Keep(source) => LoadError::Keep(source),
+        })
     }
 
     async fn all(&mut self) -> Result<(), LoadError> {
         let mut landed = Ok(());
-        while let Some((at, verified)) = self.pending.next().await {
-            landed = landed.and(self.land(at, verified));
+        while let Some((at, shelved)) = self.pending.next().await {
+            landed = landed.and(self.land(at, shelved));
         }
         landed
     }

@@ -27,7 +27,7 @@ mod trust;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jaunt_formats::Digest;
@@ -124,8 +124,8 @@ pub enum Loaded {
 /// One image's pack, as the mounts of its launch index see it.
 #[derive(Default)]
 pub struct Boot {
-    shelf: OnceLock<Shelf>,
-    progress: Progress,
+    shelf: OnceLock<Arc<Shelf>>,
+    progress: Arc<Progress>,
     trust: Trust,
     learnt: bool,
 }
@@ -160,7 +160,7 @@ impl Boot {
             .ok()?;
         let boot = Self { learnt: shelf.is_of_learnt(), ..Self::default() };
         boot.progress.end();
-        let _ = boot.shelf.set(shelf);
+        let _ = boot.shelf.set(Arc::new(shelf));
         Some(boot)
     }
 
@@ -247,7 +247,7 @@ impl Boot {
 
     /// How much there is of it.
     pub fn figures(&self) -> BootFigures {
-        self.shelf.get().map(Shelf::figures).unwrap_or_default()
+        self.shelf.get().map(|shelf| shelf.figures()).unwrap_or_default()
     }
 
     /// Whether nothing more comes.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ impl Boot {
     pub(crate) fn distrust(&self) {
         let was_gone = self.trust.is_gone.swap(true, Ordering::AcqRel);
         self.progress.landed();
-        let removed = self.shelf.get().filter(|_| !was_gone).map(Shelf::remove);
+        let removed = self.shelf.get().filter(|_| !was_gone).map(|shelf| shelf.remove());
         if let Some(Err(error)) = removed {
             tracing::warn!(%error, "what a boot pack brought cannot be removed");
         }
@@ -37,7 +38,7 @@ impl Boot {
 
     /// The places of the layers that readers may have been given something of.
     pub(crate) fn layers(&self) -> BTreeSet<usize> {
-        self.shelf.get().map(Shelf::layers).unwrap_or_default()
+        self.shelf.get().map(|shelf| shelf.layers()).unwrap_or_default()
     }
 
     /// The first part of a layer that it says something else of than what is `right`.
@@ -61,6 +62,6 @@ impl Boot {
 
     /// The shelf, for readers.
     pub(super) fn believed(&self) -> Option<&Shelf> {
-        self.shelf.get().filter(|_| !self.is_distrusted())
+        self.shelf.get().map(Arc::as_ref).filter(|_| !self.is_distrusted())
     }
 }
