@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, Repository};
 use jaunt_formats::Digest;
+use jaunt_formats::launch::LaunchIndex;
 use jaunt_layerfs::boot::{Boot, Expected, LoadError, Loaded, NamedPack};
 use jaunt_layerfs::fs::LayerFs;
-use jaunt_layerfs::index_file::{MappedIndex, open_index};
+use jaunt_layerfs::index_file::MappedIndex;
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::RegistrySource;
 use jaunt_layerfs::store::LargeFiles;
@@ -78,11 +79,11 @@ pub enum Beside {
 
 /// A pack on its way. Dropped without [`admitted`](Self::admitted), it is given up.
 #[must_use]
-pub struct Begun(oneshot::Sender<PathBuf>);
+pub struct Begun(oneshot::Sender<Expected>);
 
 impl Begun {
-    /// Says where the launch index is, which was checked.
-    pub fn admitted(self, index: PathBuf) {
+    /// Says what it must be of: a launch index that was checked, and is believed.
+    pub fn admitted(self, index: Expected) {
         let _ = self.0.send(index);
     }
 }
@@ -144,17 +145,13 @@ impl BootPacks {
             open.insert(index, Open::new(boot.clone()));
             boot
         };
-        let (admitted, index_path) = oneshot::channel();
+        let (admitted, expected) = oneshot::channel();
         let source = Arc::new(RegistrySource::new(client.clone(), repository.clone()));
         let (this, repository) = (self.clone(), repository.clone());
         tokio::spawn(async move {
-            let expected = async {
-                let path: PathBuf = index_path.await.ok()?;
-                tokio::task::spawn_blocking(move || of_index(index, &path)).await.ok()?
-            };
             let path = this.path(&index);
             let begun = Instant::now();
-            let loaded = boot.load(pack, source, &this.layers, &path, expected).await;
+            let loaded = boot.load(pack, source, &this.layers, &path, async { expected.await.ok() }).await;
             tell(&repository, &loaded, &boot, begun.elapsed());
             if !matches!(loaded, Ok(Loaded::Whole)) && boot.figures().present_bytes == 0 {
                 this.lock().remove(&index);
@@ -249,11 +246,10 @@ fn one_in(many: u64) -> bool {
     many > 0 && RandomState::new().hash_one(()).is_multiple_of(many)
 }
 
-/// What a pack must be of. An index that cannot be read has been complained of where it is used.
-fn of_index(index: Digest, path: &Path) -> Option<Expected> {
-    let open = open_index(path).ok()?;
-    let large = LargeFiles::of_layers(&open);
-    Some(Expected { index, layers: open.layers().iter().cloned().zip(large).collect() })
+/// What a pack of this launch index must be of.
+pub fn expected<B: AsRef<[u8]>>(index: Digest, open: &LaunchIndex<B>) -> Expected {
+    let large = LargeFiles::of_layers(open);
+    Expected { index, layers: open.layers().iter().cloned().zip(large).collect() }
 }
 
 fn tell(repository: &Repository, loaded: &Result<Loaded, LoadError>, boot: &Boot, took: Duration) {

@@ -68,15 +68,18 @@ pub(super) enum AdmitError {
     Stopping,
 }
 
-/// Unpacks an index blob whose digest was verified, checks every record of it, and keeps it.
+/// Unpacks an index blob whose digest was verified, checks every record of it, and keeps it. Whoever needs no more than that it is sound
+/// is told so by `checked`, before the disk is waited for.
 pub(super) async fn admit(
     indexes: &IndexStore,
     index: Digest,
     blob: bytes::Bytes,
+    checked: impl FnOnce(&LaunchIndex<Vec<u8>>) + Send + 'static,
 ) -> Result<KnownIndex, AdmitError> {
     let indexes = indexes.clone();
-    let admitted =
-        tokio::task::spawn_blocking(move || check_and_write(&indexes, index, launch::unpack(&blob)?));
+    let admitted = tokio::task::spawn_blocking(move || {
+        check_and_write(&indexes, index, launch::unpack(&blob)?, checked)
+    });
     admitted.await.map_err(|_| AdmitError::Stopping)?
 }
 
@@ -87,15 +90,21 @@ pub(super) async fn keep(indexes: &IndexStore, raw: Vec<u8>) -> Result<KnownInde
         if raw.len() as u64 > launch::MAX_INDEX_LEN {
             return Err(LaunchError::TooLarge(raw.len() as u64).into());
         }
-        check_and_write(&indexes, Digest::of(&raw), raw)
+        check_and_write(&indexes, Digest::of(&raw), raw, |_| ())
     });
     kept.await.map_err(|_| AdmitError::Stopping)?
 }
 
-fn check_and_write(indexes: &IndexStore, index: Digest, raw: Vec<u8>) -> Result<KnownIndex, AdmitError> {
+fn check_and_write(
+    indexes: &IndexStore,
+    index: Digest,
+    raw: Vec<u8>,
+    checked: impl FnOnce(&LaunchIndex<Vec<u8>>),
+) -> Result<KnownIndex, AdmitError> {
     let open = LaunchIndex::open(raw)?;
     open.verify_checksum()?;
     launch::check(&open)?;
+    checked(&open);
     let known = KnownIndex::new(index, &open);
     indexes.write(&index, &open.into_bytes()).map_err(|source| AdmitError::Write { index, source })?;
     Ok(known)

@@ -12,11 +12,13 @@ use jaunt_distribution::signatures::{SignatureError, SignatureSource as _, signe
 use jaunt_distribution::{Client, Error, InRepository};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
 use jaunt_formats::{Digest, launch};
+use jaunt_layerfs::boot::Expected;
 use jaunt_layerfs::trace::Trace;
+use tokio::sync::oneshot;
 
 use super::artifact::{self, Artifact};
 use super::known::{self, AdmitError, KnownIndex};
-use crate::boot::{Begun, BootPacks};
+use crate::boot::{self, Begun, BootPacks};
 use crate::fallback::{Fallback, FallbackCode, error_chain};
 use crate::index_store::IndexStore;
 use crate::metastore::{Pin, Voucher};
@@ -66,12 +68,10 @@ impl Search<'_> {
     async fn converted(&self) -> Result<Found, Fallback> {
         let mut refused = match self.tagged().await? {
             Some(Ok(artifact)) => {
-                let pack = self.begin_pack(&artifact);
                 // Both at once: whoever signs costs a start no further round trip but for his own document.
-                let (by, ready) = tokio::join!(self.voucher(&artifact), self.ready(&artifact));
-                match by {
-                    Ok(by) => return Ok(Found { known: self.admitted(pack, ready?), by }),
-                    Err(refused) => Some(refused),
+                match self.with_pack(&artifact, self.voucher(&artifact)).await {
+                    (Ok(by), ready) => return Ok(Found { known: ready?, by }),
+                    (Err(refused), _) => Some(refused),
                 }
             }
             Some(Err(malformed)) => Some(malformed),
@@ -84,9 +84,8 @@ impl Search<'_> {
             };
             match usable {
                 Ok((artifact, by)) => {
-                    let pack = self.begin_pack(&artifact);
-                    let known = self.ready(&artifact).await?;
-                    return Ok(Found { known: self.admitted(pack, known), by });
+                    let (by, ready) = self.with_pack(&artifact, async { Ok(by) }).await;
+                    return Ok(Found { known: ready?, by: by? });
                 }
                 Err(unusable) => _ = refused.get_or_insert(unusable),
             }
@@ -107,12 +106,25 @@ impl Search<'_> {
         packs.begin(self.client, &self.pin.repository, index, pack)
     }
 
-    /// Has the boot pack used, of an artifact that is believed.
-    fn admitted(&self, pack: Option<Begun>, known: KnownIndex) -> KnownIndex {
-        if let Some(pack) = pack {
-            pack.admitted(self.indexes.path(&known.index));
-        }
-        known
+    /// The artifact's index, and who vouches for it; its boot pack is used from the moment that it is known to be sound and to be believed.
+    async fn with_pack(
+        &self,
+        artifact: &Artifact,
+        voucher: impl Future<Output = Result<Voucher, Fallback>>,
+    ) -> (Result<Voucher, Fallback>, Result<KnownIndex, Fallback>) {
+        let pack = self.begin_pack(artifact);
+        let (sound, is_sound) = oneshot::channel();
+        let believed = async {
+            let by = voucher.await?;
+            if let Some(pack) = pack
+                && let Ok(expected) = is_sound.await
+            {
+                pack.admitted(expected);
+            }
+            Ok(by)
+        };
+        // Boxed, for the requests in it are large, and whoever searches awaits this in two places.
+        tokio::join!(believed, Box::pin(self.ready(artifact, sound)))
     }
 
     /// What has our tag, if anything has it.
@@ -165,13 +177,21 @@ impl Search<'_> {
         Err(Fallback::new(FallbackCode::UntrustedArtifact, detail))
     }
 
-    /// The artifact's index, on disk and checked, and its layers seen.
-    async fn ready(&self, artifact: &Artifact) -> Result<KnownIndex, Fallback> {
-        let (known, ()) = futures_util::try_join!(self.index(artifact), self.probe(artifact))?;
+    /// The artifact's index, on disk and checked, and its layers seen. `sound` is told once it is checked.
+    async fn ready(
+        &self,
+        artifact: &Artifact,
+        sound: oneshot::Sender<Expected>,
+    ) -> Result<KnownIndex, Fallback> {
+        let (known, ()) = futures_util::try_join!(self.index(artifact, sound), self.probe(artifact))?;
         Ok(known)
     }
 
-    async fn index(&self, artifact: &Artifact) -> Result<KnownIndex, Fallback> {
+    async fn index(
+        &self,
+        artifact: &Artifact,
+        sound: oneshot::Sender<Expected>,
+    ) -> Result<KnownIndex, Fallback> {
         let _step = self.trace.step("index", || artifact.index.digest.to_string());
         let Pin { repository, .. } = self.pin;
         let index = artifact.index;
@@ -192,7 +212,12 @@ impl Search<'_> {
                 }
                 error => registry_failure(&error),
             })?;
-        known::admit(self.indexes, index.digest, blob).await.map_err(|error| {
+        let checked = move |open: &_| {
+            if !sound.is_closed() {
+                let _ = sound.send(boot::expected(index.digest, open));
+            }
+        };
+        known::admit(self.indexes, index.digest, blob, checked).await.map_err(|error| {
             let code = match error {
                 AdmitError::Unsound(_) => FallbackCode::BadIndex,
                 AdmitError::Write { .. } | AdmitError::Stopping => FallbackCode::LocalStorage,

@@ -192,10 +192,22 @@ impl Registry {
         self.answer("GET", format!("manifests/{name}"), answer).await;
     }
 
+    /// All but the index, which comes after a while.
+    pub async fn put_with_late_index(&self, image: &Image, late: Duration) {
+        self.put_manifest(&format!("sha256-{}.jaunt", image.manifest.hex()), &image.artifact).await;
+        let index = ResponseTemplate::new(200).set_body_bytes(image.blob.clone()).set_delay(late);
+        self.answer("GET", format!("blobs/{}", image.index), index).await;
+        self.put_layers(image).await;
+    }
+
     /// The index, and the converted layers of the image as made: not what a test put in their place.
     async fn put_blobs(&self, image: &Image) {
         let index = ResponseTemplate::new(200).set_body_bytes(image.blob.clone());
         self.answer("GET", format!("blobs/{}", image.index), index).await;
+        self.put_layers(image).await;
+    }
+
+    async fn put_layers(&self, image: &Image) {
         for number in 0..image.diff_ids.len() {
             let digest = launch_layer(number).converted.digest;
             let answer = ResponseTemplate::new(200).insert_header("content-length", "100");
