@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::credentials::GivenLogins;
+use crate::files;
 use crate::hosts::HostSettings;
 
 /// Settings of a client. `Default` suits a node and a command line alike.
@@ -45,7 +46,7 @@ impl Default for ClientConfig {
         Self {
             plain_http: BTreeSet::new(),
             hosts: HostSettings::default(),
-            auth_files: standard_auth_files(|name| std::env::var_os(name)),
+            auth_files: standard_auth_files(files::home(), |name| std::env::var_os(name)),
             pull_secrets: Vec::new(),
             given_logins: GivenLogins::default(),
             connect_timeout: Duration::from_secs(5),
@@ -60,9 +61,9 @@ impl Default for ClientConfig {
 /// `~/.docker/config.json`; podman's `$XDG_RUNTIME_DIR/containers/auth.json`, else
 /// `/run/containers/<uid>/auth.json`; and `$XDG_CONFIG_HOME/containers/auth.json`, else
 /// `~/.config/containers/auth.json`.
-fn standard_auth_files(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+fn standard_auth_files(home: Option<PathBuf>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let path = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = |below: &str| path("HOME").map(|home| home.join(below));
+    let home = |below: &str| home.as_ref().map(|home| home.join(below));
     let docker = path("DOCKER_CONFIG").or_else(|| home(".docker")).map(|path| path.join("config.json"));
     let runtime = path("XDG_RUNTIME_DIR").map(|path| path.join("containers"));
     // What /proc/self belongs to, we run as.
@@ -80,22 +81,22 @@ mod tests {
 
     #[test]
     fn logins_are_looked_for_where_their_tools_put_them() {
-        let files = |variables: &[(&str, &str)]| {
+        let files = |home: Option<&str>, variables: &[(&str, &str)]| {
             let value =
                 |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-            let files = standard_auth_files(value).into_iter().map(|path| path.display().to_string());
+            let files = standard_auth_files(home.map(PathBuf::from), value);
+            let files = files.into_iter().map(|path| path.display().to_string());
             files.filter(|file| !file.starts_with("/run/containers/")).collect::<Vec<_>>()
         };
-        assert_eq!(files(&[("HOME", "/h")]), ["/h/.docker/config.json", "/h/.config/containers/auth.json"]);
+        assert_eq!(files(Some("/h"), &[]), ["/h/.docker/config.json", "/h/.config/containers/auth.json"]);
         let all = [
-            ("HOME", "/h"),
             ("REGISTRY_AUTH_FILE", "/r"),
             ("DOCKER_CONFIG", "/d"),
             ("XDG_RUNTIME_DIR", "/x"),
             ("XDG_CONFIG_HOME", "/c"),
         ];
         let want = ["/r", "/d/config.json", "/x/containers/auth.json", "/c/containers/auth.json"];
-        assert_eq!(files(&all), want);
-        assert_eq!(files(&[("DOCKER_CONFIG", "")]), [""; 0]);
+        assert_eq!(files(Some("/h"), &all), want);
+        assert_eq!(files(None, &[("DOCKER_CONFIG", "")]), [""; 0]);
     }
 }

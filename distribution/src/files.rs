@@ -1,10 +1,15 @@
-//! Reading files of settings: regular ones, and of a size that settings may have.
+//! Files of settings: where a home directory is, and reading what is a regular file of a size that settings may have.
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::limits;
+
+/// The home directory: `$HOME`, or that of the user we run as where there is none. systemd gives system services none.
+pub(crate) fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
+}
 
 /// The whole of a file.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! A systemd of one's own: process 1 of a PID namespace, with a control group and mounts of its own.
 //!
 //! One directory is shared with the machine: what services mount there, containers outside see. What is written to /etc
-//! stays inside.
+//! and to root's home directory stays inside.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,8 +30,10 @@ exec unshare --mount --pid --fork --kill-child --cgroup --mount-proc --propagati
     umount -R /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
     mount -t tmpfs none /run
-    mkdir /run/etc /run/etc.work
-    mount -t overlay none /etc -o lowerdir=/etc,upperdir=/run/etc,workdir=/run/etc.work
+    for dir in etc root; do
+        mkdir /run/$dir /run/$dir.work
+        mount -t overlay none /$dir -o lowerdir=/$dir,upperdir=/run/$dir,workdir=/run/$dir.work
+    done
     mount -t tmpfs none /etc/systemd/system
     mkdir -p /run/systemd/system
     cp -r "$2"/. /run/systemd/system

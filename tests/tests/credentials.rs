@@ -4,16 +4,17 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, await_ready, backings, noise, runnable, status};
+use common::private::Private;
+use common::{await_ready, backings, noise, runnable, status};
 use jaunt_formats::Digest;
-use jaunt_tests::image::{Image, Pushed, dir, file, layer};
+use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::registry::{AUTH, PASSWORD};
-use jaunt_tests::{Binaries, Node, Registry, Scratch, needs_root};
+use jaunt_tests::{Node, needs_root};
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -24,60 +25,30 @@ fn image() -> Image {
     Image::new().layer(layer(runnable())).layer(layer(data))
 }
 
-/// A private registry with a converted image, and a directory with the login.
-struct Private {
-    bed: Bed,
-    pushed: Pushed,
+/// A node whose daemon has no login but what `credentials` leads it to, and fetches nothing by itself.
+fn node<'p>(private: &'p Private, credentials: &str) -> Node<'p> {
+    let bed = &private.bed;
+    let config = format!(
+        "docker_config = \"/no/such/file\"\ncontainerd = {:?}\n[completion]\nenabled = false\n[credentials]\n{credentials}\n",
+        bed.scratch.path().join("containerd/containerd.sock"),
+    );
+    Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap()
 }
 
-impl Private {
-    fn new() -> Self {
-        let scratch = Scratch::new().unwrap();
-        let registry = Registry::guarded(&scratch).unwrap();
-        let bed = Bed { binaries: Binaries::find().unwrap(), registry, scratch };
-        let (_, pushed) = bed.pushed(image());
-        let private = Self { bed, pushed };
-        private.write_login(&private.login_dir().join("config.json"));
-        let mut convert =
-            private.bed.binaries.proxy(&private.bed.scratch, &["convert", &private.pushed.reference]);
-        run(convert.env("DOCKER_CONFIG", private.login_dir())).unwrap();
-        private
-    }
+fn cri_socket(private: &Private) -> PathBuf {
+    private.bed.scratch.path().join("cri.sock")
+}
 
-    fn login_dir(&self) -> std::path::PathBuf {
-        self.bed.scratch.dir("login").unwrap()
-    }
+/// The node's settings with a socket for the kubelet.
+fn with_cri_socket(private: &Private) -> String {
+    format!("cri_socket = {:?}", cri_socket(private))
+}
 
-    fn write_login(&self, path: &Path) {
-        let host = self.bed.registry.host();
-        fs::write(path, format!(r#"{{"auths": {{"{host}": {{"auth": "{AUTH}"}}}}}}"#)).unwrap();
-    }
-
-    /// A node whose daemon has no login but what `credentials` leads it to, and fetches nothing by itself.
-    fn node(&self, credentials: &str) -> Node<'_> {
-        let config = format!(
-            "docker_config = \"/no/such/file\"\ncontainerd = {:?}\n[completion]\nenabled = false\n[credentials]\n{credentials}\n",
-            self.bed.scratch.path().join("containerd/containerd.sock"),
-        );
-        Node::configured(&self.bed.scratch, &self.bed.binaries, &[self.bed.registry.host()], &config).unwrap()
-    }
-
-    fn cri_socket(&self) -> std::path::PathBuf {
-        self.bed.scratch.path().join("cri.sock")
-    }
-
-    /// The node's settings with a socket for the kubelet.
-    fn with_cri_socket(&self) -> String {
-        format!("cri_socket = {:?}", self.cri_socket())
-    }
-
-    /// What the kubelet does for a pod with an image pull secret: PullImage with a login.
-    fn pull(&self, node: &Node<'_>, cri_address: &Path) -> Command {
-        let mut command = node.pull_command(&self.pushed.reference);
-        command.args(["--through", "cri", "--cri-address"]).arg(cri_address);
-        command.env("DOCKER_CONFIG", self.login_dir());
-        command
-    }
+/// What the kubelet does for a pod with an image pull secret: PullImage with a login.
+fn pull(private: &Private, node: &Node<'_>, cri_address: &Path) {
+    let mut command = node.pull_command(&private.pushed.reference);
+    command.args(["--through", "cri", "--cri-address"]).arg(cri_address);
+    run(private.logged_in(&mut command)).unwrap();
 }
 
 /// Every file below a directory that holds one of the secrets.
@@ -93,12 +64,12 @@ fn tell_secrets(dir: &Path) -> Vec<String> {
 #[test]
 fn a_login_that_came_with_the_pull_is_good_for_what_is_read_later_and_after_the_worker_was_killed() {
     needs_root!();
-    let private = Private::new();
+    let private = Private::new(image());
     let bed = &private.bed;
-    let node = private.node(&private.with_cri_socket());
+    let node = node(&private, &with_cri_socket(&private));
     let jaunt = node.jaunt.as_ref().unwrap();
-    wait_until("the kubelet's socket", LIMIT, || private.cri_socket().exists()).unwrap();
-    run(&mut private.pull(&node, &private.cri_socket())).unwrap();
+    wait_until("the kubelet's socket", LIMIT, || cri_socket(&private).exists()).unwrap();
+    pull(&private, &node, &cri_socket(&private));
     assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
 
     let script = "echo ready; sha256sum /data/one; exec sleep 600";
@@ -132,21 +103,21 @@ fn a_login_that_came_with_the_pull_is_good_for_what_is_read_later_and_after_the_
 #[test]
 fn without_a_login_a_private_image_is_unpacked_and_with_a_pull_secret_it_is_lazy() {
     needs_root!();
-    let private = Private::new();
+    let private = Private::new(image());
     let bed = &private.bed;
     let secrets = bed.scratch.dir("secrets/team").unwrap();
     let pull_secrets = format!("pull_secrets = [{:?}]", secrets.parent().unwrap());
-    let node = private.node(&pull_secrets);
+    let first = node(&private, &pull_secrets);
     // containerd gets the login, and tells nobody.
-    run(&mut private.pull(&node, &node.containerd.socket())).unwrap();
-    assert_eq!(backings(bed, &node), ["eager", "eager"]);
-    let told = status(bed, &node);
+    pull(&private, &first, &first.containerd.socket());
+    assert_eq!(backings(bed, &first), ["eager", "eager"]);
+    let told = status(bed, &first);
     assert_eq!(told["fallbacks"][0]["code"], "registry-refused", "{told:#}");
-    node.wipe().unwrap();
+    first.wipe().unwrap();
 
-    let node = private.node(&pull_secrets);
+    let node = node(&private, &pull_secrets);
     private.write_login(&secrets.join(".dockerconfigjson"));
-    run(&mut private.pull(&node, &node.containerd.socket())).unwrap();
+    pull(&private, &node, &node.containerd.socket());
     assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
     let read = ["/bin/sha256sum", "/data/one"];
     let said = node.containerd.run_with(&private.pushed.reference, &read).unwrap().finish(LIMIT).unwrap();

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use common::private::Private;
 use common::{Bed, noise, package, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::mounts::Mounted;
 use jaunt_tests::process::{run, signal_pid, wait_until};
+use jaunt_tests::registry::{PASSWORD, USER};
 use jaunt_tests::{Container, Containerd, Jaunt, Snapshotter, Systemd, mounts, needs_root};
 use rustix::process::Signal;
 
@@ -81,9 +83,14 @@ impl<'s> Service<'s> {
     }
 
     fn pull(&self, bed: &Bed, reference: &str) {
+        run(&mut self.pull_command(bed, reference)).unwrap();
+    }
+
+    fn pull_command(&self, bed: &Bed, reference: &str) -> Command {
         let mut command: Command = bed.binaries.snapshotter(&bed.scratch, &["pull", "--address"]);
         command.arg(self.containerd.socket()).arg("--hosts-dir").arg(self.containerd.hosts_dir());
-        run(command.arg("--socket").arg(self.dir.join("jaunt.sock")).arg(reference)).unwrap();
+        command.arg("--socket").arg(self.dir.join("jaunt.sock")).arg(reference);
+        command
     }
 
     /// Lets the container read one file more, and returns what it found.
@@ -127,10 +134,17 @@ impl<'s> Service<'s> {
 
     /// What the daemon says its version is.
     fn version(&self, bed: &Bed) -> String {
-        let mut status = bed.binaries.snapshotter(&bed.scratch, &["status", "--json", "--socket"]);
-        let status = run(status.arg(self.dir.join("jaunt.sock"))).unwrap();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        status["version"].as_str().unwrap().to_owned()
+        self.status(bed)["version"].as_str().unwrap().to_owned()
+    }
+
+    fn status(&self, bed: &Bed) -> serde_json::Value {
+        common::status_at(bed, &self.dir.join("jaunt.sock"))
+    }
+
+    /// Does in root's home directory, as the service sees it, what a script says.
+    fn at_home(&self, script: &str) {
+        let script = format!("cd \"$(getent passwd 0 | cut -d: -f6)\"; {script}");
+        run(self.systemd.command("sh").unwrap().args(["-ec", &script])).unwrap();
     }
 
     /// The daemon's program with something else in it that takes as many bytes.
@@ -304,5 +318,46 @@ fn a_supervisor_that_hangs_is_replaced_and_its_containers_read_on() {
     for n in 1..FILES {
         assert_eq!(service.next(&bed, &mut container, n), line(n));
     }
+    container.finish(LIMIT).unwrap();
+}
+
+/// The service has no variable that says where its user's home is, and yet finds what `docker login` has left there: a login,
+/// or the name of a helper, which is as lost without it.
+#[test]
+fn the_service_has_the_logins_that_root_has_at_home() {
+    needs_root!();
+    if !Systemd::is_installed() {
+        eprintln!("skipped: {}: needs systemd", module_path!());
+        return;
+    }
+    let private = Private::new(image("sha256sum /data/$n"));
+    let (bed, dir) = (&private.bed, private.login_dir());
+    let path = format!("Environment=PATH={}:/usr/sbin:/usr/bin:/sbin:/bin\n", dir.display());
+    let service = Service::with(bed, &format!("UnsetEnvironment=HOME\n{path}"));
+    let copy = format!("rm -rf .docker; mkdir .docker; cp {}/config.json .docker", dir.display());
+    service.at_home(&copy);
+    let pull = |reference| run(private.logged_in(&mut service.pull_command(bed, reference))).unwrap();
+    pull(&private.pushed.reference);
+    assert_eq!(common::backings_in(&service.status(bed)), ["lazy"; 2]);
+    let mut container = service.containerd.run(&private.pushed.reference).unwrap();
+    common::await_ready(&mut container);
+    assert_eq!(service.next(bed, &mut container, 0), line(0));
+
+    let helper = format!(
+        "#!/bin/sh\necho '{{\"Username\":\"{USER}\",\"Secret\":\"'\"$(cat \"$HOME/.docker/word\")\"'\"}}'\n"
+    );
+    fs::write(dir.join("docker-credential-home"), helper).unwrap();
+    run(bed.scratch.command("chmod").arg("+x").arg(dir.join("docker-credential-home"))).unwrap();
+    service.at_home(&format!(
+        "echo '{{\"credsStore\":\"home\"}}' > .docker/config.json; printf {PASSWORD} > .docker/word"
+    ));
+    service.systemd.control(&["restart", UNIT]).unwrap();
+    for n in 1..FILES {
+        assert_eq!(service.next(bed, &mut container, n), line(n));
+    }
+    let other = layer([file("other", noise(99, FILE_BYTES))]);
+    let other = private.converted(Image::new().layer(layer(runnable())).layer(other), "other");
+    pull(&other.reference);
+    assert_eq!(common::backings_in(&service.status(bed)), ["lazy"; 3], "one layer is known already");
     container.finish(LIMIT).unwrap();
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
 use crate::credentials::{Credential, Secret};
+use crate::files::home;
 
 /// How long a helper may take: some ask another machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +31,12 @@ pub(super) async fn ask(helper: &str, server: &str) -> Result<Option<Credential>
     if helper.contains('/') {
         return Err("has a path for a name".to_owned());
     }
-    let mut child = Command::new(format!("docker-credential-{helper}"))
+    let mut command = Command::new(format!("docker-credential-{helper}"));
+    // Most keep what they know below it.
+    if let Some(home) = home() {
+        command.env("HOME", home);
+    }
+    let mut child = command
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

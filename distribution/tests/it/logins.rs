@@ -120,6 +120,7 @@ fn read_with_helper(directory: &Path, server: &MockServer, login: &str, script: 
     let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "logins::with_a_helper", "--ignored", "--nocapture"])
+        .env_remove("HOME")
         .env("PATH", path)
         .env(REGISTRY, server.address().to_string())
         .env(FILES, file)
@@ -141,6 +142,9 @@ async fn helpers_are_asked() {
     );
     assert!(run(store, &knows).contains("read b\"x\""));
     assert!(run(helpers, &knows).contains("read b\"x\""));
+    // Without a variable it still has the home directory of its user.
+    let home = format!(r#"[ "$HOME" = "$(getent passwd "$(id -u)" | cut -d: -f6)" ] || exit 1; {knows}"#);
+    assert!(run(store, &home).contains("read b\"x\""));
     let noted = r#"{"auths":{"R":{}},"credsStore":"jaunttest"}"#;
     assert!(run(noted, &knows).contains("read b\"x\""));
     for (script, want) in [

@@ -65,7 +65,7 @@ pub struct Settings {
     /// Registries (`host` or `host:port`) spoken to without TLS. Loopback always is.
     #[serde(default)]
     pub plain_http: BTreeSet<String>,
-    /// Docker's `config.json`, for registry credentials.
+    /// A file with registry credentials, as `docker login` and `podman login` write them; `None` is all of the user's.
     pub docker_config: Option<PathBuf>,
     /// How long Prepare waits for a registry before the layer is unpacked instead.
     pub resolve_timeout_seconds: Option<u64>,
@@ -118,7 +118,7 @@ pub struct Config {
     pub socket: PathBuf,
     /// See [`Settings::plain_http`].
     pub plain_http: BTreeSet<String>,
-    /// See [`Settings::docker_config`]; `None` is where Docker looks.
+    /// See [`Settings::docker_config`].
     pub docker_config: Option<PathBuf>,
     /// See [`Settings::resolve_timeout_seconds`].
     pub resolve_timeout_seconds: u64,
@@ -269,6 +269,8 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use jaunt_distribution::ClientConfig;
+
     use super::*;
     use crate::fallback::error_chain;
 
@@ -304,11 +306,19 @@ mod tests {
         };
         let keys: String = shipped.lines().filter(is_key).map(|line| format!("{}\n", &line[1..])).collect();
         let settings: Settings = toml::from_str(&keys).unwrap();
+        // Two have no value for a default. Of the files that are read where none is named, Docker's is one.
         let (docker_config, mut registries) =
             (settings.docker_config.clone(), settings.registries.clone().unwrap());
         assert!(registries.tls_client.take().is_some());
-        let settings = Settings { registries: Some(registries), ..settings };
-        assert_eq!(settings.complete(), Config { docker_config, ..Settings::default().complete() });
+        assert_eq!(docker_config, Some("/root/.docker/config.json".into()));
+        let client = Config::client(&Settings::default().complete(), ClientConfig::default());
+        assert!(
+            client.auth_files.iter().any(|file| file.ends_with("config.json")),
+            "{:?}",
+            client.auth_files
+        );
+        let settings = Settings { registries: Some(registries), docker_config: None, ..settings };
+        assert_eq!(settings.complete(), Settings::default().complete());
         let names = |table: toml::Table| table.keys().cloned().collect::<BTreeSet<_>>();
         let known = names(toml::Table::try_from(Settings::default().complete()).unwrap());
         assert!(names(toml::from_str(&keys).unwrap()).is_superset(&known));

@@ -55,7 +55,7 @@ pub struct RegistryFlags {
     /// Speak plain HTTP to this registry; may be repeated
     #[arg(long, value_name = "HOST")]
     plain_http: Vec<String>,
-    /// Docker's config.json, for registry credentials [default: where Docker looks]
+    /// File with registry credentials, as `docker login` and `podman login` write them [default: where they do]
     #[arg(long, value_name = "FILE")]
     docker_config: Option<PathBuf>,
     /// Mirrors and certificates of registries, in containerd's layout or Docker's, looked for here before the configured

@@ -4,6 +4,7 @@
 
 pub mod package;
 pub mod packs;
+pub mod private;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -169,14 +170,22 @@ impl Bed {
 
 /// What the daemon says about itself.
 pub fn status(bed: &Bed, node: &Node<'_>) -> Value {
-    let socket = node.jaunt.as_ref().unwrap().socket();
+    status_at(bed, &node.jaunt.as_ref().unwrap().socket())
+}
+
+/// What the daemon at a socket says about itself.
+pub fn status_at(bed: &Bed, socket: &Path) -> Value {
     let mut command = bed.binaries.snapshotter(&bed.scratch, &["status", "--json", "--socket"]);
     serde_json::from_str(&run(command.arg(socket)).unwrap()).unwrap()
 }
 
 /// How each committed snapshot of a node is backed.
 pub fn backings(bed: &Bed, node: &Node<'_>) -> Vec<String> {
-    let status = status(bed, node);
+    backings_in(&status(bed, node))
+}
+
+/// The same of what a daemon has said about itself.
+pub fn backings_in(status: &Value) -> Vec<String> {
     let snapshots = status["snapshots"].as_array().unwrap().iter();
     let committed = snapshots.filter(|snapshot| snapshot["kind"] == "committed");
     committed.map(|snapshot| snapshot["backing"].as_str().unwrap().to_owned()).collect()
