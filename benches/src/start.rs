@@ -10,7 +10,7 @@ use jaunt_tests::error::Result;
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, cold};
 use serde::Serialize;
 
-use crate::learning::{self, SETTLED};
+use crate::learning::{self, NEVER_TRACED};
 use crate::{Progress, Stat, Subject};
 
 /// A start that takes longer has failed.
@@ -60,7 +60,7 @@ pub struct Bench<'s> {
 impl Bench<'_> {
     /// Gives the image a boot pack of one start on a node of its own.
     pub fn learn(&self, binaries: &Binaries) -> Result<()> {
-        let node = Node::configured(self.scratch, binaries, &[self.registry.host()], SETTLED)?;
+        let node = Node::jaunt(self.scratch, binaries, &[self.registry.host()])?;
         let reference = &self.subject.reference;
         node.pull(reference)?;
         let mut container = node.containerd.run(reference)?;
@@ -77,7 +77,7 @@ impl Bench<'_> {
         let registries = [self.registry.host()];
         let node = match binaries {
             None => Node::overlayfs(self.scratch, &registries)?,
-            Some(binaries) => Node::jaunt(self.scratch, binaries, &registries)?,
+            Some(binaries) => Node::configured(self.scratch, binaries, &registries, NEVER_TRACED)?,
         };
         let name = if binaries.is_some() { "jaunt" } else { "overlayfs" };
         cold::drop_caches()?;

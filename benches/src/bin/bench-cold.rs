@@ -123,7 +123,7 @@ fn tell(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case, below: B
     let (name, line_name) = (format!("{}: {with}", case.subject.name), line.to_string());
     bench.progress.say(&format!("{name}, {line}: a start that tells what happens"));
     let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
-    let story = bench.story(case, &laid, &repository)?;
+    let story = bench.story(case, &laid, below)?;
     let file = options.report.join(format!("waterfall-{line_name}-{repository}.svg"));
     files::write(&file, waterfall::draw(&format!("{name} over {line_name}, cold"), &story).as_bytes())?;
     Ok(story.account(&name, &line_name))

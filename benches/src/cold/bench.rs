@@ -19,6 +19,7 @@ use super::trace::Story;
 use super::{Below, Case, System, cri};
 use crate::Progress;
 use crate::layerfs::roots::STREAMING;
+use crate::learning::NEVER_TRACED;
 
 /// What is traced is in its file after this time, four times over.
 const TOLD: Duration = Duration::from_secs(1);
@@ -76,7 +77,7 @@ impl Bench<'_> {
         let node = match (&null, below) {
             (Some(null), _) => Node::with_snapshotter(self.scratch, null.socket(), &registries)?,
             (None, Below::Jaunt | Below::JauntConverted | Below::JauntPacked) => {
-                Node::configured(self.scratch, self.binaries, &registries, STREAMING)?
+                Node::configured(self.scratch, self.binaries, &registries, &config(below))?
             }
             (None, _) => Node::overlayfs(self.scratch, &registries)?,
         };
@@ -100,14 +101,14 @@ impl Bench<'_> {
     }
 
     /// A cold start of Jaunt's on a fresh node that tells what happens. It is no figure: telling takes time as well.
-    pub fn story(&self, case: &Case, laid: &Laid, repository: &str) -> Result<Story> {
+    pub fn story(&self, case: &Case, laid: &Laid, below: Below) -> Result<Story> {
         let trace = self.scratch.path().join("trace");
-        let config = format!("{STREAMING}[trace]\nfile = {trace:?}\n");
+        let config = format!("{}[trace]\nfile = {trace:?}\n", config(below));
         let node = Node::configured(self.scratch, self.binaries, &[laid.host()], &config)?;
         let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
         cold::drop_caches()?;
         self.registry.warm()?;
-        let (marks, mut container) = self.run(&node, case, laid, repository)?;
+        let (marks, mut container) = self.run(&node, case, laid, &case.repository(below))?;
         thread::sleep(TOLD);
         let told = (fs::read_to_string(&trace).at(&trace)?, events.log());
         container.stop()?;
@@ -156,6 +157,14 @@ impl Bench<'_> {
             start.pull_s,
             start.requests
         ));
+    }
+}
+
+/// How a node of ours is set up: as by default, but that what is there is what starts have read.
+fn config(below: Below) -> String {
+    match below {
+        Below::JauntPacked => format!("{STREAMING}{NEVER_TRACED}"),
+        _ => STREAMING.to_owned(),
     }
 }
 

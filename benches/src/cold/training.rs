@@ -11,7 +11,7 @@ use jaunt_tests::process::run;
 use super::line::Laid;
 use super::{Bench, Case};
 use crate::layerfs::roots::STREAMING;
-use crate::learning::{self, SETTLED};
+use crate::learning;
 
 /// How many starts a pack is made of.
 const STARTS: usize = 3;
@@ -34,8 +34,7 @@ impl Bench<'_> {
 
     /// What a start on a fresh node touched, in a file.
     fn trace(&self, case: &Case, laid: &Laid, number: usize) -> Result<PathBuf> {
-        let node =
-            Node::configured(self.scratch, self.binaries, &[laid.host()], &format!("{STREAMING}{SETTLED}"))?;
+        let node = Node::configured(self.scratch, self.binaries, &[laid.host()], STREAMING)?;
         let (_, mut container) = self.run(&node, case, laid, case.subject.repository())?;
         let to = self.scratch.dir("traces")?.join(format!("{}-{number}", case.subject.repository()));
         let reference = laid.reference(case.subject.repository());
