@@ -58,6 +58,12 @@ pub struct Start {
     pub cost: Cost,
 }
 
+/// What has been counted so far.
+struct Counts {
+    requests: u64,
+    cost: Cost,
+}
+
 /// When what happened of a start.
 pub(super) struct Marks {
     begun: SystemTime,
@@ -84,6 +90,8 @@ impl Bench<'_> {
         let repository = &case.repository(below);
         let mut starts = Vec::new();
         for &system in below.systems() {
+            // Before the page cache is dropped: whoever is asked reads its own program.
+            let before = self.counts(&node)?;
             if system.is_cold() {
                 cold::drop_caches()?;
                 self.registry.warm()?;
@@ -91,7 +99,7 @@ impl Bench<'_> {
             if null.is_some() {
                 warm(&case.tree)?;
             }
-            let start = self.start(&node, case, laid, repository)?;
+            let start = self.start((&node, &before), case, laid, repository)?;
             self.say(case, system, &start);
             starts.push((system, start));
         }
@@ -118,14 +126,26 @@ impl Bench<'_> {
         Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)
     }
 
-    fn start(&self, node: &Node<'_>, case: &Case, laid: &Laid, repository: &str) -> Result<Start> {
-        let (before, requests) = (Cost::of(self.scratch, self.binaries, node)?, self.registry.requests()?);
+    /// One start on a node of which `before` was counted.
+    fn start(
+        &self,
+        (node, before): (&Node<'_>, &Counts),
+        case: &Case,
+        laid: &Laid,
+        repository: &str,
+    ) -> Result<Start> {
         let (marks, mut container) = self.run(node, case, laid, repository)?;
-        let requests = self.registry.requests()?.saturating_sub(requests);
-        let cost = Cost::of(self.scratch, self.binaries, node)? - before;
+        let after = self.counts(node)?;
         container.stop()?;
         let Marks { pull_s, ready_s, bytes, .. } = marks;
-        Ok(Start { pull_s, ready_s, bytes, requests, cost })
+        let requests = after.requests.saturating_sub(before.requests);
+        Ok(Start { pull_s, ready_s, bytes, requests, cost: after.cost - before.cost })
+    }
+
+    fn counts(&self, node: &Node<'_>) -> Result<Counts> {
+        // What goes on counting while others are asked comes first.
+        let requests = self.registry.requests()?;
+        Ok(Counts { requests, cost: Cost::of(self.scratch, self.binaries, node)? })
     }
 
     /// The two commands, until the container is ready.
