@@ -11,7 +11,7 @@ use jaunt_tests::process::{Daemon, run};
 use jaunt_tests::{Binaries, Container, Network, Node, Pod, Registry, Scratch, cold};
 use tokio::runtime::Runtime;
 
-use super::cost::Cost;
+use super::cost::{self, Cost};
 use super::line::Laid;
 use super::null::Null;
 use super::ready::Waiting;
@@ -116,14 +116,20 @@ impl Bench<'_> {
         let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
         cold::drop_caches()?;
         self.registry.warm()?;
-        let (marks, mut container) = self.run(&node, case, laid, &case.repository(below))?;
+        let run = || self.run(&node, case, laid, &case.repository(below));
+        let (ran, pusher_peak_bytes) = match &node.jaunt {
+            Some(jaunt) => cost::watched(jaunt, run),
+            None => (run(), 0),
+        };
+        let (marks, mut container) = ran?;
         thread::sleep(TOLD);
         let told = (fs::read_to_string(&trace).at(&trace)?, events.log());
         container.stop()?;
         drop((container, events));
         node.wipe()?;
         fs::remove_file(&trace).at(&trace)?;
-        Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)
+        let story = Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)?;
+        Ok(Story { pusher_peak_bytes, ..story })
     }
 
     /// One start on a node of which `before` was counted.

@@ -12,6 +12,10 @@ use super::trace::Account;
 use super::{Figure, System, chart};
 use crate::{Stat, files};
 
+/// Starts that find nothing of the image on the node.
+const COLD: [System; 4] =
+    [System::OverlayfsCold, System::JauntCold, System::JauntConverted, System::JauntPacked];
+
 /// Figures of a machine. Field names are the keys of the JSON, and stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -128,6 +132,7 @@ impl Report {
             "daemon's answers, in all",
             "reads that waited",
             "ranges fetched",
+            "pusher, MB",
         ];
         head(f, network, &columns)?;
         for account in self.accounts.iter().filter(|account| account.network == network) {
@@ -142,19 +147,21 @@ impl Report {
                 ms(account.answers_s),
                 Some(account.stalls.to_string()),
                 Some(account.fetches.to_string()),
+                Some(account.pusher_peak_bytes)
+                    .filter(|bytes| *bytes > 0)
+                    .map(|bytes| format!("{:.0}", bytes as f64 / 1e6)),
             ];
             row(f, &account.image, cells)?;
         }
         Ok(())
     }
 
+    /// A row a cold start: they are too many, and cost too much, for columns.
     fn costs(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
         let columns = [
             "image, MB",
-            "overlayfs: MB",
-            "requests",
-            "containerd CPU s",
-            "Jaunt: MB",
+            "MB",
+            "of it the pack",
             "requests",
             "containerd CPU s",
             "daemon CPU s",
@@ -162,40 +169,27 @@ impl Report {
             "pull, s",
             "reads that waited",
             "for s in all",
-            "as converted: MB",
-            "reads that waited",
-            "learnt: MB",
-            "of it the pack",
-            "requests",
-            "reads that waited",
         ];
-        self.table(f, network, &columns, |image| {
-            let figure = |system| self.figure(network, image, system);
-            let (overlayfs, jaunt) = (figure(System::OverlayfsCold), figure(System::JauntCold));
-            let (converted, packed) = (figure(System::JauntConverted), figure(System::JauntPacked));
-            let of = |figure: Option<&Figure>, value: fn(&Figure) -> Stat, unit: f64, digits: usize| {
-                figure.map(|figure| format!("{:.digits$}", value(figure).median / unit))
-            };
-            vec![
-                jaunt.or(overlayfs).map(|figure| format!("{:.1}", figure.image_bytes as f64 / 1e6)),
-                of(overlayfs, |figure| figure.bytes, 1e6, 1),
-                of(overlayfs, |figure| figure.requests, 1.0, 0),
-                of(overlayfs, |figure| figure.containerd_cpu_s, 1.0, 2),
-                of(jaunt, |figure| figure.bytes, 1e6, 1),
-                of(jaunt, |figure| figure.requests, 1.0, 0),
-                of(jaunt, |figure| figure.containerd_cpu_s, 1.0, 2),
-                of(jaunt, |figure| figure.snapshotter_cpu_s, 1.0, 2),
-                of(jaunt, |figure| figure.snapshotter_peak_bytes, 1e6, 0),
-                of(jaunt, |figure| figure.pull_s, 1.0, 3),
-                of(jaunt, |figure| figure.misses, 1.0, 0),
-                of(jaunt, |figure| figure.stalled_s, 1.0, 2),
-                of(converted, |figure| figure.bytes, 1e6, 1),
-                of(converted, |figure| figure.misses, 1.0, 0),
-                of(packed, |figure| figure.bytes, 1e6, 1),
-                packed.and_then(|figure| Some(format!("{:.1}", figure.pack_bytes? as f64 / 1e6))),
-                of(packed, |figure| figure.requests, 1.0, 0),
-                of(packed, |figure| figure.misses, 1.0, 0),
-            ]
+        head(f, network, &columns)?;
+        let images = self.images(network);
+        let cold = images.iter().flat_map(|image| COLD.map(|system| self.figure(network, image, system)));
+        cold.flatten().try_for_each(|figure| {
+            let of = |stat: Stat, unit: f64, digits: usize| Some(format!("{:.digits$}", stat.median / unit));
+            let ours = |stat: Stat, unit, digits| of(stat, unit, digits).filter(|_| figure.system.is_ours());
+            let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+            let cells = vec![
+                Some(megabytes(figure.image_bytes)),
+                of(figure.bytes, 1e6, 1),
+                figure.pack_bytes.map(megabytes),
+                of(figure.requests, 1.0, 0),
+                of(figure.containerd_cpu_s, 1.0, 2),
+                ours(figure.snapshotter_cpu_s, 1.0, 2),
+                ours(figure.snapshotter_peak_bytes, 1e6, 0),
+                of(figure.pull_s, 1.0, 3),
+                ours(figure.misses, 1.0, 0),
+                ours(figure.stalled_s, 1.0, 2),
+            ];
+            row(f, &format!("{}: {}", figure.image, figure.system.title()), cells)
         })
     }
 }
@@ -266,7 +260,8 @@ mod tests {
         let text = report().to_string();
         let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  |  |  | 2.00 (2.00-2.00) |";
         assert!(text.contains(row), "{text}");
-        assert!(text.contains("| an-image | 50.0 |  |  |  | 7.0 | 0 |"), "{text}");
+        let costs = "| an-image: Jaunt, no pack | 50.0 | 7.0 |  | 0 | 0.00 | 0.00 | 0 | 0.500 | 0 | 0.00 |";
+        assert!(text.contains(costs) && !text.contains("an-image: null"), "{text}");
     }
 
     #[test]

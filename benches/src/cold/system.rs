@@ -89,6 +89,11 @@ impl System {
         !matches!(self, Self::OverlayfsWarm | Self::JauntWarm)
     }
 
+    /// Whether it is our daemon that serves.
+    pub fn is_ours(self) -> bool {
+        !matches!(self, Self::OverlayfsCold | Self::OverlayfsWarm | Self::Null)
+    }
+
     /// The colour of its bars.
     pub fn colour(self) -> &'static str {
         match self {

@@ -59,6 +59,9 @@ pub struct Account {
     pub stalls: usize,
     /// Requests for ranges that were answered until ready.
     pub fetches: usize,
+    /// The most memory that the process which pushes pages had resident, where there was one.
+    #[serde(default)]
+    pub pusher_peak_bytes: u64,
 }
 
 /// One start.
@@ -70,6 +73,8 @@ pub struct Story {
     pub ready_s: f64,
     /// What happened until then, in the order in which it began.
     pub spans: Vec<Span>,
+    /// The most memory that the process which pushes pages had resident.
+    pub pusher_peak_bytes: u64,
 }
 
 impl Story {
@@ -86,7 +91,7 @@ impl Story {
         spans.extend(events.lines().filter_map(|text| event(begun, text)));
         spans.retain(|span| span.at >= 0.0 && span.at < ready_s);
         spans.sort_by(|a, b| a.at.total_cmp(&b.at));
-        Ok(Self { pull_s, ready_s, spans })
+        Ok(Self { pull_s, ready_s, spans, pusher_peak_bytes: 0 })
     }
 
     /// When the container's first read reached the daemon.
@@ -97,7 +102,7 @@ impl Story {
 
     /// Where the time went.
     pub fn account(&self, image: &str, network: &str) -> Account {
-        let Self { pull_s, ready_s, spans } = self;
+        let Self { pull_s, ready_s, spans, pusher_peak_bytes } = self;
         let first = self.first_read().unwrap_or(*ready_s);
         let of = |wanted: fn(&What) -> bool| spans.iter().filter(move |span| wanted(&span.what));
         let stalled_s = covered(of(|what| matches!(what, What::Stall(..))), *ready_s);
@@ -115,6 +120,7 @@ impl Story {
             ready_s: *ready_s,
             stalls: of(|what| matches!(what, What::Stall(..))).count(),
             fetches: of(|what| matches!(what, What::Fetch(..))).count(),
+            pusher_peak_bytes: *pusher_peak_bytes,
         }
     }
 }
