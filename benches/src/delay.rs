@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Bytes handed on at a time: what the line is shared by, short beside a span.
 const PIECE: usize = 16 << 10;
 /// Pieces on their way in one direction of one connection: with 4 MiB, 10 ms of round trip leave room for 400 MB/s.
@@ -45,6 +47,8 @@ struct Line {
     /// When the last byte that was let through will have passed.
     free: Mutex<Instant>,
     carried: AtomicU64,
+    /// CPU time of its threads, in nanoseconds.
+    cpu: AtomicU64,
     over: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -65,6 +69,7 @@ impl DelayProxy {
             length,
             free: Mutex::new(Instant::now()),
             carried: AtomicU64::new(0),
+            cpu: AtomicU64::new(0),
             over: AtomicBool::new(false),
             open: Mutex::default(),
         });
@@ -89,6 +94,11 @@ impl DelayProxy {
     /// Bytes handed on to clients so far.
     pub fn carried(&self) -> u64 {
         self.line.carried.load(Ordering::Relaxed)
+    }
+
+    /// CPU time it has used so far for what it handed on: it has the processors of what is measured.
+    pub fn cpu_seconds(&self) -> f64 {
+        Duration::from_nanos(self.line.cpu.load(Ordering::Relaxed)).as_secs_f64()
     }
 }
 
@@ -123,7 +133,7 @@ impl Line {
         let counted = from.peer_addr().is_ok_and(|peer| peer == self.server);
         let (sender, receiver) = sync_channel(PIECES);
         let line = self.clone();
-        thread::spawn(move || deliver(&receiver, to, counted.then_some(&line.carried)));
+        thread::spawn(move || line.deliver(&receiver, to, counted));
         thread::spawn(move || {
             let _ = self.take_in(&mut from, &sender, opened, rate);
         });
@@ -136,8 +146,9 @@ impl Line {
         opened: Instant,
         rate: Option<u64>,
     ) -> io::Result<()> {
-        let mut buffer = vec![0; PIECE];
+        let (mut buffer, mut meter) = (vec![0; PIECE], Meter::new(&self.cpu));
         loop {
+            meter.look();
             let len = from.read(&mut buffer)?;
             let left = Instant::now().max(opened);
             let passed = rate.map_or(left, |rate| self.pass(len, left, rate));
@@ -148,6 +159,24 @@ impl Line {
         }
     }
 
+    /// Writes each piece when its time has come; an empty one is the end.
+    fn deliver(&self, pieces: &Receiver<Piece>, mut to: TcpStream, counted: bool) {
+        let mut meter = Meter::new(&self.cpu);
+        // Without it, sleeps would end 50 µs late.
+        let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+        for (due, bytes) in pieces {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if counted {
+                self.carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            }
+            if bytes.is_empty() || to.write_all(&bytes).is_err() {
+                break;
+            }
+            meter.look();
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    }
+
     /// When `len` bytes that are ready at `ready` are through the narrow part of the line, which is theirs meanwhile.
     fn pass(&self, len: usize, ready: Instant, rate: u64) -> Instant {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,20 +185,29 @@ impl Line {
     }
 }
 
-/// Writes each piece when its time has come; an empty one is the end.
-fn deliver(pieces: &Receiver<Piece>, mut to: TcpStream, carried: Option<&AtomicU64>) {
-    // Without it, sleeps would end 50 µs late.
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    for (due, bytes) in pieces {
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        carried.inspect(|carried| {
-            carried.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        });
-        if bytes.is_empty() || to.write_all(&bytes).is_err() {
-            break;
-        }
+/// Counts the CPU time of the thread that has it, from one look to the next.
+struct Meter<'c> {
+    counter: &'c AtomicU64,
+    seen: Duration,
+}
+
+impl<'c> Meter<'c> {
+    fn new(counter: &'c AtomicU64) -> Self {
+        Self { counter, seen: Duration::ZERO }
     }
-    let _ = to.shutdown(Shutdown::Write);
+
+    fn look(&mut self) {
+        let now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or(self.seen);
+        let used = now.saturating_sub(self.seen).as_nanos();
+        self.counter.fetch_add(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.seen = now;
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        self.look();
+    }
 }
 
 /// How long one exchange of a few bytes takes on an open connection to an HTTP server at `address`: the time until the
@@ -251,6 +289,9 @@ mod tests {
         });
         assert!(begun.elapsed() >= Duration::from_millis(100));
         assert_eq!(proxy.carried(), 1_000_000);
+        // Two million bytes were read and written; threads that wait for their time use none.
+        let used = proxy.cpu_seconds();
+        assert!(used > 0.0 && used < begun.elapsed().as_secs_f64() * 8.0, "{used}");
     }
 
     #[test]

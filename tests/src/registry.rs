@@ -78,7 +78,7 @@ impl Registry {
         let mut last = None;
         for address in addresses {
             let token = random();
-            let config = configure(scratch, address, token)?;
+            let config = configure(scratch, address, token, "")?;
             let mut command = scratch.command("docker-registry");
             command.envs(settings.iter().copied());
             match Self::start(scratch, command.arg("serve").arg(config), address, token) {
@@ -91,10 +91,11 @@ impl Registry {
         Err(last.unwrap_or_else(|| Error::unexpected("the registry", "no address was tried")))
     }
 
-    /// Starts one behind `network`.
+    /// Starts one behind `network`, which remembers what it has told of blobs, as Debian's configuration has it: what it costs and how
+    /// fast it answers are measured. (Those here, whose files tests change behind their backs, do not.)
     pub fn remote(scratch: &Scratch, network: &Network) -> Result<Self> {
         let token = random();
-        let config = configure(scratch, network.remote(), token)?;
+        let config = configure(scratch, network.remote(), token, "cache: {blobdescriptor: inmemory}")?;
         let mut command = network.command(scratch, "docker-registry");
         Self::start(scratch, command.arg("serve").arg(config), network.remote(), token)
     }
@@ -284,13 +285,14 @@ fn whole(count: f64) -> u64 {
     count as u64
 }
 
-fn configure(scratch: &Scratch, ip: Ipv4Addr, token: u64) -> Result<PathBuf> {
+/// `more` is said of the storage.
+fn configure(scratch: &Scratch, ip: Ipv4Addr, token: u64, more: &str) -> Result<PathBuf> {
     let data = data_dir(scratch, ip);
     fs::create_dir_all(&data).at(&data)?;
     let file: &Path = &data.with_extension("yml");
     let config = format!(
         "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-         delete: {{enabled: true}}\nhttp: {{addr: '{ip}:{PORT}', headers: {{{TOKEN}: ['{token}']}}, \
+         delete: {{enabled: true}}\n  {more}\nhttp: {{addr: '{ip}:{PORT}', headers: {{{TOKEN}: ['{token}']}}, \
          debug: {{addr: '{ip}:{FIGURES_PORT}', prometheus: {{enabled: true, path: /metrics}}}}}}\n",
         data.display(),
     );

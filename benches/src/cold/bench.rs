@@ -54,6 +54,10 @@ pub struct Start {
     pub bytes: u64,
     /// Requests that the registry answered meanwhile.
     pub requests: u64,
+    /// CPU time of the registry meanwhile.
+    pub registry_cpu_s: f64,
+    /// CPU time of what makes the line long.
+    pub line_cpu_s: f64,
     /// What it cost the node.
     pub cost: Cost,
 }
@@ -61,6 +65,8 @@ pub struct Start {
 /// What has been counted so far.
 struct Counts {
     requests: u64,
+    registry_cpu_s: f64,
+    line_cpu_s: f64,
     cost: Cost,
 }
 
@@ -91,7 +97,7 @@ impl Bench<'_> {
         let mut starts = Vec::new();
         for &system in below.systems() {
             // Before the page cache is dropped: whoever is asked reads its own program.
-            let before = self.counts(&node)?;
+            let before = self.counts(&node, laid)?;
             if system.is_cold() {
                 cold::drop_caches()?;
                 self.registry.warm()?;
@@ -141,17 +147,29 @@ impl Bench<'_> {
         repository: &str,
     ) -> Result<Start> {
         let (marks, mut container) = self.run(node, case, laid, repository)?;
-        let after = self.counts(node)?;
+        let after = self.counts(node, laid)?;
         container.stop()?;
         let Marks { pull_s, ready_s, bytes, .. } = marks;
         let requests = after.requests.saturating_sub(before.requests);
-        Ok(Start { pull_s, ready_s, bytes, requests, cost: after.cost - before.cost })
+        Ok(Start {
+            pull_s,
+            ready_s,
+            bytes,
+            requests,
+            registry_cpu_s: after.registry_cpu_s - before.registry_cpu_s,
+            line_cpu_s: after.line_cpu_s - before.line_cpu_s,
+            cost: after.cost - before.cost,
+        })
     }
 
-    fn counts(&self, node: &Node<'_>) -> Result<Counts> {
+    fn counts(&self, node: &Node<'_>, laid: &Laid) -> Result<Counts> {
         // What goes on counting while others are asked comes first.
-        let requests = self.registry.requests()?;
-        Ok(Counts { requests, cost: Cost::of(self.scratch, self.binaries, node)? })
+        Ok(Counts {
+            line_cpu_s: laid.cpu_seconds(),
+            registry_cpu_s: self.registry.cpu_seconds()?,
+            requests: self.registry.requests()?,
+            cost: Cost::of(self.scratch, self.binaries, node)?,
+        })
     }
 
     /// The two commands, until the container is ready.

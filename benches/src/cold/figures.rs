@@ -35,6 +35,12 @@ pub struct Figure {
     pub bytes: Stat,
     /// Requests that the registry answered until ready.
     pub requests: Stat,
+    /// CPU time of the registry until ready.
+    #[serde(default)]
+    pub registry_cpu_s: Stat,
+    /// CPU time of what makes the line long, until ready.
+    #[serde(default)]
+    pub line_cpu_s: Stat,
     /// CPU time of containerd.
     pub containerd_cpu_s: Stat,
     /// CPU time of our daemon.
@@ -81,6 +87,8 @@ impl Figure {
             pack_bytes: case.pack_bytes.filter(|_| system == System::JauntPacked),
             bytes: of(|start| start.bytes as f64),
             requests: of(|start| start.requests as f64),
+            registry_cpu_s: of(|start| start.registry_cpu_s),
+            line_cpu_s: of(|start| start.line_cpu_s),
             containerd_cpu_s: of(|start| start.cost.containerd_cpu_s),
             snapshotter_cpu_s: of(|start| start.cost.snapshotter_cpu_s),
             snapshotter_peak_bytes: of(|start| start.cost.snapshotter_peak_bytes as f64),

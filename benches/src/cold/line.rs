@@ -34,7 +34,7 @@ impl Line {
         let proxy = far.then(|| DelayProxy::start(registry.address(), length)).transpose();
         let proxy = proxy.at("the delaying proxy")?;
         let address = proxy.as_ref().map_or(registry.address(), DelayProxy::address);
-        Ok(Laid { address, _proxy: proxy })
+        Ok(Laid { address, proxy })
     }
 }
 
@@ -42,13 +42,18 @@ impl Line {
 #[derive(Debug)]
 pub struct Laid {
     address: SocketAddr,
-    _proxy: Option<DelayProxy>,
+    proxy: Option<DelayProxy>,
 }
 
 impl Laid {
     /// The registry's name at this end, as it stands in references.
     pub fn host(&self) -> String {
         self.address.to_string()
+    }
+
+    /// CPU time of what makes the line as long as it is.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.proxy.as_ref().map_or(0.0, DelayProxy::cpu_seconds)
     }
 
     /// The latest image of a repository, as this end calls it.

@@ -163,6 +163,8 @@ impl Report {
             "MB",
             "of it the pack",
             "requests",
+            "registry CPU s",
+            "line CPU s",
             "containerd CPU s",
             "daemon CPU s",
             "daemon MB",
@@ -182,6 +184,8 @@ impl Report {
                 of(figure.bytes, 1e6, 1),
                 figure.pack_bytes.map(megabytes),
                 of(figure.requests, 1.0, 0),
+                of(figure.registry_cpu_s, 1.0, 2),
+                of(figure.line_cpu_s, 1.0, 2),
                 of(figure.containerd_cpu_s, 1.0, 2),
                 ours(figure.snapshotter_cpu_s, 1.0, 2),
                 ours(figure.snapshotter_peak_bytes, 1e6, 0),
@@ -260,7 +264,7 @@ mod tests {
         let text = report().to_string();
         let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  |  |  | 2.00 (2.00-2.00) |";
         assert!(text.contains(row), "{text}");
-        let costs = "| an-image: Jaunt, no pack | 50.0 | 7.0 |  | 0 | 0.00 | 0.00 | 0 | 0.500 | 0 | 0.00 |";
+        let costs = "| an-image: Jaunt, no pack | 50.0 | 7.0 |  | 0 | 0.00 | 0.00 | 0.00 | 0.00 | 0 | 0.500 | 0 | 0.00 |";
         assert!(text.contains(costs) && !text.contains("an-image: null"), "{text}");
     }
 
