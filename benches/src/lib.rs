@@ -20,6 +20,7 @@ pub mod parts;
 pub mod program;
 pub mod progress;
 pub mod report;
+pub mod revision;
 pub mod start;
 pub mod stat;
 pub mod subject;

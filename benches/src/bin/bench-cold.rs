@@ -10,6 +10,7 @@ use std::thread;
 use clap::Parser;
 use jaunt_benches::cold::trace::Account;
 use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop, waterfall};
+use jaunt_benches::revision::revision;
 use jaunt_benches::{Progress, files, program};
 use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::process::run as run_program;
@@ -60,6 +61,7 @@ fn run(options: &Options) -> Result<()> {
     report.cores = thread::available_parallelism().at("the number of processors")?.get();
     report.kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     report.containerd = containerd(&scratch)?;
+    report.commit = revision();
     let workshop = Workshop {
         scratch: &scratch,
         binaries: &binaries,

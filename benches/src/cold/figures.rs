@@ -16,6 +16,9 @@ pub struct Figure {
     pub image_bytes: u64,
     /// The line's name.
     pub network: String,
+    /// The sources that it was measured of; empty for figures of before that was noted.
+    #[serde(default)]
+    pub commit: String,
     /// What was measured.
     pub system: System,
     /// How often.
@@ -78,6 +81,7 @@ impl Figure {
             layers: case.subject.layers,
             image_bytes: case.subject.bytes,
             network: network.to_owned(),
+            commit: String::new(),
             system,
             runs: rounds.iter().filter(|round| start(round, system).is_some()).count(),
             ready_s: of(|start| start.ready_s),

@@ -26,6 +26,8 @@ pub struct Report {
     pub kernel: String,
     /// containerd's version.
     pub containerd: String,
+    /// The sources that the latest run measured.
+    pub commit: String,
     /// In the order in which they were measured.
     pub figures: Vec<Figure>,
     /// Where the time of one cold start each went.
@@ -45,8 +47,9 @@ impl Report {
         }
     }
 
-    /// Adds figures; those of the same starts make room for them.
-    pub fn add(&mut self, figures: Vec<Figure>) {
+    /// Adds figures of the latest run; those of the same starts make room for them.
+    pub fn add(&mut self, mut figures: Vec<Figure>) {
+        figures.iter_mut().for_each(|figure| figure.commit.clone_from(&self.commit));
         let same =
             |a: &Figure, b: &Figure| (&a.image, &a.network, a.system) == (&b.image, &b.network, b.system);
         self.figures.retain(|kept| !figures.iter().any(|new| same(kept, new)));
@@ -55,8 +58,9 @@ impl Report {
         self.figures.sort_by_key(place);
     }
 
-    /// Adds where the time of a start went.
-    pub fn add_account(&mut self, account: Account) {
+    /// Adds where the time of a start of the latest run went.
+    pub fn add_account(&mut self, mut account: Account) {
+        account.commit.clone_from(&self.commit);
         let same = |kept: &Account| (&kept.image, &kept.network) == (&account.image, &account.network);
         self.accounts.retain(|kept| !same(kept));
         self.accounts.push(account);
@@ -86,6 +90,17 @@ impl Report {
             .find(|figure| figure.network == network && figure.image == image && figure.system == system)
     }
 
+    /// What marks a row with figures of other sources than those of the latest run.
+    fn others<'c>(&self, commits: impl Iterator<Item = &'c String>) -> String {
+        let others = distinct(commits.filter(|commit| **commit != self.commit));
+        let called = |commit: &String| if commit.is_empty() { "unknown" } else { commit }.to_owned();
+        if others.is_empty() {
+            String::new()
+        } else {
+            format!(" (of {})", others.iter().map(called).collect::<Vec<_>>().join(", "))
+        }
+    }
+
     /// A row an image.
     fn table(
         &self,
@@ -95,7 +110,12 @@ impl Report {
         cells: impl Fn(&str) -> Vec<Option<String>>,
     ) -> fmt::Result {
         head(f, network, columns)?;
-        self.images(network).into_iter().try_for_each(|image| row(f, &image, cells(&image)))
+        self.images(network).into_iter().try_for_each(|image| {
+            let figures =
+                self.figures.iter().filter(|figure| figure.network == network && figure.image == image);
+            let others = self.others(figures.map(|figure| &figure.commit));
+            row(f, &format!("{image}{others}"), cells(&image))
+        })
     }
 
     fn times(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
@@ -151,7 +171,7 @@ impl Report {
                     .filter(|bytes| *bytes > 0)
                     .map(|bytes| format!("{:.0}", bytes as f64 / 1e6)),
             ];
-            row(f, &account.image, cells)?;
+            row(f, &format!("{}{}", account.image, self.others([&account.commit].into_iter())), cells)?;
         }
         Ok(())
     }
@@ -193,7 +213,8 @@ impl Report {
                 ours(figure.misses, 1.0, 0),
                 ours(figure.stalled_s, 1.0, 2),
             ];
-            row(f, &format!("{}: {}", figure.image, figure.system.title()), cells)
+            let others = self.others([&figure.commit].into_iter());
+            row(f, &format!("{}: {}{others}", figure.image, figure.system.title()), cells)
         })
     }
 }
@@ -219,14 +240,14 @@ fn distinct<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, kernel, containerd, .. } = self;
+        let Self { cores, kernel, containerd, commit, .. } = self;
         let runs = self.figures.iter().map(|figure| figure.runs);
         let (fewest, most) = (runs.clone().min().unwrap_or(0), runs.max().unwrap_or(0));
         let runs = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
         writeln!(
             f,
             "Seconds from the pull command until ready, medians of {runs} (least and greatest); {cores} cores, Linux {kernel}, \
-             {containerd}."
+             {containerd}. Commit {commit}, but for rows that name another."
         )?;
         for network in self.networks() {
             self.times(f, &network)?;
@@ -249,14 +270,15 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let figures = Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)]);
-        Report {
+        let mut report = Report {
             cores: 2,
             kernel: "6.18".to_owned(),
             containerd: "containerd 1.6".to_owned(),
-            figures,
+            commit: "0123456789ab".to_owned(),
             ..Report::default()
-        }
+        };
+        report.add(Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)]));
+        report
     }
 
     #[test]
@@ -281,6 +303,13 @@ mod tests {
             (report.figures.len(), ready(System::JauntCold), ready(System::OverlayfsWarm)),
             (3, 9.0, 0.5)
         );
+        assert!(!report.to_string().contains("(of "), "{report}");
+        report.commit = "ba9876543210 and changes".to_owned();
+        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]]));
+        let text = report.to_string();
+        assert!(text.contains("Commit ba9876543210 and changes, but"), "{text}");
+        assert!(text.contains("| an-image (of 0123456789ab) |"), "{text}");
+        assert!(text.contains("| an-image: Jaunt, no pack |"), "{text}");
         fs::write(dir.path().join("cold.json"), "{").unwrap();
         assert!(Report::kept(dir.path()).is_err());
     }

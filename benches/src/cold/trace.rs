@@ -41,6 +41,9 @@ pub struct Account {
     pub image: String,
     /// The line's name.
     pub network: String,
+    /// The sources that it was measured of.
+    #[serde(default)]
+    pub commit: String,
     /// The pull command.
     pub pull_s: f64,
     /// The daemon's search for what the image needs, within that.
@@ -111,6 +114,7 @@ impl Story {
         Account {
             image: image.to_owned(),
             network: network.to_owned(),
+            commit: String::new(),
             pull_s: *pull_s,
             resolve_s: covered(of(resolve), *ready_s),
             answers_s: covered(of(answer), *ready_s),
