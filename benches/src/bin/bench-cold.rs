@@ -16,6 +16,9 @@ use jaunt_tests::error::{At as _, Result};
 use jaunt_tests::process::run as run_program;
 use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch};
 
+/// Whose starts are told of as well.
+const TOLD: [Below; 3] = [Below::Jaunt, Below::JauntConverted, Below::JauntPacked];
+
 /// Measures starts.
 #[derive(Debug, Parser)]
 struct Options {
@@ -84,10 +87,12 @@ fn run(options: &Options) -> Result<()> {
         let laid = Line::WORKSHOP.lay(&scratch, &network, &registry)?;
         cases.iter_mut().try_for_each(|case| bench.pack(case, &laid))?;
     }
+    let groups = Case::grouped(cases);
     for line in &options.networks {
-        for case in &cases {
-            report.add(measure(options, &bench, line, case)?);
-            for below in [Below::Jaunt, Below::JauntConverted, Below::JauntPacked] {
+        for group in &groups {
+            report.add(measure(options, &bench, line, group)?);
+            report.write(&options.report)?;
+            for (case, below) in group.iter().flat_map(|case| TOLD.map(|below| (case, below))) {
                 if options.measures(below) {
                     report.add_account(tell(options, &bench, line, case, below)?);
                 }
@@ -100,22 +105,33 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// All rounds of an image over a line. Whoever begins one round ends the next.
-fn measure(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case) -> Result<Vec<Figure>> {
+/// All rounds of an image's variants over a line. Whoever begins one round ends the next, and variants follow one another, so that what
+/// they are set in relation by is of the same minutes.
+fn measure(options: &Options, bench: &Bench<'_>, line: &Line, group: &[Case]) -> Result<Vec<Figure>> {
     let laid = line.lay(bench.scratch, bench.network, bench.registry)?;
     let mut below = Below::ALL.to_vec();
     below.retain(|below| options.measures(*below));
-    let mut rounds = Vec::new();
+    let mut order: Vec<usize> = (0..group.len()).collect();
+    let mut rounds = vec![Vec::new(); group.len()];
     for number in 1..=options.runs {
-        bench.progress.say(&format!("{}, {line}: round {number} of {}", case.subject.name, options.runs));
-        let mut round = Vec::new();
+        let recipe = group.first().map_or("", |case| &case.recipe);
+        bench.progress.say(&format!("{recipe}, {line}: round {number} of {}", options.runs));
+        let mut round = vec![Vec::new(); group.len()];
         for &below in &below {
-            round.extend(bench.starts(case, &laid, below)?);
+            for &case in &order {
+                round[case].extend(bench.starts(&group[case], &laid, below)?);
+            }
         }
-        rounds.push(round);
+        rounds.iter_mut().zip(round).for_each(|(rounds, round)| rounds.push(round));
         below.rotate_left(1);
+        order.rotate_left(1);
     }
-    Ok(Figure::all(case, &line.to_string(), &rounds))
+    let plain = group.iter().position(|case| case.is_plain);
+    let figures = group.iter().zip(&rounds).flat_map(|(case, own)| {
+        let plain = plain.filter(|_| !case.is_plain).map(|plain| &*rounds[plain]);
+        Figure::all(case, &line.to_string(), own, plain)
+    });
+    Ok(figures.collect())
 }
 
 /// One more start, as a picture and an account.

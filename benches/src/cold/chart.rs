@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn every_start_has_a_bar_as_long_as_it_took() {
-        let figures = Figure::all(&case(), "1g", &[round(1.0, 4.0)]);
+        let figures = Figure::all(&case(), "1g", &[round(1.0, 4.0)], None);
         let report = Report {
             cores: 2,
             kernel: "6.18".to_owned(),

@@ -31,6 +31,12 @@ pub struct Figure {
     pub beside_warm: Option<Stat>,
     /// Ready after the null snapshotter's start of the same round: what is its own.
     pub own_s: Option<Stat>,
+    /// That beside the one of the same files in one layer (`IMAGE@1`), of the same round.
+    #[serde(default)]
+    pub own_beside_plain: Option<Stat>,
+    /// The same as a difference.
+    #[serde(default)]
+    pub own_over_plain_s: Option<Stat>,
     /// Length of the boot pack that it was started with.
     #[serde(default)]
     pub pack_bytes: Option<u64>,
@@ -60,11 +66,26 @@ pub struct Figure {
 pub type Round = Vec<(System, Start)>;
 
 impl Figure {
-    /// One for each system that the rounds have.
-    pub fn all(case: &Case, network: &str, rounds: &[Round]) -> Vec<Self> {
+    /// One for each system that the rounds have. `plain` are the same rounds of the variant that this one is set in relation to.
+    pub fn all(case: &Case, network: &str, rounds: &[Round], plain: Option<&[Round]>) -> Vec<Self> {
         let has = |system: &System| rounds.iter().any(|round| start(round, *system).is_some());
         let systems = System::ALL.into_iter().filter(has);
-        systems.map(|system| Self::of(case, network, system, rounds)).collect()
+        systems.map(|system| Self::of(case, network, system, rounds).beside(rounds, plain)).collect()
+    }
+
+    fn beside(self, rounds: &[Round], plain: Option<&[Round]>) -> Self {
+        if !self.system.is_ours() {
+            return self;
+        }
+        let pairs = rounds.iter().zip(plain.unwrap_or_default());
+        let pairs =
+            pairs.filter_map(|(own, plain)| Some((own_s(own, self.system)?, own_s(plain, self.system)?)));
+        let pairs: Vec<_> = pairs.collect();
+        let relation =
+            |relate: fn(&(f64, f64)) -> f64| (!pairs.is_empty()).then(|| Stat::of(pairs.iter().map(relate)));
+        let own_beside_plain = relation(|(own, plain)| own / plain);
+        let own_over_plain_s = relation(|(own, plain)| own - plain);
+        Self { own_beside_plain, own_over_plain_s, ..self }
     }
 
     fn of(case: &Case, network: &str, system: System, rounds: &[Round]) -> Self {
@@ -88,6 +109,8 @@ impl Figure {
             pull_s: of(|start| start.pull_s),
             beside_warm: relation(System::OverlayfsWarm, |own, warm| own / warm),
             own_s: relation(System::Null, |own, null| own - null),
+            own_beside_plain: None,
+            own_over_plain_s: None,
             pack_bytes: case.pack_bytes.filter(|_| system == System::JauntPacked),
             bytes: of(|start| start.bytes as f64),
             requests: of(|start| start.requests as f64),
@@ -100,6 +123,11 @@ impl Figure {
             stalled_s: of(|start| start.cost.stalled_s),
         }
     }
+}
+
+/// What a start took beyond the null snapshotter's of its round.
+fn own_s(round: &Round, system: System) -> Option<f64> {
+    Some(start(round, system)?.ready_s - start(round, System::Null)?.ready_s)
 }
 
 fn start(round: &Round, system: System) -> Option<&Start> {
@@ -121,7 +149,8 @@ pub(super) mod tests {
             reference: "r.example/an-image:latest".to_owned(),
             readiness: Readiness::FirstOutput,
         };
-        Case { subject, probe: None, tree: "/nowhere".into(), pack_bytes: None }
+        let recipe = "an-image".to_owned();
+        Case { subject, recipe, is_plain: false, probe: None, tree: "/nowhere".into(), pack_bytes: None }
     }
 
     pub fn round(warm: f64, jaunt: f64) -> Round {
@@ -135,13 +164,23 @@ pub(super) mod tests {
 
     #[test]
     fn relations_are_those_of_a_round() {
-        let figures = Figure::all(&case(), "1g", &[round(1.0, 3.0), round(2.0, 2.0), round(0.5, 1.0)]);
+        let figures = Figure::all(&case(), "1g", &[round(1.0, 3.0), round(2.0, 2.0), round(0.5, 1.0)], None);
         let systems: Vec<_> = figures.iter().map(|figure| figure.system).collect();
         assert_eq!(systems, [System::OverlayfsWarm, System::Null, System::JauntCold]);
         let jaunt = &figures[2];
         assert_eq!((jaunt.runs, jaunt.ready_s.median, jaunt.bytes.median), (3, 2.0, 7e6));
         assert_eq!(jaunt.beside_warm, Some(Stat { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(jaunt.own_s, Some(Stat { median: 0.75, min: 0.25, max: 2.25 }));
-        assert_eq!(figures[0].beside_warm, None);
+        assert_eq!((figures[0].beside_warm, jaunt.own_beside_plain), (None, None));
+    }
+
+    #[test]
+    fn a_variant_is_set_in_relation_to_the_plain_one_of_its_round() {
+        let (rounds, plain) = ([round(1.0, 1.75), round(2.0, 2.0)], [round(0.5, 0.75), round(1.0, 1.25)]);
+        let figures = Figure::all(&case(), "1g", &rounds, Some(&plain));
+        let jaunt = &figures[2];
+        assert_eq!(jaunt.own_beside_plain, Some(Stat { median: 2.0, min: 0.5, max: 2.0 }));
+        assert_eq!(jaunt.own_over_plain_s, Some(Stat { median: 0.5, min: -0.25, max: 0.5 }));
+        assert_eq!(figures[0].own_beside_plain, None);
     }
 }

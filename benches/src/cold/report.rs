@@ -141,6 +141,33 @@ impl Report {
         })
     }
 
+    /// Our own part of variants, beside that of the same files in one layer.
+    fn variants(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let related = |figure: &&Figure| figure.own_beside_plain.is_some();
+        let mut related = self.figures.iter().filter(related).peekable();
+        if related.peek().is_none() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\nWhat is left of variants' starts without null, beside the same files in one layer, round by round:"
+        )?;
+        head(f, "variant", &["network", "layers", "rounds", "own, s", "beside one layer", "difference, s"])?;
+        related.try_for_each(|figure| {
+            let stat = |stat: Option<Stat>| stat.map(|stat| format!("{stat:.3}"));
+            let cells = vec![
+                Some(figure.network.clone()),
+                Some(figure.layers.to_string()),
+                Some(figure.runs.to_string()),
+                stat(figure.own_s),
+                stat(figure.own_beside_plain),
+                stat(figure.own_over_plain_s),
+            ];
+            let others = self.others(std::iter::once(&figure.commit));
+            row(f, &format!("{}: {}{others}", figure.image, figure.system.title()), cells)
+        })
+    }
+
     fn times_of_one(&self, f: &mut fmt::Formatter<'_>, network: &str) -> fmt::Result {
         let columns = [
             "ready, ms",
@@ -252,6 +279,7 @@ impl fmt::Display for Report {
         for network in self.networks() {
             self.times(f, &network)?;
         }
+        self.variants(f)?;
         writeln!(f, "\nWhat the cold starts took, medians:")?;
         for network in self.networks() {
             self.costs(f, &network)?;
@@ -277,7 +305,7 @@ mod tests {
             commit: "0123456789ab".to_owned(),
             ..Report::default()
         };
-        report.add(Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)]));
+        report.add(Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)], None));
         report
     }
 
@@ -291,13 +319,23 @@ mod tests {
     }
 
     #[test]
+    fn variants_have_a_table_where_they_took_turns_with_the_plain_one() {
+        let mut report = report();
+        assert!(!report.to_string().contains("beside one layer"));
+        report.add(Figure::all(&case(), "1g", &[round(1.0, 1.75)], Some(&[round(0.5, 0.75)])));
+        let text = report.to_string();
+        let row = "| an-image: Jaunt, no pack | 1g | 3 | 1 | 1.000 (1.000-1.000) | 2.000 (2.000-2.000) | 0.500 (0.500-0.500) |";
+        assert!(text.contains(row), "{text}");
+    }
+
+    #[test]
     fn a_later_run_replaces_what_it_measured_again_and_keeps_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Report::kept(dir.path()).unwrap(), None);
         let mut report = report();
         report.write(dir.path()).unwrap();
         assert_eq!(Report::kept(dir.path()).unwrap(), Some(report.clone()));
-        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]]));
+        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]], None));
         let ready = |system| report.figure("10g-0.5ms", "an-image", system).unwrap().ready_s.median;
         assert_eq!(
             (report.figures.len(), ready(System::JauntCold), ready(System::OverlayfsWarm)),
@@ -305,7 +343,7 @@ mod tests {
         );
         assert!(!report.to_string().contains("(of "), "{report}");
         report.commit = "ba9876543210 and changes".to_owned();
-        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]]));
+        report.add(Figure::all(&case(), "10g-0.5ms", &[vec![round(0.5, 9.0)[2]]], None));
         let text = report.to_string();
         assert!(text.contains("Commit ba9876543210 and changes, but"), "{text}");
         assert!(text.contains("| an-image (of 0123456789ab) |"), "{text}");

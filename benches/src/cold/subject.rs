@@ -29,6 +29,10 @@ pub struct Variant {
 pub struct Case {
     /// The image in the registry.
     pub subject: Subject,
+    /// What all variants of it are made of.
+    pub recipe: String,
+    /// Whether it is the variant that the others are set in relation to: all files in one layer.
+    pub is_plain: bool,
     /// What is asked whether it is ready; without it, its output tells.
     pub probe: Option<Probe>,
     /// Its files, unpacked; of a padded one, those without the padding.
@@ -38,6 +42,18 @@ pub struct Case {
 }
 
 impl Case {
+    /// Those of one recipe together: they take turns.
+    pub fn grouped(cases: Vec<Self>) -> Vec<Vec<Self>> {
+        let mut groups: Vec<Vec<Self>> = Vec::new();
+        for case in cases {
+            match groups.iter_mut().find(|group| group.iter().any(|other| other.recipe == case.recipe)) {
+                Some(group) => group.push(case),
+                None => groups.push(vec![case]),
+            }
+        }
+        groups
+    }
+
     /// The repository of the copy that is converted as everybody does it.
     pub fn converted(&self) -> String {
         format!("{}-converted", self.subject.repository())
@@ -121,7 +137,8 @@ impl Workshop<'_> {
         let unpacked = Root::unpacked(self.scratch, self.registry, subject.repository())?;
         run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(unpacked.path()).arg(&tree))?;
         unpacked.wipe()?;
-        Ok(Case { subject, probe: recipe.probe, tree, pack_bytes: None })
+        let (recipe, probe) = (recipe.name.clone(), recipe.probe);
+        Ok(Case { subject, recipe, is_plain: false, probe, tree, pack_bytes: None })
     }
 
     fn cut(&self, variant: &Variant, recipe: &Recipe, original: &Case, count: u64) -> Result<Case> {
@@ -140,7 +157,8 @@ impl Workshop<'_> {
             reference: pushed.reference,
             readiness: recipe.readiness(),
         };
-        Ok(Case { subject, ..original.clone() })
+        let is_plain = (count, variant.pad) == (1, 0.0);
+        Ok(Case { subject, is_plain, ..original.clone() })
     }
 }
 
