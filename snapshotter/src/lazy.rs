@@ -105,6 +105,9 @@ pub trait LazyMounts: Send + Sync + 'static {
         self.ensure(chain).await
     }
 
+    /// The chain is on record, and a container of it is likely to come soon: what makes its start quicker may begin. Nobody waits for it.
+    async fn expect(&self, _chain: &LazyChain, _for_pod: bool) {}
+
     /// Owner and mode of the chain's root directory, without mounting it.
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError>;
 

@@ -10,7 +10,7 @@ use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{Extent, PACK_LEVEL, Pack, PackWriter, Trace};
 use jaunt_formats::launch::{LaunchIndex, unpack};
-use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, LAUNCH_TRACE, OCI_MANIFEST};
+use jaunt_formats::media_type::{BOOT_TABLE, BOOT_TRACES, LAUNCH_BOOT_PACK, LAUNCH_TRACE, OCI_MANIFEST};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Node, mounts, needs_root};
@@ -62,11 +62,16 @@ fn pack_of(bed: &Bed, pushed: &Pushed, of: Option<Digest>, paths: &[&str]) -> Pa
 
 /// Pushes the artifact anew, with a pack. Its blob.
 fn attach(bed: &Bed, pushed: &Pushed, pack: &Pack) -> Digest {
+    attach_of(bed, pushed, pack, "")
+}
+
+/// The same, as made of these traces.
+fn attach_of(bed: &Bed, pushed: &Pushed, pack: &Pack, traces: &str) -> Digest {
     let mut artifact = bed.artifact(pushed);
     let digest = bed.registry.push_blob("fixture", &pack.bytes).unwrap();
     let descriptor = json!({
         "mediaType": LAUNCH_BOOT_PACK, "digest": digest, "size": pack.bytes.len(),
-        "annotations": { BOOT_TABLE: pack.table.to_string() },
+        "annotations": { BOOT_TABLE: pack.table.to_string(), BOOT_TRACES: traces },
     });
     artifact["layers"].as_array_mut().unwrap().insert(1, descriptor);
     let tag = format!("sha256-{}.jaunt", pushed.digest.hex());
@@ -211,6 +216,24 @@ fn a_start_is_traced_and_the_next_node_has_what_it_touched_in_a_pack() {
     proxy(&bed, &["optimize", "--trace", &trace, &layout]);
     proxy(&bed, &["verify", &layout]);
     assert_eq!(pack_told(&bed, &layout)["digest"], told["digest"]);
+}
+
+#[test]
+fn a_learnt_pack_is_in_the_page_cache_before_a_container_is_made_and_goes_with_the_image() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    attach_of(&bed, &pushed, &pack_of(&bed, &pushed, None, &["data/touched"]), "of a start");
+    let node = bed.node_with("[boot]\ntrace_one_in = 0\n[completion]\nenabled = false\n");
+    let jaunt = node.jaunt.as_ref().unwrap();
+    let mounts = || mounts::below(&jaunt.run_dir()).len();
+    let before = mounts();
+    node.pull(&pushed.reference).unwrap();
+    let words = "what its boot pack brought is in the page cache";
+    wait_until(words, std::time::Duration::from_secs(60), || jaunt.log().contains(words)).unwrap();
+    assert_eq!(mounts(), before + 1);
+    node.containerd.remove_images().unwrap();
+    wait_until("the mount to go", std::time::Duration::from_secs(60), || mounts() == before).unwrap();
 }
 
 #[test]

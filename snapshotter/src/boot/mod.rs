@@ -58,11 +58,14 @@ struct Open {
     since: Instant,
     /// A snapshot has used it: once none does any more, it may go.
     was_wanted: bool,
+    /// Whether starts go without what it would push, to show what has changed since it was learnt.
+    sampled: bool,
 }
 
 impl Open {
-    fn new(boot: Arc<Boot>) -> Self {
-        Self { boot, since: Instant::now(), was_wanted: false }
+    fn new(boot: Arc<Boot>, config: &BootConfig) -> Self {
+        let sampled = one_in(config.trace_one_in);
+        Self { boot, since: Instant::now(), was_wanted: false, sampled }
     }
 }
 
@@ -142,7 +145,7 @@ impl BootPacks {
                 return None;
             }
             let boot = Arc::new(Boot::of(&pack));
-            open.insert(index, Open::new(boot.clone()));
+            open.insert(index, Open::new(boot.clone(), &self.config));
             boot
         };
         let (admitted, expected) = oneshot::channel();
@@ -170,7 +173,7 @@ impl BootPacks {
         // Nobody waits for the disk: whoever has opened it meanwhile was first.
         let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
         let mut all = self.lock();
-        let open = all.entry(*digest).or_insert_with(|| Open::new(opened));
+        let open = all.entry(*digest).or_insert_with(|| Open::new(opened, &self.config));
         open.was_wanted = true;
         Some(open.boot.clone())
     }
@@ -178,19 +181,26 @@ impl BootPacks {
     /// What is to be done beside the first start over a new mount of an index, at `point`, of which everything may be `local`; it is noted
     /// from now on if it is to be.
     pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path, local: bool) -> Beside {
-        let pushed = match self.lock().get(&index).filter(|_| self.config.push) {
-            None => Pushed::Nothing,
-            Some(open) if open.boot.is_learnt() => {
-                Pushed::Learnt { sampled: one_in(self.config.trace_one_in) }
-            }
-            Some(_) => Pushed::Guessed,
-        };
+        let pushed = self.pushed(&index);
         let beside = beside(self.traces.is_some(), pushed);
         if let (Beside::Trace, Some(traces)) = (beside, &self.traces) {
             let wants_narrow = matches!(pushed, Pushed::Learnt { .. }) || traces.are_few(&index);
             traces.record(fs, index, Some(point).filter(|_| !local && wants_narrow));
         }
         beside
+    }
+
+    /// Whether starts of an index are to find pages pushed: the sooner it is mounted, the more of them.
+    pub fn is_pushed(&self, index: &Digest) -> bool {
+        beside(self.traces.is_some(), self.pushed(index)) == Beside::Push
+    }
+
+    fn pushed(&self, index: &Digest) -> Pushed {
+        match self.lock().get(index).filter(|_| self.config.push) {
+            None => Pushed::Nothing,
+            Some(open) if open.boot.is_learnt() => Pushed::Learnt { sampled: open.sampled },
+            Some(_) => Pushed::Guessed,
+        }
     }
 
     /// Forgets the packs of indexes that are not `wanted`. Who reads from one still has it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Mounts, blocking, complete, lock, other};
+use crate::fallback::error_chain;
 use crate::lazy::{LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
 use crate::passthrough;
 use crate::supervisor::{MountKey, Unmounted};
@@ -17,6 +18,16 @@ impl LazyMounts for Arc<Mounts> {
 
     async fn ensure_for_pod(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
         self.give(chain, true).await
+    }
+
+    async fn expect(&self, chain: &LazyChain, for_pod: bool) {
+        if !self.packs.get().is_some_and(|packs| packs.is_pushed(&chain.index)) {
+            return;
+        }
+        // Whoever is given the mount is told what is wrong with it.
+        if let Err(error) = self.give(chain, for_pod).await {
+            tracing::debug!(chain = %chain.chain_id, error = error_chain(&error), "not mounted ahead of its containers");
+        }
     }
 
     async fn root(&self, chain: &LazyChain) -> Result<RootAttributes, LazyError> {

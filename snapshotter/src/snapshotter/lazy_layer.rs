@@ -5,9 +5,10 @@
 
 use jaunt_formats::ChainId;
 
-use super::{Error, Snapshotter};
+use super::{Error, Snapshotter, is_for_pod};
 use crate::fallback::{Fallback, FallbackCode};
 use crate::labels::{self, LabelError, RemoteLayer};
+use crate::lazy::LazyChain;
 use crate::metastore::{self, Backing, Creation, Kind, Labels, Snapshot};
 use crate::resolve::{ImageLayer, ResolvedLayer};
 
@@ -33,12 +34,18 @@ impl Snapshotter {
     /// Whether the layer is present lazily now.
     pub(super) async fn lazily(
         &self,
+        key: &str,
         target: &str,
         parent: Option<&str>,
         labels: &Labels,
     ) -> Result<bool, Error> {
         match self.make_lazy(target, parent, labels).await {
-            Ok(()) => Ok(true),
+            Ok(Some(topmost)) => {
+                let (lazy, for_pod) = (self.lazy.clone(), is_for_pod(key));
+                tokio::spawn(async move { lazy.expect(&topmost, for_pod).await });
+                Ok(true)
+            }
+            Ok(None) => Ok(true),
             Err(NotLazy::Failed(error)) => Err(error),
             Err(NotLazy::Fallback(fallback)) => {
                 let label = |name| labels.get(name).map_or("", String::as_str);
@@ -49,19 +56,28 @@ impl Snapshotter {
         }
     }
 
-    async fn make_lazy(&self, target: &str, parent: Option<&str>, labels: &Labels) -> Result<(), NotLazy> {
+    /// The whole image's chain, where it has just become known.
+    async fn make_lazy(
+        &self,
+        target: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Option<LazyChain>, NotLazy> {
         let state = self.store.read();
         if let Some(parent) = parent {
             state.parent(parent)?;
         }
         if let Some(known) = state.find(target) {
-            return Ok(stands_for(known, target, parent)?);
+            stands_for(known, target, parent)?;
+            return Ok(None);
         }
         drop(state);
         let layer = RemoteLayer::parse(labels).map_err(label_fallback)?;
         let resolved = self.resolver.layer(&layer).await?;
         check_parent(resolved.prefix, parent)?;
-        self.record(&layer, &resolved, parent, labels).await
+        self.record(&layer, &resolved, parent, labels).await?;
+        let topmost = resolved.above.last().map_or(layer.target, |above| above.chain).to_string();
+        Ok(self.store.read().find(&topmost).and_then(|snapshot| snapshot.lazy_chain()))
     }
 
     async fn record(

@@ -90,7 +90,7 @@ impl Snapshotter {
     ) -> Result<Vec<Mount>, Error> {
         let _step = self.trace.step("prepare", || key.clone());
         if let Some(target) = labels.get(labels::TARGET).cloned()
-            && self.lazily(&target, parent.as_deref(), &labels).await?
+            && self.lazily(&key, &target, parent.as_deref(), &labels).await?
         {
             return Err(Error::TargetReady(target));
         }
@@ -247,7 +247,7 @@ impl Snapshotter {
         for ancestor in ancestors {
             if let Some(chain) = ancestor.lazy_chain() {
                 let _step = self.trace.step("mount", || chain.chain_id.to_string());
-                let for_pod = snapshot.name.starts_with(PODS);
+                let for_pod = is_for_pod(&snapshot.name);
                 let given = if for_pod { self.lazy.ensure_for_pod(&chain) } else { self.lazy.ensure(&chain) };
                 lazy = Some(given.await?);
                 break;
@@ -300,6 +300,10 @@ impl Snapshotter {
         let directories = self.directories.clone();
         tokio::task::spawn_blocking(move || work(&directories)).await.map_err(|_| Error::Stopping)?
     }
+}
+
+fn is_for_pod(key: &str) -> bool {
+    key.starts_with(PODS)
 }
 
 fn attributes_of(fs: &Path) -> Result<RootAttributes, Error> {

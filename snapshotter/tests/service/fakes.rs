@@ -28,6 +28,8 @@ pub struct FakeMounts {
     pub stuck: AtomicU16,
     pub released: Mutex<Vec<u64>>,
     pub restored: Mutex<Vec<LazyChain>>,
+    /// Layers of chains whose containers are to come, and whether these are pods'.
+    pub expected: Mutex<Vec<(u16, bool)>>,
 }
 
 impl FakeMounts {
@@ -45,6 +47,10 @@ impl LazyMounts for FakeMounts {
         let root = self.root_of(chain);
         std::fs::create_dir_all(&root).unwrap();
         Ok(root)
+    }
+
+    async fn expect(&self, chain: &LazyChain, for_pod: bool) {
+        self.expected.lock().unwrap().push((chain.prefix, for_pod));
     }
 
     async fn root(&self, _: &LazyChain) -> Result<RootAttributes, LazyError> {
@@ -127,6 +133,7 @@ impl Daemon {
             stuck: AtomicU16::new(0),
             released: Mutex::default(),
             restored: Mutex::default(),
+            expected: Mutex::default(),
         });
         let registry = Arc::new(FakeRegistry::default());
         let store = open_store(&root.join("meta.redb")).await;

@@ -67,7 +67,10 @@ async fn an_image_is_recorded_with_the_first_of_its_layers() {
         above.insert(ChainId(Digest::of(b"one")), upper.to_vec());
         above.insert(ChainId(Digest::of(b"two")), upper[1..].to_vec());
     }
-    assert_eq!(daemon.prepare("x1", "", layer(&chains[0])).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.prepare("k8s.io/1/x1", "", layer(&chains[0])).await, Err(Code::AlreadyExists));
+    while *daemon.mounts.expected.lock().unwrap() != [(3, true)] {
+        tokio::task::yield_now().await;
+    }
     let mut labels = layer(&chains[2]);
     labels.remove("containerd.io/snapshot/cri.image-layers");
     labels.insert("containerd.io/snapshot/cri.layer-digest".to_owned(), blob.to_string());
@@ -78,6 +81,7 @@ async fn an_image_is_recorded_with_the_first_of_its_layers() {
     assert_eq!(daemon.prepare("x2", &chains[0], layer(&chains[1])).await, Err(Code::AlreadyExists));
     assert_eq!(daemon.prepare("x3", &chains[1], layer(&chains[2])).await, Err(Code::AlreadyExists));
     assert_eq!(daemon.stat(&chains[2]).await.unwrap(), recorded);
+    assert_eq!(daemon.mounts.expected.lock().unwrap().len(), 1, "a container is expected once");
     // containerd's collection, in the midst of a pull.
     for chain in [&chains[2], &chains[1]] {
         daemon.remove(chain).await.unwrap();
