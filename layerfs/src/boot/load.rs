@@ -62,7 +62,9 @@ impl Boot {
         path: &Path,
         expected: impl Future<Output = Option<Expected>>,
     ) -> Result<Loaded, LoadError> {
+        let step = layers.trace().step("pack", || named.digest.to_string());
         let loaded = self.stream(named, &*source, layers, path, expected).await;
+        drop(step);
         self.progress.end();
         // Its file may have been made after that.
         if self.is_distrusted() {
@@ -142,8 +144,10 @@ impl Boot {
             };
             let bytes = incoming.take(usize::try_from(len).unwrap_or(usize::MAX), self).await?;
             let decoder = node.pool.decoder().await.ok_or(LoadError::Stopping)?;
+            let trace = incoming.layers.trace().clone();
             let (shelf, progress, metrics) = (shelf.clone(), self.progress.clone(), node.metrics.clone());
             let shelving = tokio::task::spawn_blocking(move || {
+                let _step = trace.step("frame", || at.to_string());
                 let frame = &shelf.pack().frames[at];
                 let shelved = verify_frame(frame, &bytes).map_err(NotShelved::Frame);
                 let shelved = shelved.and_then(|content| shelf.put(at, &content).map_err(NotShelved::Keep));

@@ -40,6 +40,7 @@ use crate::layers::Layers;
 use crate::metrics::{Metrics, Stalls};
 use crate::source::Source;
 use crate::store::{LargeFiles, Store};
+use crate::trace::Trace;
 use crate::trouble_log::TroubleLog;
 use numbers::Numbers;
 use programs::Programs;
@@ -150,6 +151,11 @@ impl LayerFs {
     /// What it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who is told what happens.
+    pub(crate) fn trace(&self) -> &Trace {
+        self.touches.trace()
     }
 
     /// Adds places that its content may be fetched from.

@@ -16,6 +16,10 @@ impl Touches {
         Self { trace: trace.clone(), mount: mount.into() }
     }
 
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     pub fn begin(&self) -> Option<Begun> {
         self.trace.begin()
     }

@@ -97,6 +97,7 @@ impl Drop for Push {
 }
 
 async fn push(target: &Arc<Target>) {
+    let _step = target.fs.trace().step("push", || target.fs.name().to_owned());
     let Some(bytes) = send(target).await else {
         lock(&target.sink).take();
         return;
