@@ -9,6 +9,7 @@
 //! whatever repository, changes nothing for those who use it.
 
 mod command;
+mod runtime;
 mod sender;
 mod traces;
 mod worth;
@@ -125,6 +126,14 @@ impl BootPacks {
     /// Which packs help.
     pub fn worth(&self) -> &Arc<Worth> {
         &self.worth
+    }
+
+    /// Somebody asks for an image that is new to this node: a container is about to be made.
+    pub fn read_runtime_ahead(&self) {
+        if !self.config.runtime.is_empty() {
+            let programs = self.config.runtime.clone();
+            tokio::task::spawn_blocking(move || runtime::read_ahead(&programs));
+        }
     }
 
     /// Begins to load the pack of an index that is new to this node; `None` where it is not to be had.

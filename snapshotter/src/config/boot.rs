@@ -1,5 +1,7 @@
 //! What is fetched of images because earlier starts touched it.
 
+use std::path::PathBuf;
+
 use jaunt_distribution::Repository;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,8 @@ pub struct BootConfig {
     pub send_traces_to: Vec<RepositoryPrefix>,
     /// Traces of one image that this node sends.
     pub sent_traces: u64,
+    /// Programs that make containers, read ahead when an image is pulled that is new to the node: names, or absolute paths.
+    pub runtime: Vec<PathBuf>,
 }
 
 /// The beginning of repositories' names: `host[:port][/name...]`.
@@ -63,6 +67,7 @@ impl Default for BootConfig {
             longest_seconds: 60,
             send_traces_to: Vec::new(),
             sent_traces: 3,
+            runtime: ["containerd-shim-runc-v2", "runc"].map(PathBuf::from).to_vec(),
         }
     }
 }

@@ -54,6 +54,7 @@ impl Search<'_> {
     /// Finds, fetches, checks and keeps the image's launch index; without one, makes it of the image's own
     /// layers if they can be read as they are.
     pub async fn run(&self) -> Result<Found, Fallback> {
+        self.packs.inspect(|packs| packs.read_runtime_ahead());
         match self.converted().await {
             Err(unusable) if is_of_the_artifact(unusable.code) => {
                 let known = self.foreign(unusable).await?;
