@@ -18,8 +18,8 @@ REPORT ?= target/bench
 # Where the package takes the programs from, and where it is put.
 PROGRAMS ?= target/release
 PACKAGES ?= target/deb
-# What has the containerd that is tested with: 1.7 and 2.1 or later.
-CONTAINERDS ?= trixie sid
+# What has the containerd that is tested with: 1.6, 1.7, and 2.1 or later.
+CONTAINERDS ?= bookworm trixie sid
 
 .PHONY: help build release deb check check-aarch64 fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
 

@@ -10,10 +10,17 @@
 #        matrix.sh enter ROOT PROGRAM [ARGUMENTS]
 set -eu
 
-# Read in an entered root, where the rest is this machine's: what tests drive must be in it.
-packages=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps
-packages=$packages,podman,skopeo,buildah,docker.io,docker-cli,docker-buildx,cosign,openssl
 roots=$PWD/target/matrix
+
+# What a release's root has. Once it is entered, the rest is this machine's: what tests drive must be in it.
+packages() {
+    list=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps,podman,skopeo,buildah,docker.io
+    case $1 in
+        # Its docker.io has the client, there is no cosign yet, and debootstrap chooses nothing that several packages provide.
+        bookworm) echo "$list,netavark,openssl" ;;
+        *) echo "$list,docker-cli,docker-buildx,cosign,openssl" ;;
+    esac
+}
 
 fail() {
     echo "matrix.sh: $*" >&2
@@ -43,7 +50,7 @@ mirror() {
 
 # Builds a release's root where it is missing, or was made with other packages.
 build() {
-    release=$1 root=$roots/$1
+    release=$1 root=$roots/$1 packages=$(packages "$1")
     [ "$(cat "$root/made-with" 2> /dev/null)" != "$packages" ] || return 0
     mirror=$(mirror)
     [ -n "$mirror" ] || fail "apt's sources name no http mirror of this machine's own release"
