@@ -6,11 +6,11 @@ set -eu
 
 # program:package
 wanted="cc:gcc containerd:containerd runc:runc docker-registry:docker-registry fusermount3:fuse3
-    ip:iproute2 tc:iproute2 busybox:busybox-static zstd:zstd skopeo:skopeo nginx:nginx tar:tar mount:mount setsid:util-linux"
+    ip:iproute2 tc:iproute2 busybox:busybox-static zstd:zstd skopeo:skopeo nginx:nginx openssl:openssl tar:tar mount:mount setsid:util-linux"
 if [ "${1:-demo}" = aarch64 ]; then
     wanted=aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu
 elif [ "${1:-demo}" = demo ]; then
-    wanted="$wanted debootstrap:debootstrap buildah:buildah gzip:gzip openssl:openssl"
+    wanted="$wanted debootstrap:debootstrap buildah:buildah gzip:gzip"
 else
     wanted="$wanted go:golang-go"
 fi

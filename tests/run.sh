@@ -26,6 +26,6 @@ fi
 
 skipped=$(grep -ho 'skipped: [^<]*' "$output" 2> /dev/null | sort | uniq -c)
 if [ -n "$skipped" ]; then
-    printf '\nNot everything ran:\n%s\n' "$skipped"
+    printf '\nNot everything ran, %d skipped:\n%s\n' "$(echo "$skipped" | awk '{ sum += $1 } END { print sum }')" "$skipped"
 fi
 exit "$result"
