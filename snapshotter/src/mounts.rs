@@ -96,8 +96,10 @@ struct Served {
     fs: Arc<LayerFs>,
     server: Server,
     root: PathBuf,
-    /// Whether it holds its layers complete.
+    /// Whether the kernel reads of it by itself, so that its layers are held complete for as long as it is there.
     holds: bool,
+    /// Its layers, held complete for containers that are on it ([`idle`]).
+    kept: Mutex<Option<CompleteChain>>,
 }
 
 /// Who answers.
@@ -193,7 +195,7 @@ impl Mounts {
                 if let Some(pusher) = pusher {
                     session.push(&fs, Box::new(pusher));
                 }
-                Ok(Served { fs, server: Server::Session(session), root, holds })
+                Ok(Served::new(fs, Server::Session(session), root, holds))
             }
             Err(error) => {
                 // Nobody would ever answer on that mount, nor the pusher, which has it in use.
@@ -292,7 +294,7 @@ impl Mounts {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
                 let (server, root) = (Server::Session(session), held.path.join(ROOT_NAME));
-                let cell = Arc::new(OnceCell::new_with(Some(Served { fs, server, root, holds })));
+                let cell = Arc::new(OnceCell::new_with(Some(Served::new(fs, server, root, holds))));
                 lock(&self.served).insert(chain.snapshot_id, cell);
             }
             Err(error) => {
@@ -374,6 +376,10 @@ impl Mounts {
 }
 
 impl Served {
+    fn new(fs: Arc<LayerFs>, server: Server, root: PathBuf, holds: bool) -> Self {
+        Self { fs, server, root, holds, kept: Mutex::default() }
+    }
+
     /// Whether this process serves it.
     fn is_ours(&self) -> bool {
         matches!(self.server, Server::Session(_))

@@ -249,3 +249,44 @@ fn a_complete_image_that_no_container_uses_makes_room_for_another_and_one_in_use
     assert!(said(&start(&pushed[0])).contains(&digest), "what made room comes back");
     drop((staying, last));
 }
+
+/// doc/SEMANTICS.md K2: for a container that ran before its image was complete, too, whose mount the daemon serves on.
+#[test]
+fn nothing_is_taken_away_below_a_container_whose_image_was_completed_while_it_ran() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let program = layer(runnable());
+    let push = |seed, words: &str| {
+        let content = layer([file("content", noise(seed, 6 << 20))]);
+        let image = Image::new().layer(program.clone()).layer(content).command(&["/bin/sh", "-ec", words]);
+        let pushed = image.build().unwrap().push(&bed.registry, &format!("fixture-{seed}"), "v1").unwrap();
+        bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+        pushed.reference
+    };
+    let waits = push(1, "mkfifo /go; echo ready; cat /go >/dev/null; sha256sum /content");
+    let others = [2, 3].map(|seed| push(seed, "sha256sum /content; echo ready; exec sleep 600"));
+    let (config, hosts) =
+        (format!("[store]\ncap_mib = 12\nlow_percent = 80\n{AT_ONCE}"), [bed.registry.host()]);
+    let lazy = Node::configured(&bed.scratch, &bed.binaries, &hosts, &config).unwrap();
+    let jaunt = lazy.jaunt.as_ref().unwrap();
+    let start = |reference: &str| {
+        lazy.pull(reference).unwrap();
+        let mut container = lazy.containerd.run(reference).unwrap();
+        await_ready(&mut container);
+        container
+    };
+    let mut before = start(&waits);
+    wait_until("completion", LIMIT, || jaunt.log().contains("an image is complete")).unwrap();
+    for (at, other) in others.iter().enumerate() {
+        // Beside it there is no room for a second one.
+        drop(start(other));
+        wait_until("room", LIMIT, || jaunt.log().matches("made room in the store").count() > at).unwrap();
+        let worker = jaunt.worker().unwrap();
+        signal_pid(worker, Signal::KILL);
+        wait_until("the next worker", LIMIT, || jaunt.worker().is_some_and(|next| next != worker)).unwrap();
+    }
+    bed.registry.stop().unwrap();
+    lazy.containerd.wake(&before).unwrap();
+    let said = before.finish(LIMIT).unwrap();
+    assert!(said.contains(&Digest::of(&noise(1, 6 << 20)).hex().to_string()), "{said}{}", jaunt.log());
+}

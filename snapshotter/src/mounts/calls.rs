@@ -126,7 +126,10 @@ impl Mounts {
             let (this, chain) = (self.clone(), *chain);
             blocking(chain.snapshot_id, move || this.serve(&chain, for_pod)).await?
         });
-        let root = served.await?.root.clone();
+        let served = served.await?;
+        // Whether it may be let go of is asked once the container is on record.
+        served.keep(&self.store, &chain.index);
+        let root = served.root.clone();
         // That waits for readers, and the container is on record.
         drop(giving);
         self.forget_condemned(chain, &cell).await?;

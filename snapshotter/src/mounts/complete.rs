@@ -38,7 +38,7 @@ impl Mounts {
             Ok(root) => {
                 lock(&self.troubled).remove(&id);
                 tracing::info!(snapshot = id, chain = %chain.chain_id, "complete: the kernel reads it by itself");
-                Some(Served { fs: fs.clone(), server: Server::Kernel(held), root, holds: true })
+                Some(Served::new(fs.clone(), Server::Kernel(held), root, true))
             }
             Err(error) => {
                 let why = error_chain(&*error);
@@ -90,7 +90,7 @@ impl Mounts {
         };
         tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "holds a complete mount again");
         let (server, root) = (Server::Kernel(complete), held.path.join(ROOT_NAME));
-        Some(Served { fs, server, root, holds: true })
+        Some(Served::new(fs, server, root, true))
     }
 
     /// Whether what containers would get now is a complete mount over files that were found damaged.

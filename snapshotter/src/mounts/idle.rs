@@ -1,11 +1,17 @@
-//! Mounts whose files the kernel reads by itself, and who uses them.
+//! Complete chains, and who uses them.
 //!
-//! Such a mount holds its layers complete, so that nothing of them is taken away. While a container is on it, they are in use
-//! though no read of theirs comes by. Without one, the mount is kept for the next container as long as there is room.
+//! While a container is on a mount, its layers are held complete once they are so, and nothing of them is taken away: the
+//! container needs its registry no more. They are in use though no read of theirs may come by. Without a container, what
+//! this process serves goes as anything else does that was not used for long; a mount that the kernel reads by itself is
+//! kept for the next container as long as there is room.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use jaunt_formats::Digest;
+use jaunt_layerfs::fs::CompleteChain;
+use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
 use super::{Mounts, Served, Server, complete, lock};
@@ -15,13 +21,31 @@ use crate::passthrough;
 use crate::supervisor::Unmounted;
 
 impl Mounts {
-    /// Notes that the layers below running containers are in use. To be called every few seconds.
+    /// Notes that the layers below running containers are in use, and has them held where they are complete. To be called
+    /// every few seconds.
     pub fn note_use(&self) {
         let used = self.catalog.used();
+        let chains = self.catalog.chains().into_iter();
+        let used: HashMap<u64, Digest> = chains
+            .filter(|chain| used.contains(&chain.snapshot_id))
+            .map(|chain| (chain.snapshot_id, chain.index))
+            .collect();
         for (id, cell) in self.all_served() {
-            if let Some(served) = cell.get().filter(|served| served.holds && used.contains(&id)) {
+            let (Some(served), Some(index)) = (cell.get(), used.get(&id)) else { continue };
+            served.keep(&self.store, index);
+            if served.holds_now() {
                 served.fs.layers().iter().for_each(|layer| layer.file().note_use());
             }
+        }
+        self.let_unused_be();
+    }
+
+    fn let_unused_be(&self) {
+        // Nobody has been given a mount that the record does not know of yet.
+        let Ok(_alone) = self.giving.try_write() else { return };
+        let used = self.catalog.used();
+        for (_, cell) in self.all_served().into_iter().filter(|(id, _)| !used.contains(id)) {
+            cell.get().map(|served| lock(&served.kept).take());
         }
     }
 
@@ -85,6 +109,23 @@ impl Mounts {
                 false
             }
         }
+    }
+}
+
+impl Served {
+    /// Holds the chain as it is, if it is complete. One that was found damaged is held on to until it is whole again.
+    pub(super) fn keep(&self, store: &Store, index: &Digest) {
+        let mut kept = lock(&self.kept);
+        if self.is_ours()
+            && !kept.as_ref().is_some_and(CompleteChain::is_sound)
+            && let Some(held) = self.fs.hold_checked(store, index)
+        {
+            *kept = Some(held);
+        }
+    }
+
+    fn holds_now(&self) -> bool {
+        self.holds || lock(&self.kept).is_some()
     }
 }
 
