@@ -107,12 +107,8 @@ impl Registry {
         ip: Ipv4Addr,
         token: u64,
     ) -> Result<Self> {
-        let (address, token) = (SocketAddr::new(IpAddr::V4(ip), PORT), token.to_string());
-        let mut daemon = Daemon::spawn("registry", command, &scratch.logs())?;
-        daemon.wait_until("accepting connections", START_LIMIT, || {
-            http::request_within(ANSWER_LIMIT, address, "GET", "/v2/", &[], b"")
-                .is_ok_and(|answer| answer.header(TOKEN) == Some(&token))
-        })?;
+        let address = SocketAddr::new(IpAddr::V4(ip), PORT);
+        let daemon = spawn(scratch, command, address, token)?;
         Ok(Self { daemon, address, data: data_dir(scratch, ip), login: None })
     }
 
@@ -242,6 +238,18 @@ impl Registry {
         self.daemon.kill()
     }
 
+    /// Answers again with all that it had. (One that was made by [`Registry::local`].)
+    pub fn start_again(&mut self, scratch: &Scratch) -> Result<()> {
+        let IpAddr::V4(ip) = self.address.ip() else {
+            return Err(Error::unexpected("the registry", "has no such address"));
+        };
+        let token = random();
+        let config = configure(scratch, ip, token, "")?;
+        let mut command = scratch.command("docker-registry");
+        self.daemon = spawn(scratch, command.arg("serve").arg(config), self.address, token)?;
+        Ok(())
+    }
+
     fn expect(
         &self,
         status: u16,
@@ -260,6 +268,21 @@ impl Registry {
             format!("{} instead of {status}: {said}", response.status),
         ))
     }
+}
+
+fn spawn(
+    scratch: &Scratch,
+    command: &mut std::process::Command,
+    address: SocketAddr,
+    token: u64,
+) -> Result<Daemon> {
+    let token = token.to_string();
+    let mut daemon = Daemon::spawn("registry", command, &scratch.logs())?;
+    daemon.wait_until("accepting connections", START_LIMIT, || {
+        http::request_within(ANSWER_LIMIT, address, "GET", "/v2/", &[], b"")
+            .is_ok_and(|answer| answer.header(TOKEN) == Some(&token))
+    })?;
+    Ok(daemon)
 }
 
 fn data_dir(scratch: &Scratch, ip: Ipv4Addr) -> PathBuf {

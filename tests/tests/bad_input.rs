@@ -5,19 +5,21 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Bed, await_ready, backings, fill, noise, runnable, status};
 use jaunt_formats::{DiffId, Digest};
 use jaunt_tests::image::{BuiltImage, Image, Pushed, dir, file, layer};
 use jaunt_tests::mounts::Mounted;
-use jaunt_tests::process::line;
+use jaunt_tests::process::{line, wait_until};
 use jaunt_tests::{Jaunt, Node, needs_root};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
+const EIO: i32 = 5;
 const ARTIFACT: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// A runnable layer, and one with two files of which each is several spans.
@@ -268,6 +270,45 @@ fn a_silent_registry_is_waited_for() {
     bed.registry.resume();
     let said = container.finish(LIMIT).unwrap();
     assert!(said.contains(&Digest::of(&noise(6, 3 << 20)).hex()), "{said}");
+}
+
+/// doc/SEMANTICS.md B6, through overlayfs and FUSE: what the kernel keeps of a read that failed is in nobody's way.
+#[test]
+fn an_outage_is_an_error_at_the_deadline_and_over_for_the_same_open_file_once_the_registry_is_back() {
+    needs_root!();
+    const DEADLINE: Duration = Duration::from_secs(3);
+    for is_silent in [true, false] {
+        let mut bed = Bed::new();
+        let (image, pushed) = bed.converted(image(6));
+        let config =
+            format!("read_deadline_seconds = {}\n[completion]\nenabled = false\n", DEADLINE.as_secs());
+        let hosts = [bed.registry.host()];
+        let node = Node::configured(&bed.scratch, &bed.binaries, &hosts, &config).unwrap();
+        node.pull(&pushed.reference).unwrap();
+        let chain = image.chain_ids().last().unwrap().to_string();
+        let root = node.containerd.root("jaunt", &chain).unwrap();
+        let program = fs::read(root.point().join("bin/busybox")).unwrap();
+        let one = fs::File::open(root.point().join("data/one")).unwrap();
+        match is_silent {
+            true => bed.registry.pause(),
+            false => bed.registry.stop().unwrap(),
+        }
+        fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
+        let (mut bytes, begun) = (vec![0; 3 << 20], Instant::now());
+        let error = one.read_at(&mut bytes[..4096], 1 << 20).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+        assert!(begun.elapsed() >= DEADLINE, "{:?}", begun.elapsed());
+        assert!(fs::read(root.point().join("bin/busybox")).unwrap() == program, "what is local is read");
+        match is_silent {
+            true => bed.registry.resume(),
+            false => bed.registry.start_again(&bed.scratch).unwrap(),
+        }
+        // Reads that come at once may still be told of the failure.
+        wait_until("recovery", LIMIT, || one.read_exact_at(&mut bytes, 0).is_ok()).unwrap();
+        assert!(bytes == noise(6, 3 << 20), "silent: {is_silent}");
+        drop((one, root));
+        drop(node);
+    }
 }
 
 /// B4: A full disk makes reads slower, not wrong: what cannot be kept is served from memory, and older content makes
