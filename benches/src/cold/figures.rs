@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::touched::Touched;
 use super::{Case, Start, System};
 use crate::Stat;
 
@@ -40,6 +41,9 @@ pub struct Figure {
     /// Length of the boot pack that it was started with.
     #[serde(default)]
     pub pack_bytes: Option<u64>,
+    /// What its starts touch, compressed.
+    #[serde(default)]
+    pub touched: Option<Touched>,
     /// What the link carried to the node until ready, all headers included.
     pub bytes: Stat,
     /// Requests that the registry answered until ready.
@@ -74,7 +78,7 @@ impl Figure {
     }
 
     fn beside(self, rounds: &[Round], plain: Option<&[Round]>) -> Self {
-        if !self.system.is_ours() {
+        if !self.system.is_ours() || !self.system.is_cold() {
             return self;
         }
         let pairs = rounds.iter().zip(plain.unwrap_or_default());
@@ -112,6 +116,7 @@ impl Figure {
             own_beside_plain: None,
             own_over_plain_s: None,
             pack_bytes: case.pack_bytes.filter(|_| system == System::JauntPacked),
+            touched: case.touched.filter(|_| system == System::JauntPacked),
             bytes: of(|start| start.bytes as f64),
             requests: of(|start| start.requests as f64),
             registry_cpu_s: of(|start| start.registry_cpu_s),
@@ -150,7 +155,15 @@ pub(super) mod tests {
             readiness: Readiness::FirstOutput,
         };
         let recipe = "an-image".to_owned();
-        Case { subject, recipe, is_plain: false, probe: None, tree: "/nowhere".into(), pack_bytes: None }
+        Case {
+            subject,
+            recipe,
+            is_plain: false,
+            probe: None,
+            tree: "/nowhere".into(),
+            pack_bytes: None,
+            touched: None,
+        }
     }
 
     pub fn round(warm: f64, jaunt: f64) -> Round {

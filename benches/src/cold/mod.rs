@@ -18,6 +18,7 @@ pub mod report;
 pub mod subject;
 pub mod svg;
 pub mod system;
+pub mod touched;
 pub mod trace;
 pub mod training;
 pub mod waterfall;

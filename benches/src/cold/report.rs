@@ -209,6 +209,10 @@ impl Report {
             "image, MB",
             "MB",
             "of it the pack",
+            "a start touches, as noted",
+            "MB beside that",
+            "touches, nothing read ahead",
+            "MB beside that",
             "requests",
             "registry CPU s",
             "line CPU s",
@@ -226,10 +230,17 @@ impl Report {
             let of = |stat: Stat, unit: f64, digits: usize| Some(format!("{:.digits$}", stat.median / unit));
             let ours = |stat: Stat, unit, digits| of(stat, unit, digits).filter(|_| figure.system.is_ours());
             let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+            let beside = |bytes: u64| format!("{:.2}", figure.bytes.median / bytes as f64);
+            let noted = figure.touched.map(|touched| touched.noted_bytes);
+            let pages = figure.touched.map(|touched| touched.page_bytes);
             let cells = vec![
                 Some(megabytes(figure.image_bytes)),
                 of(figure.bytes, 1e6, 1),
                 figure.pack_bytes.map(megabytes),
+                noted.map(megabytes),
+                noted.map(beside),
+                pages.map(megabytes),
+                pages.map(beside),
                 of(figure.requests, 1.0, 0),
                 of(figure.registry_cpu_s, 1.0, 2),
                 of(figure.line_cpu_s, 1.0, 2),
@@ -314,7 +325,7 @@ mod tests {
         let text = report().to_string();
         let row = "| an-image |  | 0.50 (0.50-0.50) | 0.25 (0.25-0.25) | 1.00 (1.00-1.00) |  |  |  |  | 2.00 (2.00-2.00) |";
         assert!(text.contains(row), "{text}");
-        let costs = "| an-image: Jaunt, no pack | 50.0 | 7.0 |  | 0 | 0.00 | 0.00 | 0.00 | 0.00 | 0 | 0.500 | 0 | 0.00 |";
+        let costs = "| an-image: Jaunt, no pack | 50.0 | 7.0 |  |  |  |  |  | 0 | 0.00 | 0.00 | 0.00 | 0.00 | 0 | 0.500 | 0 | 0.00 |";
         assert!(text.contains(costs) && !text.contains("an-image: null"), "{text}");
     }
 

@@ -9,6 +9,7 @@ use jaunt_tests::image::BuiltImage;
 use jaunt_tests::process::run;
 use jaunt_tests::{Binaries, Probe, Recipe, Registry, Scratch};
 
+use super::touched::Touched;
 use super::{Below, pad};
 use crate::layerfs::{roots::Root, split};
 use crate::{Progress, Subject};
@@ -39,6 +40,8 @@ pub struct Case {
     pub tree: PathBuf,
     /// Length of its boot pack, once there is one.
     pub pack_bytes: Option<u64>,
+    /// What its starts touch, once that is known.
+    pub touched: Option<Touched>,
 }
 
 impl Case {
@@ -138,7 +141,7 @@ impl Workshop<'_> {
         run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(unpacked.path()).arg(&tree))?;
         unpacked.wipe()?;
         let (recipe, probe) = (recipe.name.clone(), recipe.probe);
-        Ok(Case { subject, recipe, is_plain: false, probe, tree, pack_bytes: None })
+        Ok(Case { subject, recipe, is_plain: false, probe, tree, pack_bytes: None, touched: None })
     }
 
     fn cut(&self, variant: &Variant, recipe: &Recipe, original: &Case, count: u64) -> Result<Case> {

@@ -3,12 +3,14 @@
 //! The image itself stays without one, so that both can take turns.
 
 use std::path::PathBuf;
+use std::thread;
 
 use jaunt_tests::Node;
 use jaunt_tests::error::{Error, Result};
 use jaunt_tests::process::run;
 
 use super::line::Laid;
+use super::touched::{self, Touched};
 use super::{Bench, Case};
 use crate::layerfs::roots::STREAMING;
 use crate::learning;
@@ -25,18 +27,33 @@ impl Bench<'_> {
         let mut traces = Vec::new();
         for number in 1..=STARTS {
             self.progress.say(&format!("{name}: tracing start {number} of {STARTS}"));
-            traces.push(self.trace(case, laid, number)?);
+            traces.push(self.trace(case, laid, &number.to_string(), false)?);
         }
+        self.progress.say(&format!("{name}: tracing a start of which nothing is read ahead"));
+        let exact = self.trace(case, laid, "exact", true)?;
         learning::optimize(self.scratch, self.binaries, self.registry, &traces, &copy)?;
         case.pack_bytes = Some(pack_bytes(&self.proxy(&["inspect", "--json", &copy])?)?);
+        self.progress.say(&format!("{name}: compressing what starts touched"));
+        let compressed = |trace| touched::compressed(trace, &case.tree);
+        let (noted, exact) = thread::scope(|scope| {
+            let exact = scope.spawn(|| compressed(&exact));
+            let panicked = |_| Err(Error::unexpected("compressing", "panicked"));
+            (compressed(&traces[0]), exact.join().unwrap_or_else(panicked))
+        });
+        case.touched = Some(Touched { noted_bytes: noted?, page_bytes: exact? });
         Ok(())
     }
 
-    /// What a start on a fresh node touched, in a file.
-    fn trace(&self, case: &Case, laid: &Laid, number: usize) -> Result<PathBuf> {
+    /// What a start on a fresh node touched, in a file; `exact` if nothing is to be read ahead.
+    fn trace(&self, case: &Case, laid: &Laid, called: &str, exact: bool) -> Result<PathBuf> {
         let node = Node::configured(self.scratch, self.binaries, &[laid.host()], STREAMING)?;
-        let (_, mut container) = self.run(&node, case, laid, case.subject.repository())?;
-        let to = self.scratch.dir("traces")?.join(format!("{}-{number}", case.subject.repository()));
+        let run = || self.run(&node, case, laid, case.subject.repository());
+        let ran = match node.jaunt.as_ref().filter(|_| exact) {
+            Some(jaunt) => touched::without_read_ahead(&jaunt.run_dir(), run),
+            None => run(),
+        };
+        let (_, mut container) = ran?;
+        let to = self.scratch.dir("traces")?.join(format!("{}-{called}", case.subject.repository()));
         let reference = laid.reference(case.subject.repository());
         let to = learning::take_out(self.scratch, self.binaries, &node, &reference, to)?;
         container.stop()?;
