@@ -40,7 +40,11 @@ impl Report {
         let file = dir.join("cold.json");
         match fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
+                .map(|mut kept: Self| {
+                    // Those of before commits were noted cut a start's time otherwise.
+                    kept.accounts.retain(|account| !account.commit.is_empty());
+                    Some(kept)
+                })
                 .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at(file),
@@ -173,10 +177,13 @@ impl Report {
             "ready, ms",
             "pull",
             "of it resolving",
-            "run to first read",
-            "reads waited",
-            "none waited",
+            "run to started",
+            "while reads waited",
+            "started, none waited",
+            "boot pack",
+            "pushing it",
             "daemon's answers, in all",
+            "reads",
             "reads that waited",
             "ranges fetched",
             "pusher, MB",
@@ -191,7 +198,10 @@ impl Report {
                 ms(account.create_s),
                 ms(account.stalled_s),
                 ms(account.running_s),
+                ms(account.pack_s).filter(|_| account.pack_s > 0.0),
+                ms(account.push_s).filter(|_| account.push_s > 0.0),
                 ms(account.answers_s),
+                Some(account.reads.to_string()),
                 Some(account.stalls.to_string()),
                 Some(account.fetches.to_string()),
                 Some(account.pusher_peak_bytes)

@@ -50,12 +50,21 @@ pub struct Account {
     pub resolve_s: f64,
     /// The daemon's answers to containerd, one after the other or not, within pull and run.
     pub answers_s: f64,
-    /// From the run command until the container's first read reaches the daemon.
+    /// From the run command until containerd has started the container's process, while no read waited.
     pub create_s: f64,
-    /// From there on, while at least one read waited.
+    /// From the run command on, while at least one read waited.
     pub stalled_s: f64,
-    /// From there on, while none did.
+    /// From the process's start on, while none did.
     pub running_s: f64,
+    /// The boot pack's stream, from its request to its end, beside all else.
+    #[serde(default)]
+    pub pack_s: f64,
+    /// Storing the pack's pages in the kernel, beside all else.
+    #[serde(default)]
+    pub push_s: f64,
+    /// Reads that reached the daemon, waiting or not.
+    #[serde(default)]
+    pub reads: usize,
     /// All of it.
     pub ready_s: f64,
     /// Reads that waited.
@@ -97,6 +106,13 @@ impl Story {
         Ok(Self { pull_s, ready_s, spans, pusher_peak_bytes: 0 })
     }
 
+    /// When containerd had started the container's process; where it did not tell, the first read stands for that.
+    fn started(&self) -> f64 {
+        let started = |what: &What| matches!(what, What::Event(topic) if topic == "/tasks/start");
+        let event = self.spans.iter().find(|span| started(&span.what)).map(|span| span.at);
+        event.or_else(|| self.first_read()).unwrap_or(self.ready_s)
+    }
+
     /// When the container's first read reached the daemon.
     pub fn first_read(&self) -> Option<f64> {
         let reads = self.spans.iter().filter(|span| matches!(span.what, What::Touch(_) | What::Stall(..)));
@@ -106,21 +122,27 @@ impl Story {
     /// Where the time went.
     pub fn account(&self, image: &str, network: &str) -> Account {
         let Self { pull_s, ready_s, spans, pusher_peak_bytes } = self;
-        let first = self.first_read().unwrap_or(*ready_s);
+        let started = self.started();
         let of = |wanted: fn(&What) -> bool| spans.iter().filter(move |span| wanted(&span.what));
-        let stalled_s = covered(of(|what| matches!(what, What::Stall(..))), *ready_s);
+        let stalled = |from, to| covered(of(|what| matches!(what, What::Stall(..))), from, to);
+        let (before, after) = (stalled(*pull_s, started), stalled(started, *ready_s));
         let resolve = |what: &What| matches!(what, What::Step(name, _) if name == "resolve");
+        let pack = |what: &What| matches!(what, What::Step(name, _) if name == "pack");
+        let push = |what: &What| matches!(what, What::Step(name, _) if name == "push");
         let answer = |what: &What| matches!(what, What::Step(name, _) if ["prepare", "view", "mounts", "commit"].contains(&name.as_str()));
         Account {
             image: image.to_owned(),
             network: network.to_owned(),
             commit: String::new(),
             pull_s: *pull_s,
-            resolve_s: covered(of(resolve), *ready_s),
-            answers_s: covered(of(answer), *ready_s),
-            create_s: first - pull_s,
-            stalled_s,
-            running_s: ready_s - first - stalled_s,
+            resolve_s: covered(of(resolve), 0.0, *ready_s),
+            answers_s: covered(of(answer), 0.0, *ready_s),
+            create_s: started - pull_s - before,
+            stalled_s: before + after,
+            running_s: ready_s - started - after,
+            pack_s: covered(of(pack), 0.0, *ready_s),
+            push_s: covered(of(push), 0.0, *ready_s),
+            reads: of(|what| matches!(what, What::Touch(_) | What::Stall(..))).count(),
             ready_s: *ready_s,
             stalls: of(|what| matches!(what, What::Stall(..))).count(),
             fetches: of(|what| matches!(what, What::Fetch(..))).count(),
@@ -129,9 +151,9 @@ impl Story {
     }
 }
 
-/// The time until `end` that at least one of the spans takes. They come in the order in which they began.
-fn covered<'s>(spans: impl Iterator<Item = &'s Span>, end: f64) -> f64 {
-    let (mut sum, mut until) = (0.0, 0.0_f64);
+/// The time between `begin` and `end` that at least one of the spans takes. They come in the order in which they began.
+fn covered<'s>(spans: impl Iterator<Item = &'s Span>, begin: f64, end: f64) -> f64 {
+    let (mut sum, mut until) = (0.0, begin);
     for span in spans {
         let over = (span.at + span.took).min(end);
         sum += (over - span.at.max(until)).max(0.0);
@@ -193,11 +215,15 @@ pub(super) mod tests {
                 r#"{{"event":"touch","path":"/bin/<x>","len":4096,"missed":{missed},"at_us":{at},"took_us":{took}}}"#
             )
         };
+        let step = |name: &str, millis: u64, took: u64| {
+            let (at, took) = (at(millis), took * 1000);
+            format!(r#"{{"event":"step","name":"{name}","subject":"r","at_us":{at},"took_us":{took}}}"#)
+        };
         let trace = [
-            format!(
-                r#"{{"event":"step","name":"resolve","subject":"r","at_us":{},"took_us":20000}}"#,
-                at(10)
-            ),
+            step("resolve", 10, 20),
+            touch(120, 10, true),
+            step("pack", 30, 200),
+            step("push", 120, 5000),
             touch(200, 0, false),
             touch(300, 100, true),
             touch(350, 100, true),
@@ -214,10 +240,12 @@ pub(super) mod tests {
         let account = story().account("an-image", "1g");
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} instead of {b}: {account:?}");
         close(account.resolve_s, 0.02);
-        close(account.create_s, 0.1);
-        close(account.stalled_s, 0.15 + 0.01);
+        close(account.create_s, 0.05 - 0.01);
+        close(account.stalled_s, 0.01 + 0.15 + 0.01);
+        close(account.pack_s, 0.2);
+        close(account.push_s, 0.88);
         close(account.pull_s + account.create_s + account.stalled_s + account.running_s, 1.0);
-        assert_eq!((account.stalls, account.fetches), (3, 1));
+        assert_eq!((account.reads, account.stalls, account.fetches), (5, 4, 1));
     }
 
     #[test]

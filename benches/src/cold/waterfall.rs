@@ -14,9 +14,22 @@ const ROW: f64 = 16.0;
 const STALLS: usize = 300;
 /// The end of a path says more than its beginning.
 const PATH: usize = 48;
-/// Steps in the order of their rows, each on its way within the one before it.
-const STEPS: [&str; 10] =
-    ["prepare", "resolve", "artifact", "index", "probe", "record", "view", "mounts", "commit", "mount"];
+/// Steps in the order of their rows, by their names in the trace and here. Others follow, by their own names.
+const STEPS: [(&str, &str); 13] = [
+    ("prepare", "prepare"),
+    ("resolve", "resolve"),
+    ("artifact", "artifact"),
+    ("index", "index"),
+    ("probe", "probe"),
+    ("pack", "boot pack"),
+    ("frame", "its frames"),
+    ("push", "pushing it"),
+    ("record", "record"),
+    ("view", "view"),
+    ("mounts", "mounts"),
+    ("commit", "commit"),
+    ("mount", "mount"),
+];
 const CLASSES: [&str; 5] = ["demand", "ahead", "boot", "nearby", "background"];
 
 /// Draws a start under a title.
@@ -91,12 +104,9 @@ fn rows(story: &Story) -> Vec<Row<'_>> {
         let name = topic.trim_start_matches('/').replace("containers", "container").replace("snapshot/", "");
         rows.push((name, "#222222", of(&|what| matches!(what, What::Event(own) if own == topic))));
     }
-    for step in STEPS {
-        rows.push((
-            step.to_owned(),
-            "#2e86ab",
-            of(&|what| matches!(what, What::Step(name, _) if name == step)),
-        ));
+    for (step, title) in steps(story) {
+        let spans = of(&|what| matches!(what, What::Step(name, _) if name == step));
+        rows.push((title.to_owned(), "#2e86ab", spans));
     }
     for class in CLASSES {
         let fetches = of(&|what| matches!(what, What::Fetch(name, _) if name == class));
@@ -105,6 +115,19 @@ fn rows(story: &Story) -> Vec<Row<'_>> {
     rows.push(("read".to_owned(), "#66a182", of(&|what| matches!(what, What::Touch(_)))));
     rows.retain(|(_, _, spans)| !spans.is_empty());
     rows
+}
+
+/// Those that are known, and then whatever else the daemon told of.
+fn steps(story: &Story) -> Vec<(&str, &str)> {
+    let mut steps = STEPS.to_vec();
+    for span in &story.spans {
+        if let What::Step(name, _) = &span.what
+            && !steps.iter().any(|(known, _)| known == name)
+        {
+            steps.push((name, name));
+        }
+    }
+    steps
 }
 
 /// The longest of the reads that waited, in the order in which they began.
@@ -148,9 +171,18 @@ mod tests {
     #[test]
     fn every_wait_has_a_row_with_its_path_and_time() {
         let drawn = draw("an-image over 1g", &story());
-        assert_eq!(drawn.matches(">wait ").count(), 3);
+        assert_eq!(drawn.matches(">wait ").count(), 4);
         assert!(drawn.contains("100.0 ms /bin/&lt;x&gt;</text>"), "{drawn}");
-        for name in ["commands", "tasks/start", "resolve", "fetch: demand", "first read", "ready, 1000 ms"] {
+        for name in [
+            "commands",
+            "tasks/start",
+            "resolve",
+            "boot pack",
+            "pushing it",
+            "fetch: demand",
+            "first read",
+            "ready, 1000 ms",
+        ] {
             assert!(drawn.contains(name), "no {name} in\n{drawn}");
         }
         assert!(!drawn.contains(">index<"));
