@@ -15,6 +15,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Binaries {
     dir: PathBuf,
+    /// What of them is logged, where it is not what they log by themselves.
+    log: Option<&'static str>,
 }
 
 impl Binaries {
@@ -30,20 +32,28 @@ impl Binaries {
                 return Err(Error::unexpected(what, "not built: run `make build` first"));
             }
         }
-        Ok(Self { dir })
+        Ok(Self { dir, log: None })
+    }
+
+    /// The same, logging what `filter` lets through.
+    #[must_use]
+    pub fn logging(self, filter: &'static str) -> Self {
+        Self { log: Some(filter), ..self }
     }
 
     /// A `jaunt-proxy` command.
     pub fn proxy(&self, scratch: &Scratch, words: &[&str]) -> Command {
-        let mut command = scratch.command(self.dir.join("jaunt-proxy"));
-        command.args(words);
-        command
+        self.command(scratch, "jaunt-proxy", words)
     }
 
     /// A `jaunt-snapshotter` command.
     pub fn snapshotter(&self, scratch: &Scratch, words: &[&str]) -> Command {
-        let mut command = scratch.command(self.dir.join("jaunt-snapshotter"));
-        command.args(words);
+        self.command(scratch, "jaunt-snapshotter", words)
+    }
+
+    fn command(&self, scratch: &Scratch, name: &str, words: &[&str]) -> Command {
+        let mut command = scratch.command(self.dir.join(name));
+        command.args(words).envs(self.log.map(|filter| ("RUST_LOG", filter)));
         command
     }
 

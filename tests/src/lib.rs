@@ -6,6 +6,7 @@
 //! works inside: it sees command lines, sockets and file systems, as a user does.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod authority;
 pub mod buildah;
 pub mod cold;
 pub mod compare;
@@ -35,6 +36,7 @@ pub mod skopeo;
 pub mod systemd;
 pub mod usage;
 
+pub use authority::Authority;
 pub use container::{Container, Readiness};
 pub use containerd::{Containerd, Snapshotter};
 pub use dice::Dice;

@@ -1,10 +1,12 @@
-//! Debian's nginx as a caching tier before a registry, configured by the very recipe that doc/ gives to users.
+//! Debian's nginx before a registry: as a caching tier, configured by the very recipe that doc/ gives to users, or as a
+//! gate that speaks TLS.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::authority::Issued;
 use crate::error::{At as _, Error, Result};
 use crate::http;
 use crate::process::{Daemon, children, cpu_seconds};
@@ -23,11 +25,46 @@ pub struct Nginx {
     log: PathBuf,
 }
 
+/// What stands before a registry.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// By which it answers.
+    pub identity: Issued,
+    /// Of the whole server, in nginx's words.
+    pub settings: String,
+    /// Of what goes on to the registry.
+    pub checks: String,
+}
+
 impl Nginx {
     /// Starts one on `address` before the registry at `upstream`, with nothing cached.
     pub fn start(scratch: &Scratch, address: SocketAddr, upstream: SocketAddr) -> Result<Self> {
+        Self::with(scratch, address, 200, |dir| recipe(dir, address, upstream))
+    }
+
+    /// Starts one on `address` that speaks TLS, and lets by to the registry at `upstream` what passes its checks.
+    pub fn gate(scratch: &Scratch, address: SocketAddr, upstream: SocketAddr, gate: &Gate) -> Result<Self> {
+        // That is what it says to whoever does not speak TLS.
+        Self::with(scratch, address, 400, |_| {
+            let Gate { identity, settings, checks } = gate;
+            Ok(format!(
+                "server {{\nlisten {address} ssl;\nssl_certificate {};\nssl_certificate_key {};\nclient_max_body_size 0;\n{settings}\n\
+                 location / {{ {checks}\nproxy_pass http://{upstream};\nproxy_set_header Host $http_host; }}\n}}\n",
+                identity.certificate.display(),
+                identity.key.display(),
+            ))
+        })
+    }
+
+    /// Starts one with what `recipe` makes of its directory, and waits for an answer of that status to plain HTTP.
+    fn with(
+        scratch: &Scratch,
+        address: SocketAddr,
+        status: u16,
+        recipe: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
         let dir = scratch.dir("nginx")?;
-        let recipe = recipe(&dir, address, upstream)?;
+        let recipe = recipe(&dir)?;
         let log = dir.join("access.log");
         let config = dir.join("nginx.conf");
         fs::write(&config, configuration(&dir, &log, &recipe)).at(&config)?;
@@ -36,7 +73,7 @@ impl Nginx {
         let mut daemon = Daemon::spawn("nginx", &mut command, &scratch.logs())?;
         daemon.wait_until("answering for the registry", START_LIMIT, || {
             http::request_within(ANSWER_LIMIT, address, "GET", "/v2/", &[], b"")
-                .is_ok_and(|answer| answer.status == 200)
+                .is_ok_and(|answer| answer.status == status)
         })?;
         Ok(Self { daemon, address, log })
     }
@@ -44,6 +81,11 @@ impl Nginx {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A line for each request that it has answered, with the status and who asked.
+    pub fn access_log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).at(&self.log)
     }
 
     /// Requests that it has answered so far.
