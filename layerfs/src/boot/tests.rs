@@ -1,5 +1,7 @@
 //! Packs of one layer, loaded whole, in part, too late or not at all, and what readers get meanwhile.
 
+mod faults;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,11 +41,15 @@ fn index() -> Digest {
 impl Bed {
     fn new() -> Self {
         let fixture = Fixture::new(10);
+        let (blob, named) = packed(&fixture, index());
+        Self::with(fixture, blob, named)
+    }
+
+    fn with(fixture: Fixture, blob: Bytes, named: NamedPack) -> Self {
         let layers = Layers::new(fixture.store.clone(), NOT_AHEAD());
         let spans = fixture.memory();
         let source: Arc<dyn Source> = spans.clone();
         let layer = fixture.open_in(&layers, &[source]);
-        let (blob, named) = packed(&fixture, index());
         let directory = tempfile::tempdir().unwrap();
         Self { fixture, layers, layer, spans, blob, named, boot: Boot::default(), directory }
     }
@@ -236,24 +242,40 @@ async fn the_stream_stands_back_for_other_readers_but_not_for_its_own() {
     let _clock = stopped_clock();
     let bed = Bed::new();
     let (send, source) = gated();
-    send.send(bed.blob.slice(..bed.named.table.len())).unwrap();
-    let mut loading = Box::pin(bed.load(source));
-    assert!(loading.as_mut().now_or_never().is_none());
-    let other = bed.layers.node().pool.urgency.wait();
-    send.send(bed.blob.slice(bed.named.table.len()..)).unwrap();
-    // The first look was taken before the other reader came; what comes after it is left standing.
-    let mut reading = Box::pin(bed.read(SECOND));
-    let read = loop {
-        tokio::select! {
-            read = &mut reading => break read,
-            loaded = &mut loading => assert_eq!(loaded.unwrap(), Loaded::Whole),
-        }
-        if bed.boot.has_ended() {
-            break reading.await;
-        }
+    let (table, part) = (bed.named.table.len(), (bed.blob.len() - bed.named.table.len()) / 5);
+    let mut sent = 0;
+    let mut send_next = |len: usize| {
+        send.send(bed.blob.slice(sent..sent + len)).unwrap();
+        sent += len;
     };
-    assert_eq!(read, bed.right(SECOND));
+    let mut loading = Box::pin(bed.load(source));
+    let mut taken = async || {
+        assert!(futures_util::poll!(&mut loading).is_pending());
+        bed.layers.metrics().boot_fetched_bytes.get() as usize
+    };
+    send_next(table);
+    assert_eq!(taken().await, table);
+    // The look for the next piece was taken before the other reader came; what comes after that one is left standing.
+    let other = bed.layers.node().pool.urgency.wait();
+    send_next(part);
+    send_next(part);
+    assert_eq!(taken().await, table + part);
+    tokio::time::advance(Duration::from_millis(999)).await;
+    assert_eq!(taken().await, table + part, "a reader of something else waits");
+    tokio::time::advance(Duration::from_millis(2)).await;
+    assert_eq!(taken().await, table + 2 * part, "but not for ever");
+    send_next(part);
+    assert_eq!(taken().await, table + 2 * part, "he still waits");
+    let mut reading = Box::pin(bed.read(SECOND));
+    assert!(futures_util::poll!(&mut reading).is_pending());
+    assert_eq!(taken().await, table + 3 * part, "a reader of the pack's own waits");
+    drop(reading);
+    send_next(part);
+    send_next(bed.blob.len() - table - 4 * part);
+    assert_eq!(taken().await, table + 4 * part, "and is gone");
     drop(other);
+    assert_eq!(loading.await.unwrap(), Loaded::Whole);
+    assert_eq!(bed.read(SECOND).await, bed.right(SECOND));
     assert_eq!(bed.spans.fetches(), 0);
 }
 
