@@ -156,6 +156,8 @@ async fn prepare(
     let resolver = Resolver::new(client.clone(), records.clone(), indexes.clone(), ResolveLimits::default());
     let resolver = resolver.with_trust(trust);
     let resolved = resolver.layer(&layer).await.map_err(|fallback| not_lazy(&args.image, fallback))?;
+    let (pin, learnt) = resolved.learnt;
+    records.learn(pin, learnt).await.map_err(|source| state.error("keep records", source))?;
     Ok(Served {
         name: args.image.to_string(),
         index: indexes.path(&resolved.index),
