@@ -5,29 +5,14 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bed, await_ready, backings, differences, everything, status};
-use jaunt_formats::Digest;
+use common::{Bed, await_ready, backings, copied, differences, everything, status};
 use jaunt_formats::media_type::{CHUNKED_TARSPLIT_POSITION, OCI_MANIFEST};
 use jaunt_tests::buildah::Buildah;
 use jaunt_tests::podman::{self, Podman};
 use jaunt_tests::process::{run, wait_until};
 use jaunt_tests::{Node, host, needs_programs, needs_root};
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// Copies an image into another repository as it is, and nothing that refers to it.
-fn copied(bed: &Bed, from: &str, to: &str) -> (Value, String) {
-    let manifest = bed.registry.manifest(from, "v1").unwrap().0;
-    let layers = manifest["layers"].as_array().unwrap();
-    for blob in layers.iter().chain([&manifest["config"]]) {
-        let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
-        bed.registry.push_blob(to, &bed.registry.blob(from, &digest).unwrap()).unwrap();
-    }
-    let bytes = serde_json::to_vec(&manifest).unwrap();
-    bed.registry.push_manifest(to, "v1", OCI_MANIFEST, &bytes).unwrap();
-    (manifest, format!("{}/{to}:v1", bed.registry.host()))
-}
 
 #[test]
 fn a_replaced_image_is_lazy_where_its_artifact_did_not_follow() {

@@ -4,12 +4,13 @@
 mod common;
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, everything, runnable};
-use jaunt_tests::image::{Image, file, layer};
+use common::{Bed, copied, everything, runnable};
+use jaunt_tests::image::{BuiltImage, Image, file, layer};
 use jaunt_tests::process::{Daemon, run, wait_until};
 use jaunt_tests::{Node, compare, mounts, needs_root};
 use rustix::process::Signal;
@@ -31,8 +32,13 @@ impl Mount {
     }
 
     fn start(bed: &Bed, reference: &str) -> Self {
+        Self::start_with(bed, reference, &[])
+    }
+
+    fn start_with(bed: &Bed, reference: &str, flags: &[&str]) -> Self {
         let point = bed.scratch.dir("point").unwrap();
         let mut command = Self::command(bed, reference, &point);
+        command.args(flags);
         // A second mount of a test appends to the log of the first.
         let _ = std::fs::remove_file(process_log(bed));
         let mut process = Daemon::spawn("mount", &mut command, &bed.scratch.logs()).unwrap();
@@ -49,8 +55,37 @@ impl Mount {
     }
 }
 
+/// Ends it as Ctrl-C does.
+fn end(mut mount: Mount) {
+    mount.process.signal(Signal::INT);
+    wait_until("the end of the mount", LIMIT, || mount.ended()).unwrap();
+    assert!(mount.process.exited().unwrap().unwrap().success(), "{}", mount.process.log());
+    assert!(mounts::below(&mount.point).is_empty());
+}
+
 fn process_log(bed: &Bed) -> PathBuf {
     bed.scratch.logs().join("mount.log")
+}
+
+/// The tree of an image that containerd unpacked.
+struct Unpacked(compare::Tree);
+
+impl Unpacked {
+    fn of(bed: &Bed, image: &BuiltImage, reference: &str) -> Self {
+        let node = Node::overlayfs(&bed.scratch, &[bed.registry.host()]).unwrap();
+        node.pull(reference).unwrap();
+        let whole = image.chain_ids().last().unwrap().to_string();
+        let unpacked = node.containerd.view("overlayfs", &whole).unwrap();
+        Self(compare::read(unpacked.point()).unwrap())
+    }
+
+    fn is_what_is_at(&self, point: &Path) {
+        let mounted = compare::read(point).unwrap();
+        let mut found = compare::differences(&mounted, &self.0);
+        // containerd ignores what a layer says about its root, which so has the time of unpacking.
+        found.retain(|line| !line.starts_with("/: mtime: "));
+        assert!(found.is_empty() && mounted.len() > 20, "mounted against unpacked:\n{}", found.join("\n"));
+    }
 }
 
 fn failure(command: &mut Command) -> String {
@@ -62,21 +97,68 @@ fn the_images_root_is_at_the_directory_and_equals_what_is_unpacked() {
     needs_root!();
     let bed = Bed::new();
     let (image, pushed) = bed.converted(everything());
-    let mut mount = Mount::start(&bed, &pushed.reference);
-    let node = Node::overlayfs(&bed.scratch, &[bed.registry.host()]).unwrap();
-    node.pull(&pushed.reference).unwrap();
-    let whole = image.chain_ids().last().unwrap().to_string();
-    let unpacked = node.containerd.view("overlayfs", &whole).unwrap();
-    let (left, right) = (compare::read(&mount.point).unwrap(), compare::read(unpacked.point()).unwrap());
-    let mut found = compare::differences(&left, &right);
-    // containerd ignores what a layer says about its root, which so has the time of unpacking.
-    found.retain(|line| !line.starts_with("/: mtime: "));
-    assert!(found.is_empty() && left.len() > 20, "mounted against unpacked:\n{}", found.join("\n"));
+    let mount = Mount::start(&bed, &pushed.reference);
+    let unpacked = Unpacked::of(&bed, &image, &pushed.reference);
+    unpacked.is_what_is_at(&mount.point);
 
+    end(mount);
+}
+
+#[test]
+fn a_completed_mount_needs_no_registry_whoever_made_the_image_lazy() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (image, pushed) = bed.pushed(everything().in_words());
+    run(&mut bed.binaries.proxy(&bed.scratch, &["convert", "--mode", "replace", &pushed.reference])).unwrap();
+    // Without its artifact: zstd:chunked, whose own tables are read.
+    let (_, copied) = copied(&bed, "fixture", "elsewhere");
+    let unpacked = Unpacked::of(&bed, &image, &copied);
+    let by_tables = Mount::start(&bed, &copied);
+    unpacked.is_what_is_at(&by_tables.point);
+    end(by_tables);
+    for reference in [&pushed.reference, &copied] {
+        let mount = Mount::start_with(&bed, reference, &["--complete"]);
+        wait_until("completion", LIMIT, || mount.process.log().contains("an image is complete")).unwrap();
+        bed.registry.pause();
+        unpacked.is_what_is_at(&mount.point);
+        bed.registry.resume();
+        end(mount);
+    }
+}
+
+#[test]
+fn what_a_boot_pack_brings_is_read_without_asking_for_it_also_by_the_next_mount() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(Image::new().layer(layer(runnable())).command(&["/bin/sh"]));
+    let program = std::fs::read(jaunt_tests::host::find("busybox").unwrap()).unwrap();
+    for is_first in [true, false] {
+        let mount = Mount::start(&bed, &pushed.reference);
+        if is_first {
+            wait_until("the pack", LIMIT, || mount.process.log().contains("boot pack is here")).unwrap();
+        }
+        let asked = bed.registry.blob_requests().unwrap();
+        assert!(std::fs::read(mount.point.join("bin/busybox")).unwrap() == program);
+        assert_eq!(bed.registry.blob_requests().unwrap(), asked);
+        end(mount);
+    }
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_who_uses_the_mount() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(Image::new().layer(layer([file("a", "content")])));
+    let mut mount = Mount::start(&bed, &pushed.reference);
+    let open = File::open(mount.point.join("a")).unwrap();
+    mount.process.signal(Signal::INT);
+    wait_until("a word about it", LIMIT, || mount.process.log().contains("is in use")).unwrap();
     mount.process.signal(Signal::INT);
     wait_until("the end of the mount", LIMIT, || mount.ended()).unwrap();
-    assert!(mount.process.exited().unwrap().unwrap().success(), "{}", mount.process.log());
+    assert!(!mount.process.exited().unwrap().unwrap().success());
+    assert!(mount.process.log().contains("ended by a second signal"), "{}", mount.process.log());
     assert!(mounts::below(&mount.point).is_empty());
+    assert!(open.read_at(&mut [0; 1], 0).is_err(), "it is broken for who uses it");
 }
 
 #[test]

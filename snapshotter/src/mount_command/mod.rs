@@ -13,11 +13,15 @@ mod state;
 mod stop;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jaunt_distribution::Client;
 use jaunt_formats::{Platform, Reference};
+use jaunt_layerfs::layers::{self, Layers};
+use jaunt_layerfs::store::{Store, StoreError};
 
-use crate::config::{Config, ConfigError, RegistryFlags, Settings};
+use crate::boot::BootPacks;
+use crate::config::{BootConfig, Config, ConfigError, RegistryFlags, Settings};
 use crate::daemon;
 use crate::fallback::{Fallback, FallbackCode};
 use crate::index_store::IndexStore;
@@ -89,6 +93,9 @@ pub enum MountCommandError {
     /// Told to stop before there was a mount.
     #[error("interrupted before anything was mounted")]
     Interrupted,
+    /// The directory for content.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The registry client.
     #[error("registry client")]
     Client(#[source] jaunt_distribution::Error),
@@ -154,7 +161,13 @@ async fn prepare(
         MetaStore::open(&path.join("meta.redb")).map_err(|source| state.error("keep records", source))?;
     let trust = config.trust().map_err(ConfigError::from)?;
     let resolver = Resolver::new(client.clone(), records.clone(), indexes.clone(), ResolveLimits::default());
-    let resolver = resolver.with_trust(trust);
+    // Nothing of what reads an image here says what its starts touch.
+    let boot = BootConfig { keep_traces: 0, ..config.boot.clone() };
+    let store = Arc::new(Store::open(&path.join("layers"))?);
+    let layers = Layers::new(store, layers::Settings { background_limit: None, ..daemon::reading(&config) });
+    let packs = BootPacks::open(path, layers.clone(), boot)
+        .map_err(|source| state.error("keep boot packs", source))?;
+    let resolver = resolver.with_trust(trust).with_packs(packs.clone());
     let resolved = resolver.layer(&layer).await.map_err(|fallback| not_lazy(&args.image, fallback))?;
     let (pin, learnt) = resolved.learnt;
     records.learn(pin, learnt).await.map_err(|source| state.error("keep records", source))?;
@@ -163,8 +176,8 @@ async fn prepare(
         index: indexes.path(&resolved.index),
         digest: resolved.index,
         prefix: resolved.prefix,
-        layers: path.join("layers"),
-        reading: daemon::reading(&config),
+        layers,
+        packs,
         client,
         repositories: records.sources(&resolved.index).into_iter().collect(),
         point,

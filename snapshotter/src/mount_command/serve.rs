@@ -11,11 +11,11 @@ use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
 use jaunt_layerfs::fuse::{self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
-use jaunt_layerfs::layers::{Layers, Settings};
+use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
-use jaunt_layerfs::store::{Store, StoreError};
 
 use super::stop::Stop;
+use crate::boot::BootPacks;
 use crate::mounts::THREADS;
 use crate::passthrough;
 
@@ -34,9 +34,6 @@ pub enum ServeError {
     /// The tree in it.
     #[error("the image's tree")]
     Tree(#[from] FsError),
-    /// The directory for content.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The index was found to lie about its layers.
     #[error("launch index {index} is in quarantine: {why}")]
     Quarantined {
@@ -74,8 +71,8 @@ pub(super) struct Served {
     pub index: PathBuf,
     pub digest: Digest,
     pub prefix: u16,
-    pub layers: PathBuf,
-    pub reading: Settings,
+    pub layers: Layers,
+    pub packs: Arc<BootPacks>,
     pub client: Client,
     pub repositories: Vec<Repository>,
     pub point: PathBuf,
@@ -86,15 +83,16 @@ pub(super) struct Served {
 impl Served {
     /// Mounts, and returns when the mount is out of use.
     pub(super) async fn run(self, stop: &mut Stop) -> Result<(), ServeError> {
-        let store = Arc::new(Store::open(&self.layers)?);
+        let store = self.layers.store().clone();
         if let Some(why) = store.quarantined_index(&self.digest) {
             return Err(ServeError::Quarantined { index: self.digest, why });
         }
-        let layers = Layers::new(store.clone(), Settings { background_limit: None, ..self.reading });
         let source = |repository| Arc::new(RegistrySource::new(self.client.clone(), repository)) as _;
         let sources: Vec<Arc<dyn Source>> = self.repositories.into_iter().map(source).collect();
-        let fs = LayerFs::new(open_index(&self.index)?, self.prefix, self.name, &layers, &sources)?;
-        let fs = Arc::new(fs.with_root(RootPlace::AtMount));
+        let index = open_index(&self.index)?;
+        let boot = self.packs.of(&self.digest, &index);
+        let fs = LayerFs::new(index, self.prefix, self.name, &self.layers, &sources)?;
+        let fs = Arc::new(fs.with_root(RootPlace::AtMount).with_boot(boot));
         let complete = fs.hold_checked(&store, &self.digest);
         let completion = self.complete.then(|| Completion::new(store, AT_ONCE));
         completion.iter().for_each(|completion| completion.add(&fs, self.digest));

@@ -9,7 +9,8 @@ pub mod private;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jaunt_formats::ChainId;
+use jaunt_formats::media_type::OCI_MANIFEST;
+use jaunt_formats::{ChainId, Digest};
 use jaunt_tests::image::{
     BuiltImage, Entry, Image, Pushed, block_device, char_device, dir, fifo, file, hardlink, layer, opaque,
     symlink, whiteout,
@@ -212,6 +213,19 @@ pub fn differences(bed: &Bed, chain_ids: &[ChainId], reference: &str) -> Vec<Str
     // containerd ignores what a layer says about its root, which so has the time of unpacking.
     found.retain(|line| !line.contains("layers: /: mtime: "));
     found
+}
+
+/// Copies an image into another repository as it is, and nothing that refers to it.
+pub fn copied(bed: &Bed, from: &str, to: &str) -> (Value, String) {
+    let manifest = bed.registry.manifest(from, "v1").unwrap().0;
+    let layers = manifest["layers"].as_array().unwrap();
+    for blob in layers.iter().chain([&manifest["config"]]) {
+        let digest: Digest = blob["digest"].as_str().unwrap().parse().unwrap();
+        bed.registry.push_blob(to, &bed.registry.blob(from, &digest).unwrap()).unwrap();
+    }
+    let bytes = serde_json::to_vec(&manifest).unwrap();
+    bed.registry.push_manifest(to, "v1", OCI_MANIFEST, &bytes).unwrap();
+    (manifest, format!("{}/{to}:v1", bed.registry.host()))
 }
 
 /// Waits for a container's line `ready`.
