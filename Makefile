@@ -20,8 +20,11 @@ PROGRAMS ?= target/release
 PACKAGES ?= target/deb
 # What has the containerd that is tested with: 1.6, 1.7, and 2.1 or later.
 CONTAINERDS ?= bookworm trixie sid
+# How much of what takes longer is done.
+SEEDS ?= 50
+LEAK_ROUNDS ?= 100
 
-.PHONY: help build release deb check check-aarch64 fmt test test-matrix test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
+.PHONY: help build release deb check check-aarch64 fmt test test-matrix test-long test-real demo bench bench-cold bench-convert bench-layerfs bench-node bench-nodes deps clean
 
 help: ## Say what there is
 	@awk -F ': .*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +59,13 @@ test-matrix: ## The whole-system tests with each of CONTAINERDS: Debian releases
 	@tests/deps.sh demo
 	@$(MAKE) --no-print-directory build
 	@CARGO="$(CARGO)" tests/matrix.sh $(CONTAINERDS)
+
+test-long: ## What takes longer: 50 seeds of kill -9, 100 rounds of images that come and go (SEEDS=n, LEAK_ROUNDS=n), aarch64
+	@tests/deps.sh test
+	@$(MAKE) --no-print-directory build
+	JAUNT_KILL_SEEDS=$(SEEDS) $(CARGO) test --locked -p jaunt-tests --test killed -- --nocapture --test-threads 1 whoever_is_killed
+	JAUNT_LEAK_ROUNDS=$(LEAK_ROUNDS) $(CARGO) test --locked -p jaunt-tests --test leaks -- --nocapture
+	@$(MAKE) --no-print-directory check-aarch64
 
 test-real: ## Compare the demo's image, mounted lazily, with what containerd unpacks (root; builds the image)
 	@tests/deps.sh demo
