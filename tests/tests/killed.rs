@@ -189,6 +189,39 @@ fn learnt(bed: &Bed) -> String {
     pushed.reference
 }
 
+/// Of all files of [`learnt`], in the order in which a shell names them.
+fn digest_of_many() -> String {
+    let mut names: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
+    names.sort();
+    let all: Vec<u8> = names.iter().flat_map(|n| noise(n.parse::<u64>().unwrap() + 1, 4096)).collect();
+    Digest::of(&all).hex().to_string()
+}
+
+/// What is pushed for a worker that dies would otherwise never be answered.
+#[test]
+fn where_the_kernel_sends_nothing_again_no_pages_are_pushed_and_the_pack_serves_all_the_same() {
+    needs_root!();
+    let bed = Bed::new();
+    let reference = learnt(&bed);
+    for (avoided, pushes) in [("", true), ("\"resend\"", false)] {
+        let config = format!("avoid_kernel_features = [{avoided}]\n[boot]\nkeep_traces = 0\n");
+        let node = bed.node_with(&config);
+        let log = || node.jaunt.as_ref().unwrap().log();
+        let pushed = || log().matches("what its boot pack brought is in the page cache").count();
+        node.pull(&reference).unwrap();
+        let words = ["/bin/sh", "-c", "cat /many/* | sha256sum"];
+        let said = node.containerd.run_with(&reference, &words).unwrap().finish(LIMIT).unwrap();
+        assert!(said.contains(&digest_of_many()), "{said}\n{}", log());
+        if pushes {
+            wait_until("pages", LIMIT, || pushed() == 1).unwrap();
+        }
+        // The log is that of both nodes.
+        assert_eq!((pushed(), log().matches("boot pack is here").count()), (1, if pushes { 1 } else { 2 }));
+        tidy(&node);
+        node.wipe().unwrap();
+    }
+}
+
 #[test]
 fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
     needs_root!();
@@ -215,10 +248,7 @@ fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
         killer.join().unwrap();
         // containerd gives up a container whose mounts it was just asking for; who runs already reads on.
         let said = interrupted.or_else(|_| start()).unwrap();
-        let mut names: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
-        names.sort();
-        let all: Vec<u8> = names.iter().flat_map(|n| noise(n.parse::<u64>().unwrap() + 1, 4096)).collect();
-        assert!(said.contains(&Digest::of(&all).hex()), "round {round}: {said}\n{}", jaunt.log());
+        assert!(said.contains(&digest_of_many()), "round {round}: {said}\n{}", jaunt.log());
         tidy(&node);
         agree(&bed, &node);
         node.wipe().unwrap();

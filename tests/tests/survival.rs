@@ -17,6 +17,8 @@ use rustix::process::Signal;
 const LIMIT: Duration = Duration::from_secs(120);
 const FILES: u64 = 16;
 const FILE_BYTES: usize = 2 << 20;
+/// So many workers may die before a read in flight fails: together sooner than a read gives up on a registry that says nothing.
+const DEATHS: usize = 10;
 
 /// Sixteen files of 2 MiB, read and hashed one after the other by the container's command.
 fn image() -> Image {
@@ -160,6 +162,40 @@ fn a_container_reads_on_over_a_restart_of_containerd() {
     node.containerd.wake(&container).unwrap();
     let mut other = node.containerd.run(&pushed.reference).unwrap();
     assert!(other.finish(LIMIT).unwrap().contains(&digests()[3]));
+}
+
+/// P1: On older kernels, a read that was in flight gets EIO from the next worker, and the one after it is right. The kernel asks a
+/// second time for what it was reading ahead when that fails, and so one death is often not noticed.
+#[test]
+fn where_the_kernel_sends_nothing_again_a_read_in_flight_fails_in_the_container_and_the_next_is_right() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let config = "avoid_kernel_features = [\"resend\", \"erofs\"]\n[completion]\nenabled = false\n";
+    let registries = [bed.registry.host()];
+    let node = Node::configured(&bed.scratch, &bed.binaries, &registries, config).unwrap();
+    node.pull(&pushed.reference).unwrap();
+    let jaunt = node.jaunt.as_ref().unwrap();
+    let script = "mkfifo /go; n=0; sha256sum /etc/passwd; echo ready; while cat /go > /dev/null; do \
+                  cat /data/$n 2>&1 > /dev/null || echo refused; sha256sum /data/$n; n=$((n+1)); done";
+    let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap();
+    common::await_ready(&mut container);
+    for digest in &digests()[..2] {
+        bed.registry.pause();
+        node.containerd.wake(&container).unwrap();
+        let said = (0..DEATHS).find_map(|_| {
+            common::await_request(&bed, &jaunt.run_dir());
+            let worker = jaunt.worker().unwrap();
+            signal_pid(worker, Signal::KILL);
+            wait_until("another worker", LIMIT, || jaunt.worker().is_some_and(|pid| pid != worker)).unwrap();
+            container.next_line(Duration::from_secs(1)).ok().flatten()
+        });
+        let said = said.expect("what was in flight is never answered");
+        assert!(said.ends_with("Input/output error"), "{said}");
+        bed.registry.resume();
+        assert_eq!(container.next_line(LIMIT).unwrap().unwrap(), "refused");
+        assert_eq!(container.next_line(LIMIT).unwrap().as_ref(), Some(digest));
+    }
 }
 
 /// P2: A mount in use is never unmounted.

@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +13,6 @@ use common::private::Private;
 use common::{Bed, noise, package, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
-use jaunt_tests::mounts::Mounted;
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::registry::{PASSWORD, USER};
 use jaunt_tests::{Container, Containerd, Jaunt, Snapshotter, Systemd, mounts, needs_root};
@@ -104,20 +102,6 @@ impl<'s> Service<'s> {
         let task = "containerd/state/io.containerd.runtime.v2.task/k8s.io";
         let root = bed.scratch.path().join(task).join(container.id()).join("rootfs");
         fs::write(root.join(format!("go{n}")), "").unwrap();
-    }
-
-    /// Waits until somebody waits for an answer on one of the daemon's mounts.
-    fn await_request(&self, bed: &Bed) {
-        let point = bed.scratch.dir("connections").unwrap();
-        let line = format!("mount -t fusectl none {}", point.display());
-        let connections = Mounted::by_command(&bed.scratch, point, &line).unwrap();
-        let is_waited_for = |mount: &PathBuf| {
-            let minor = rustix::fs::minor(fs::metadata(mount).unwrap().dev());
-            let waiting = connections.point().join(minor.to_string()).join("waiting");
-            fs::read_to_string(waiting).is_ok_and(|waiting| waiting.trim() != "0")
-        };
-        let run_dir = self.dir.join("run");
-        wait_until("a read", LIMIT, || mounts::below(&run_dir).iter().any(is_waited_for)).unwrap();
     }
 
     fn main_pid(&self) -> String {
@@ -246,7 +230,7 @@ fn a_read_that_waits_for_the_network_is_answered_after_a_restart() {
     let before = service.main_pid();
     signal_pid(bed.registry.pid(), Signal::STOP);
     service.let_on(&bed, &container, 1);
-    service.await_request(&bed);
+    common::await_request(&bed, &service.dir.join("run"));
     service.systemd.control(&["restart", UNIT]).unwrap();
     assert_ne!(service.main_pid(), before, "it was replaced");
     signal_pid(bed.registry.pid(), Signal::CONT);

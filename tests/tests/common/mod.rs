@@ -6,6 +6,7 @@ pub mod package;
 pub mod packs;
 pub mod private;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use jaunt_tests::image::{
     BuiltImage, Entry, Image, Pushed, block_device, char_device, dir, fifo, file, hardlink, layer, opaque,
     symlink, whiteout,
 };
-use jaunt_tests::process::{Daemon, run};
+use jaunt_tests::mounts::{self, Mounted};
+use jaunt_tests::process::{Daemon, run, wait_until};
 use jaunt_tests::{Binaries, Container, Dice, Node, Readiness, Registry, Scratch, compare};
 use serde_json::Value;
 
@@ -231,6 +233,20 @@ pub fn copied(bed: &Bed, from: &str, to: &str) -> (Value, String) {
 /// Waits for a container's line `ready`.
 pub fn await_ready(container: &mut Container) {
     container.wait_ready(&Readiness::Line("ready".to_owned()), Duration::from_secs(60)).unwrap();
+}
+
+/// Waits until somebody waits for an answer on one of the mounts in a daemon's run directory.
+pub fn await_request(bed: &Bed, run_dir: &Path) {
+    let point = bed.scratch.dir("connections").unwrap();
+    let line = format!("mount -t fusectl none {}", point.display());
+    let connections = Mounted::by_command(&bed.scratch, point, &line).unwrap();
+    let is_waited_for = |mount: &PathBuf| {
+        let minor = rustix::fs::minor(std::fs::metadata(mount).unwrap().dev());
+        let waiting = connections.point().join(minor.to_string()).join("waiting");
+        std::fs::read_to_string(waiting).is_ok_and(|waiting| waiting.trim() != "0")
+    };
+    let limit = Duration::from_secs(120);
+    wait_until("a read", limit, || mounts::below(run_dir).iter().any(is_waited_for)).unwrap();
 }
 
 /// A configuration file by which the bed's registry is asked through a mirror first.
