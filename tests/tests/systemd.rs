@@ -14,7 +14,7 @@ use common::{Bed, noise, package, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
-use jaunt_tests::registry::{PASSWORD, USER};
+use jaunt_tests::registry::{AUTH, PASSWORD, USER};
 use jaunt_tests::{Container, Containerd, Jaunt, Snapshotter, Systemd, mounts, needs_root};
 use rustix::process::Signal;
 
@@ -344,4 +344,43 @@ fn the_service_has_the_logins_that_root_has_at_home() {
     pull(&other.reference);
     assert_eq!(common::backings_in(&service.status(bed)), ["lazy"; 3], "one layer is known already");
     container.finish(LIMIT).unwrap();
+}
+
+/// L2: No login is written to a disk, a log or `status`: nor is it in what the kernel writes when the daemon crashes.
+#[test]
+fn a_core_has_no_login_in_it() {
+    needs_root!();
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if !Systemd::is_installed() || pattern.contains(['|', '/']) {
+        eprintln!("skipped: {}: needs systemd, and cores where a program runs", module_path!());
+        return;
+    }
+    // Without the filter, what is looked for is there.
+    for (settings, holds) in [
+        ("", None),
+        ("LimitCORE=infinity\n", Some(false)),
+        ("LimitCORE=infinity\nCoredumpFilter=default\n", Some(true)),
+    ] {
+        let private = Private::new(Image::new().layer(layer(runnable())));
+        let (bed, login) = (&private.bed, private.login_dir());
+        let cores = bed.scratch.dir("cores").unwrap();
+        let service = Service::with(bed, &format!("WorkingDirectory={}\n{settings}", cores.display()));
+        service.at_home(&format!("mkdir -p .docker; cp {}/config.json .docker", login.display()));
+        run(private.logged_in(&mut service.pull_command(bed, &private.pushed.reference))).unwrap();
+        assert_eq!(common::backings_in(&service.status(bed)), ["lazy"]);
+
+        let pid = service.main_pid();
+        let children = || {
+            let list = format!("/proc/{pid}/task/{pid}/children");
+            run(service.systemd.command("cat").unwrap().arg(list)).unwrap().trim().to_owned()
+        };
+        let worker = children();
+        run(service.systemd.command("kill").unwrap().args(["-ABRT", &worker])).unwrap();
+        wait_until("another worker", LIMIT, || !["", &*worker].contains(&&*children())).unwrap();
+        let core = fs::read_dir(&cores).unwrap().next().map(|core| core.unwrap().path());
+        let is_in = |core: PathBuf| {
+            bed.scratch.command("grep").args(["-qaF", AUTH]).arg(core).status().unwrap().success()
+        };
+        assert_eq!(core.map(is_in), holds, "{settings}");
+    }
 }
