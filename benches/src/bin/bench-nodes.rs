@@ -6,9 +6,11 @@ use std::thread;
 
 use clap::Parser;
 use jaunt_benches::nodes::{Figure, Kind, Report, Setup, Site};
-use jaunt_benches::{Progress, Subject, files, program};
+use jaunt_benches::revision::revision;
+use jaunt_benches::{Progress, Subject, files, program, start};
 use jaunt_tests::error::{At as _, Error, Result};
 use jaunt_tests::network::GIGABIT;
+use jaunt_tests::process::run as run_program;
 use jaunt_tests::{Binaries, Network, Recipe, Registry, Scratch};
 
 /// Measures starts on several nodes at once.
@@ -53,13 +55,16 @@ fn run(options: &Options) -> Result<()> {
     let subject = Subject::build(&scratch, &registry, &recipe, &options.cache, &progress)?;
     progress.say("converting it");
     binaries.convert(&scratch, &subject.reference)?;
+    let learnt = learn(&scratch, &binaries, (&network, &registry), &subject, &progress)?;
     let most = options.nodes.iter().copied().max().unwrap_or(1);
-    let site = Site::new(&scratch, &binaries, (&network, &registry), (&subject, recipe), most)?;
+    let site =
+        Site::new(&scratch, &binaries, (&network, &registry), (&subject, &learnt.reference, recipe), most)?;
     let mut report = Report {
         image: subject.name.clone(),
         image_bytes: subject.bytes,
         cores: thread::available_parallelism().at("the number of processors")?.get(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        commit: revision(),
         figures: Vec::new(),
     };
     for &gigabits in &options.gigabits {
@@ -75,18 +80,41 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// overlayfs as far as all nodes have containerd, then Jaunt without and with the tier.
+/// A copy of a converted image with a boot pack of one start, on a node of its own.
+fn learn(
+    scratch: &Scratch,
+    binaries: &Binaries,
+    (network, registry): (&Network, &Registry),
+    subject: &Subject,
+    progress: &Progress,
+) -> Result<Subject> {
+    progress.say("learning a boot pack of one start");
+    let host = registry.host();
+    let copy =
+        Subject { reference: format!("{host}/{}-packed:latest", subject.repository()), ..subject.clone() };
+    let words = ["copy", "--plain-http", &host, &subject.reference, &copy.reference];
+    run_program(&mut binaries.proxy(scratch, &words))?;
+    start::Bench { scratch, network, registry, subject: &copy, progress }.learn(binaries)?;
+    Ok(copy)
+}
+
+/// overlayfs as far as all nodes have containerd, then Jaunt as converted and with a learnt pack, each without and with the tier.
 fn setups(options: &Options) -> Vec<Setup> {
     let with_containerd = |nodes: u8| nodes.min(options.containerd);
     let overlayfs = options.nodes.iter().filter(|nodes| **nodes <= options.containerd);
-    let overlayfs = overlayfs.map(|&nodes| Setup { kinds: vec![Kind::Overlayfs; nodes.into()], tier: false });
-    let jaunt = |tier| {
+    let overlayfs = overlayfs.map(|&nodes| Setup {
+        kinds: vec![Kind::Overlayfs; nodes.into()],
+        learnt: false,
+        tier: false,
+    });
+    let jaunt = |(learnt, tier)| {
         options.nodes.iter().map(move |&nodes| {
             let kind = |n| if n < with_containerd(nodes) { Kind::Jaunt } else { Kind::Mount };
-            Setup { kinds: (0..nodes).map(kind).collect(), tier }
+            Setup { kinds: (0..nodes).map(kind).collect(), learnt, tier }
         })
     };
-    overlayfs.chain(jaunt(false)).chain(jaunt(true)).collect()
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    overlayfs.chain(kinds.into_iter().flat_map(jaunt)).collect()
 }
 
 fn measure(
@@ -101,9 +129,10 @@ fn measure(
         let start = site.start(setup)?;
         let seconds: Vec<String> = start.ready_s.iter().map(|(_, ready)| format!("{ready:.2}")).collect();
         progress.say(&format!(
-            "{gigabits} Gbit/s, {} nodes, {:?}{}, round {round}: ready after {} s; registry {:.1} MB in {} requests",
+            "{gigabits} Gbit/s, {} nodes, {:?}{}{}, round {round}: ready after {} s; registry {:.1} MB in {} requests",
             setup.kinds.len(),
             setup.kinds[0],
+            if setup.learnt { ", learnt pack" } else { "" },
             if setup.tier { " behind nginx" } else { "" },
             seconds.join(", "),
             start.bytes as f64 / 1e6,
@@ -111,5 +140,5 @@ fn measure(
         ));
         starts.push(start);
     }
-    Ok(Figure::of(gigabits, &starts))
+    Ok(Figure::of(gigabits, setup.learnt, &starts))
 }

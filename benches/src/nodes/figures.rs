@@ -40,6 +40,8 @@ pub struct Figure {
     pub gigabits: u64,
     /// Whether it was nodes with overlayfs.
     pub overlayfs: bool,
+    /// Whether the image had a boot pack of a start.
+    pub learnt: bool,
     /// Nodes at once.
     pub nodes: usize,
     /// Those of them with containerd.
@@ -69,8 +71,8 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Of at least one start.
-    pub fn of(gigabits: u64, starts: &[Start]) -> Self {
+    /// Of at least one start, of an image with a `learnt` pack or as it is converted.
+    pub fn of(gigabits: u64, learnt: bool, starts: &[Start]) -> Self {
         let kinds =
             || starts.first().into_iter().flat_map(|start| start.ready_s.iter().map(|(kind, _)| *kind));
         let nodes = kinds().count();
@@ -83,6 +85,7 @@ impl Figure {
         let mounts = kinds().any(|kind| kind == Kind::Mount);
         Self {
             gigabits,
+            learnt,
             overlayfs: kinds().any(|kind| kind == Kind::Overlayfs),
             nodes,
             with_containerd: kinds().filter(|kind| *kind != Kind::Mount).count(),
@@ -135,7 +138,7 @@ mod tests {
             cpu_s: 2.0,
             tier: Some(Tier { bytes: 40, requests: 16, cpu_s: 1.0 }),
         };
-        let figure = Figure::of(1, &[start(2.0), start(3.0), start(9.0)]);
+        let figure = Figure::of(1, false, &[start(2.0), start(3.0), start(9.0)]);
         assert_eq!((figure.nodes, figure.with_containerd, figure.rounds), (4, 2, 3));
         assert_eq!(figure.containerd_last_s, Stat { median: 3.0, min: 2.0, max: 9.0 });
         assert_eq!(figure.mount_last_s.unwrap().median, 0.7);
@@ -144,7 +147,7 @@ mod tests {
             (0.5, 0.25)
         );
         let alone = Start { ready_s: vec![(Kind::Overlayfs, 1.0)], ..Start::default() };
-        let figure = Figure::of(1, &[alone]);
+        let figure = Figure::of(1, false, &[alone]);
         assert!(figure.overlayfs && figure.mount_ready_s.is_none() && figure.tier_bytes.is_none());
     }
 }

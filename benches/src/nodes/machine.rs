@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::cold::cri;
 use crate::layerfs::roots::STREAMING;
+use crate::learning::NEVER_TRACED;
 
 /// A start that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -38,6 +39,8 @@ pub struct Image {
     pub tier: Option<SocketAddr>,
     /// The image there.
     pub reference: String,
+    /// Whether it has a boot pack that was learnt.
+    pub learnt: bool,
     /// What it is made of.
     pub recipe: Recipe,
 }
@@ -80,7 +83,7 @@ impl Machine {
         let registries = [image.registry.to_string()];
         let node = match kind {
             Kind::Overlayfs => Node::overlayfs(&self.scratch, &registries)?,
-            Kind::Jaunt => Node::configured(&self.scratch, binaries, &registries, &self.config())?,
+            Kind::Jaunt => Node::configured(&self.scratch, binaries, &registries, &self.config(image))?,
             Kind::Mount => {
                 self.ask(image)?;
                 return Ok(Prepared::Bare(self));
@@ -95,8 +98,9 @@ impl Machine {
         self.scratch.path().join("containerd/hosts")
     }
 
-    fn config(&self) -> String {
-        format!("{STREAMING}[registries]\ncerts_dirs = [{:?}]\n", self.hosts())
+    fn config(&self, image: &Image) -> String {
+        let boot = if image.learnt { NEVER_TRACED } else { "" };
+        format!("{STREAMING}{boot}[registries]\ncerts_dirs = [{:?}]\n", self.hosts())
     }
 
     fn ask(&self, Image { registry, tier, .. }: &Image) -> Result<()> {
@@ -110,7 +114,7 @@ impl Machine {
 
     fn mount(&self, binaries: &Binaries, image: &Image) -> Result<(Daemon, PathBuf)> {
         let (point, config) = (self.scratch.dir("point")?, self.scratch.path().join("mount.toml"));
-        fs::write(&config, self.config()).at(&config)?;
+        fs::write(&config, self.config(image)).at(&config)?;
         let mut command = binaries.snapshotter(&self.scratch, &["mount", "--config"]);
         command.arg(&config).arg("--root").arg(self.scratch.dir("content")?);
         command.args(["--plain-http", &image.registry.to_string(), &image.reference]).arg(&point);

@@ -18,6 +18,8 @@ pub struct Report {
     pub cores: usize,
     /// The kernel's release.
     pub kernel: String,
+    /// The sources that were measured.
+    pub commit: String,
     /// In the order in which they were measured.
     pub figures: Vec<Figure>,
 }
@@ -28,10 +30,12 @@ impl Report {
         let number = |stat: Option<Stat>, unit: f64, digits: usize| {
             stat.map_or(String::new(), |stat| format!("{:.digits$}", stat.median / unit))
         };
-        let name = match (figure.overlayfs, figure.tier_bytes.is_some()) {
-            (true, _) => "overlayfs",
-            (false, false) => "Jaunt",
-            (false, true) => "Jaunt behind nginx",
+        let name = match (figure.overlayfs, figure.learnt, figure.tier_bytes.is_some()) {
+            (true, ..) => "overlayfs",
+            (false, false, false) => "Jaunt",
+            (false, false, true) => "Jaunt behind nginx",
+            (false, true, false) => "Jaunt, learnt pack",
+            (false, true, true) => "Jaunt, learnt pack, behind nginx",
         };
         let cells = [
             name.to_owned(),
@@ -57,8 +61,8 @@ impl fmt::Display for Report {
         let megabytes = self.image_bytes as f64 / 1e6;
         writeln!(
             f,
-            "{}, {megabytes:.1} MB; seconds until ready, medians of {rounds} rounds (least-greatest); {} cores for all, Linux {}.",
-            self.image, self.cores, self.kernel
+            "{}, {megabytes:.1} MB; seconds until ready, medians of {rounds} rounds (least-greatest); {} cores for all, Linux {}. Commit {}.",
+            self.image, self.cores, self.kernel, self.commit
         )?;
         let mut gigabits: Vec<u64> = self.figures.iter().map(|figure| figure.gigabits).collect();
         gigabits.dedup();
@@ -97,12 +101,19 @@ mod tests {
             image_bytes: 100_000_000,
             cores: 2,
             kernel: "6.18".to_owned(),
-            figures: vec![Figure::of(1, &[start]), Figure::of(1, &[behind])],
+            commit: "0123456789ab".to_owned(),
+            figures: vec![
+                Figure::of(1, false, std::slice::from_ref(&start)),
+                Figure::of(1, false, &[behind]),
+                Figure::of(1, true, &[start]),
+            ],
         };
         let text = report.to_string();
         let ready = "1 (1) | 1.50 (1.50-1.50) | 1.50 (1.50-1.50) |  |  | 7.0 | 90 | 0.25";
         assert!(text.contains(&format!("| Jaunt | {ready} |  |  |  |")), "{text}");
         assert!(text.contains(&format!("| Jaunt behind nginx | {ready} | 8.0 | 91 | 0.10 |")), "{text}");
+        assert!(text.contains(&format!("| Jaunt, learnt pack | {ready} |  |  |  |")), "{text}");
+        assert!(text.contains("Commit 0123456789ab."), "{text}");
         assert_eq!(text.matches("| 1 Gbit/s |").count(), 1);
     }
 }

@@ -23,6 +23,8 @@ const TIER_PORT: u16 = 5000;
 pub struct Setup {
     /// What each node is.
     pub kinds: Vec<Kind>,
+    /// Whether it is the copy of the image that has a boot pack of a start.
+    pub learnt: bool,
     /// Whether nodes ask nginx, with nothing in its cache, before the registry.
     pub tier: bool,
 }
@@ -34,7 +36,9 @@ pub struct Site<'s> {
     network: &'s Network,
     registry: &'s Registry,
     binaries: &'s Binaries,
+    /// The image as it is converted, and the reference of its copy with a learnt pack.
     subject: &'s Subject,
+    learnt: &'s str,
     recipe: Recipe,
     runtime: Runtime,
     machines: Vec<Machine>,
@@ -56,7 +60,7 @@ impl<'s> Site<'s> {
         scratch: &'s Scratch,
         binaries: &'s Binaries,
         (network, registry): (&'s Network, &'s Registry),
-        (subject, recipe): (&'s Subject, Recipe),
+        (subject, learnt, recipe): (&'s Subject, &'s str, Recipe),
         nodes: u8,
     ) -> Result<Self> {
         network.switch(scratch, jaunt_tests::network::GIGABIT)?;
@@ -73,6 +77,7 @@ impl<'s> Site<'s> {
             registry,
             binaries,
             subject,
+            learnt,
             recipe,
             runtime: Runtime::new().at("the runtime")?,
             machines,
@@ -95,7 +100,8 @@ impl<'s> Site<'s> {
         let image = Image {
             registry: self.registry.address(),
             tier: nginx.as_ref().map(Nginx::address),
-            reference: self.subject.reference.clone(),
+            reference: if setup.learnt { self.learnt } else { &self.subject.reference }.to_owned(),
+            learnt: setup.learnt,
             recipe: self.recipe.clone(),
         };
         let pairs = self.machines.iter().zip(&setup.kinds);
