@@ -12,6 +12,7 @@ pub mod cri;
 pub mod figures;
 pub mod line;
 pub mod null;
+pub mod others;
 pub mod pad;
 pub mod ready;
 pub mod report;

@@ -9,7 +9,7 @@ use jaunt_tests::error::{At as _, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::trace::Account;
-use super::{Figure, System, chart};
+use super::{Figure, System, chart, others};
 use crate::{Stat, files};
 
 /// Starts that find nothing of the image on the node.
@@ -88,7 +88,7 @@ impl Report {
         distinct(self.figures.iter().filter(|figure| figure.network == network).map(|figure| &figure.image))
     }
 
-    fn figure(&self, network: &str, image: &str, system: System) -> Option<&Figure> {
+    pub(super) fn figure(&self, network: &str, image: &str, system: System) -> Option<&Figure> {
         self.figures
             .iter()
             .find(|figure| figure.network == network && figure.image == image && figure.system == system)
@@ -169,6 +169,26 @@ impl Report {
             ];
             let others = self.others(std::iter::once(&figure.commit));
             row(f, &format!("{}: {}{others}", figure.image, figure.system.title()), cells)
+        })
+    }
+
+    /// Where ours stand beside others.
+    fn beside_others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = others::rows(self);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\nSeconds until ready, beside what others took with images of the same kinds, measured by hand:"
+        )?;
+        head(f, "1g", &["ready", "stargz", "soci", "nydus", "ahead of all three"])?;
+        rows.iter().try_for_each(|beside| {
+            let Figure { image, system, commit, ready_s, .. } = beside.figure;
+            let theirs = beside.others.iter().map(|(_, seconds)| seconds.to_string());
+            let cells = [format!("{ready_s:.2}")].into_iter().chain(theirs).chain([beside.verdict()]);
+            let others = self.others(std::iter::once(commit));
+            row(f, &format!("{image}: {}{others}", system.title()), cells.map(Some).collect())
         })
     }
 
@@ -300,6 +320,7 @@ impl fmt::Display for Report {
         for network in self.networks() {
             self.times(f, &network)?;
         }
+        self.beside_others(f)?;
         self.variants(f)?;
         writeln!(f, "\nWhat the cold starts took, medians:")?;
         for network in self.networks() {
