@@ -19,9 +19,10 @@ use jaunt_layerfs::trace::Trace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::ahead::Ahead;
 use crate::boot::{self, BootPacks, SendCounters, Sender, Worth};
 use crate::config::{Config, OriginalsPolicy};
-use crate::credentials::{self, KeptLogins};
+use crate::credentials::{self, Announce, KeptLogins};
 use crate::fallback::error_chain;
 use crate::index_store::IndexStore;
 use crate::labels;
@@ -120,7 +121,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     let listener = tokio::net::UnixListener::from_std(listener).map_err(system("take the socket"))?;
 
     let health = Arc::new(Health::begin(&config.run_dir));
-    let (store, Parts { snapshotter, sent, worth, observed, originals, mounts, records }) =
+    let (store, Parts { snapshotter, sent, worth, observed, originals, mounts, records, ahead }) =
         match open(config, supervisor.clone(), logins.logins().clone()).await {
             Ok(opened) => opened,
             Err(error) if error.lasts() => {
@@ -142,7 +143,7 @@ async fn serve(config: &Config, supervisor: Handle, logins: KeptLogins) -> Resul
     if config.originals == OriginalsPolicy::Background {
         tokio::spawn(originals.clone().in_background());
     }
-    tokio::spawn(image_calls(config.clone(), Arc::new(logins), health.clone()));
+    tokio::spawn(image_calls(config.clone(), Arc::new(logins), ahead, health.clone()));
     if let Some(address) = config.metrics.address.0 {
         let readiness = Readiness::new(config.socket.clone(), config.root.clone(), health.clone());
         tokio::spawn(figures::serve(
@@ -219,10 +220,11 @@ struct Parts {
     originals: Arc<Originals>,
     mounts: Arc<Mounts>,
     records: MetaStore,
+    ahead: Arc<Ahead>,
 }
 
 /// Takes the kubelet's image calls, where that is configured.
-async fn image_calls(config: Config, logins: Arc<KeptLogins>, health: Arc<Health>) {
+async fn image_calls(config: Config, logins: Arc<KeptLogins>, ahead: Arc<Ahead>, health: Arc<Health>) {
     let socket = &config.credentials.cri_socket;
     if socket.as_os_str().is_empty() {
         return;
@@ -232,7 +234,8 @@ async fn image_calls(config: Config, logins: Arc<KeptLogins>, health: Arc<Health
             tracing::error!(error = trouble, "the kubelet's image calls are not taken");
         }
     };
-    credentials::keep_serving(socket, &config.containerd, logins, note).await;
+    let announce: Announce = Arc::new(move |image| ahead.announce(image));
+    credentials::keep_serving(socket, &config.containerd, (logins, announce), note).await;
 }
 
 fn assemble(
@@ -278,12 +281,13 @@ fn assemble(
         timeout: Duration::from_secs(config.resolve_timeout_seconds),
         ..ResolveLimits::default()
     };
-    let resolver = Resolver::new(client, store.clone(), indexes, limits).with_trust(config.trust()?);
+    let resolver = Resolver::new(client.clone(), store.clone(), indexes, limits).with_trust(config.trust()?);
     let resolver = Arc::new(resolver.with_verdicts(kept).with_packs(packs).with_trace(trace.clone()));
+    let ahead = Ahead::new(client, resolver.clone());
     let snapshotter =
         Snapshotter::new(root, &run_dir, store, Arc::new(mounts.clone()), resolver).map_err(state(config))?;
     let snapshotter = Arc::new(snapshotter.with_trace(trace));
-    Ok(Parts { snapshotter, sent, worth, observed, originals, mounts, records })
+    Ok(Parts { snapshotter, sent, worth, observed, originals, mounts, records, ahead })
 }
 
 /// Opens the metadata. Where it is gone and snapshots are not, nothing is begun anew: they would be removed as unknown.

@@ -6,6 +6,7 @@
 //! through [`lazy::LazyMounts`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod ahead;
 pub mod boot;
 pub mod check;
 pub mod cli;
@@ -17,6 +18,7 @@ mod examples;
 pub mod fallback;
 mod figures;
 pub mod filters;
+pub mod image;
 pub mod index_store;
 pub mod install;
 mod introspection;

@@ -1,13 +1,14 @@
 //! One round of an image over a line: a fresh node for each snapshotter, and the starts on it.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use jaunt_tests::error::{At as _, Result};
-use jaunt_tests::process::{Daemon, run};
+use jaunt_tests::process::{Daemon, run, wait_until};
 use jaunt_tests::{Binaries, Container, Network, Node, Pod, Registry, Scratch, cold};
 use tokio::runtime::Runtime;
 
@@ -23,6 +24,8 @@ use crate::learning::NEVER_TRACED;
 
 /// What is traced is in its file after this time, four times over.
 const TOLD: Duration = Duration::from_secs(1);
+/// A daemon that takes no image calls after this time has failed.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What starts run in.
 #[derive(Debug)]
@@ -89,7 +92,7 @@ impl Bench<'_> {
         let node = match (&null, below) {
             (Some(null), _) => Node::with_snapshotter(self.scratch, null.socket(), &registries)?,
             (None, Below::Jaunt | Below::JauntConverted | Below::JauntPacked) => {
-                Node::configured(self.scratch, self.binaries, &registries, &config(below))?
+                self.node(&registries, &config(below))?
             }
             (None, _) => Node::overlayfs(self.scratch, &registries)?,
         };
@@ -118,7 +121,7 @@ impl Bench<'_> {
     pub fn story(&self, case: &Case, laid: &Laid, below: Below) -> Result<Story> {
         let trace = self.scratch.path().join("trace");
         let config = format!("{}[trace]\nfile = {trace:?}\n", config(below));
-        let node = Node::configured(self.scratch, self.binaries, &[laid.host()], &config)?;
+        let node = self.node(&[laid.host()], &config)?;
         let events = Daemon::spawn("events", &mut node.containerd.ctr(&["events"]), &self.scratch.logs())?;
         cold::drop_caches()?;
         self.registry.warm()?;
@@ -136,6 +139,19 @@ impl Bench<'_> {
         fs::remove_file(&trace).at(&trace)?;
         let story = Story::read(marks.begun, marks.pull_s, marks.ready_s, &told.0, &told.1)?;
         Ok(Story { pusher_peak_bytes, ..story })
+    }
+
+    /// A node of ours that takes the kubelet's image calls, as is advised for one.
+    fn node(&self, registries: &[String], config: &str) -> Result<Node<'_>> {
+        let socket = self.image_socket();
+        let config = format!("{config}[credentials]\ncri_socket = {socket:?}\n");
+        let node = Node::configured(self.scratch, self.binaries, registries, &config)?;
+        wait_until("the socket for image calls", LIMIT, || UnixStream::connect(&socket).is_ok())?;
+        Ok(node)
+    }
+
+    fn image_socket(&self) -> PathBuf {
+        self.scratch.path().join("cri.sock")
     }
 
     /// One start on a node of which `before` was counted.
@@ -181,9 +197,13 @@ impl Bench<'_> {
         repository: &str,
     ) -> Result<(Marks, Container)> {
         let reference = laid.reference(repository);
+        let socket = match node.jaunt {
+            Some(_) => self.image_socket(),
+            None => node.containerd.socket(),
+        };
         let received = self.network.received()?;
         let (begun, from) = (SystemTime::now(), Instant::now());
-        cri::pull(self.runtime, &node.containerd.socket(), &reference)?;
+        cri::pull(self.runtime, &socket, &reference)?;
         let pull_s = from.elapsed().as_secs_f64();
         let waiting = Waiting::begin(self.pod, case.probe, &case.subject.readiness)?;
         let mut container = node.containerd.run_in(self.pod, &reference)?;

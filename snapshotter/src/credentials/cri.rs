@@ -1,7 +1,7 @@
 //! A socket for the kubelet's image calls, in front of containerd's.
 //!
 //! What comes in goes out as it is, byte by byte: whatever a newer kubelet and a newer containerd say to each other
-//! they can say through here. Only PullImage is looked at on its way, for the login in it. It is known before containerd
+//! they can say through here. Only PullImage is looked at on its way, for the image that it names and the login in it. It is known before containerd
 //! has the call, since containerd asks this snapshotter for the image's layers while it pulls; but on trial, after those that were
 //! good, until the pull succeeds: nobody's wrong login takes the place of a good one.
 
@@ -59,13 +59,22 @@ struct Proxy {
     containerd: Channel,
     socket: Arc<PathBuf>,
     kept: Arc<KeptLogins>,
+    announce: Announce,
 }
+
+/// Is told of an image that is about to be pulled, after its login is known and before containerd is.
+pub type Announce = Arc<dyn Fn(Reference) + Send + Sync>;
 
 /// Takes calls on `socket` and passes them on to `containerd`, until the runtime ends. A socket that cannot be had is tried
 /// again; `note` is told why, and nothing when it is had.
-pub async fn keep_serving(socket: &Path, containerd: &Path, kept: Arc<KeptLogins>, note: impl Fn(&str)) {
+pub async fn keep_serving(
+    socket: &Path,
+    containerd: &Path,
+    (kept, announce): (Arc<KeptLogins>, Announce),
+    note: impl Fn(&str),
+) {
     loop {
-        let why = match serve(socket, containerd, kept.clone(), &note).await {
+        let why = match serve(socket, containerd, (kept.clone(), announce.clone()), &note).await {
             Ok(()) => "it has ended".to_owned(),
             Err(error) => error_chain(&error),
         };
@@ -77,14 +86,14 @@ pub async fn keep_serving(socket: &Path, containerd: &Path, kept: Arc<KeptLogins
 async fn serve(
     socket: &Path,
     containerd: &Path,
-    kept: Arc<KeptLogins>,
+    (kept, announce): (Arc<KeptLogins>, Announce),
     note: &impl Fn(&str),
 ) -> Result<(), CriError> {
     let listener = bind_socket(socket)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let proxy =
-        Proxy { containerd: unix_channel::lazy(containerd), socket: Arc::new(containerd.to_owned()), kept };
+    let (channel, socket_behind) = (unix_channel::lazy(containerd), Arc::new(containerd.to_owned()));
+    let proxy = Proxy { containerd: channel, socket: socket_behind, kept, announce };
     let routes = Routes::from(Router::new().fallback(answer).with_state(proxy));
     tracing::info!(socket = %socket.display(), containerd = %containerd.display(), "taking the kubelet's image calls");
     note("");
@@ -119,9 +128,13 @@ impl Proxy {
         let message =
             message.map_err(|_| Status::resource_exhausted("PullImage is too long, or was cut short"))?;
         let message = message.to_bytes();
-        let login = login_of(&message);
+        let asked = asked(&message);
+        let login = asked.clone().and_then(|(image, auth)| login_of(&image, auth?));
         // Ends with the call, also where the kubelet gives it up.
         let trial = login.map(|login| self.kept.try_out(login));
+        if let Some((image, _)) = asked {
+            (self.announce)(image);
+        }
         let answered = self.pass_on(Request::from_parts(head, Body::new(Full::new(message)))).await;
         let (answer, succeeded) = match answered {
             Ok(answer) => whole(answer).await?,
@@ -145,16 +158,20 @@ async fn whole(answer: Response<Body>) -> Result<(Response<Body>, bool), Status>
     Ok((Response::from_parts(head, Body::new(body)), succeeded))
 }
 
-/// The login in a PullImage, if there is one that can be used.
-fn login_of(message: &Bytes) -> Option<GivenLogin> {
+/// The image that a PullImage names, and what it says of a login.
+fn asked(message: &Bytes) -> Option<(Reference, Option<AuthConfig>)> {
     let (header, rest) = message.split_at_checked(FRAME_HEADER)?;
     // Compressed messages are left alone: the kubelet sends none.
     let len = usize::try_from(u32::from_be_bytes(header[1..].try_into().ok()?)).ok()?;
     let message = rest.get(..len).filter(|_| header[0] == 0)?;
     let pull = PullImageRequest::decode(message).ok()?;
-    let image = pull.image?.image.parse::<Reference>().ok()?;
-    let credential = credential(pull.auth?, image.host())?;
-    Some(GivenLogin { repository: Repository::from(&image), credential })
+    Some((pull.image?.image.parse().ok()?, pull.auth))
+}
+
+/// That login, if it can be used.
+fn login_of(image: &Reference, auth: AuthConfig) -> Option<GivenLogin> {
+    let credential = credential(auth, image.host())?;
+    Some(GivenLogin { repository: Repository::from(image), credential })
 }
 
 /// What containerd would use of it, in containerd's order.
@@ -202,7 +219,11 @@ mod tests {
     }
 
     fn found(message: Vec<u8>) -> Option<Credential> {
-        login_of(&message.into()).map(|login| login.credential)
+        login(message).map(|login| login.credential)
+    }
+
+    fn login(message: Vec<u8>) -> Option<GivenLogin> {
+        asked(&message.into()).and_then(|(image, auth)| login_of(&image, auth?))
     }
 
     fn password(username: &str, password: &str) -> Option<Credential> {
@@ -239,7 +260,7 @@ mod tests {
             assert_eq!(found(pull("r.example/a", auth)).is_some(), expected, "{address}");
         }
         let hub = AuthConfig { server_address: "https://index.docker.io/v1/".into(), ..user };
-        let login = login_of(&pull("busybox", hub).into()).unwrap();
+        let login = login(pull("busybox", hub)).unwrap();
         assert_eq!(login.repository.to_string(), "docker.io/library/busybox");
     }
 

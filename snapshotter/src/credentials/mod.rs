@@ -8,5 +8,5 @@
 mod cri;
 mod kept;
 
-pub use cri::{CriError, keep_serving};
+pub use cri::{Announce, CriError, keep_serving};
 pub use kept::KeptLogins;

@@ -6,7 +6,6 @@
 //!
 //! Invariant: killed with SIGKILL, the process leaves a mount on which every access fails; `umount` removes it.
 
-mod image;
 mod point;
 mod serve;
 mod state;
@@ -32,7 +31,7 @@ pub use point::{PointError, umount};
 pub use serve::ServeError;
 pub use state::StateError;
 
-use image::ImageError;
+use crate::image::{self, ImageError};
 use serve::Served;
 use state::StateDirectory;
 use stop::Stop;

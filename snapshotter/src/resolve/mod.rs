@@ -57,6 +57,9 @@ pub trait Resolve: Send + Sync + 'static {
     /// The index for a layer's chain, or why there is none.
     async fn layer(&self, layer: &RemoteLayer) -> Result<ResolvedLayer, Fallback>;
 
+    /// Looks for an image of which a layer will be asked for.
+    async fn expect(&self, _image: &Pin) {}
+
     /// Forgets indexes that no snapshot uses.
     async fn collect(&self);
 }
@@ -239,6 +242,13 @@ impl Resolve for Resolver {
                 Err(Fallback::new(FallbackCode::ChainMismatch, detail))
             }
         }
+    }
+
+    async fn expect(&self, image: &Pin) {
+        let _in_use = self.in_use.read().await;
+        let _step = self.trace.step("resolve", || image.to_string());
+        // Whoever asks for a layer is told why there is none, or searches again.
+        let _ = self.found(image).await;
     }
 
     async fn collect(&self) {

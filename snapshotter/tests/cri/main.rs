@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Request, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use jaunt_distribution::Credential;
-use jaunt_snapshotter::credentials::{self, KeptLogins};
+use jaunt_snapshotter::credentials::{self, Announce, KeptLogins};
 use jaunt_snapshotter::proto::runtime::v1::{AuthConfig, ImageSpec, PullImageRequest};
 use jaunt_snapshotter::unix_channel;
 use prost::Message as _;
@@ -30,6 +30,8 @@ struct Seen {
     /// How many logins would be tried when a call arrives.
     known: Vec<usize>,
     logins: Option<Arc<KeptLogins>>,
+    /// Images that were announced, and how many calls had arrived by then.
+    announced: Vec<(String, usize)>,
     /// What is answered: a message, and the status behind it.
     answer: Bytes,
     status: u32,
@@ -95,8 +97,14 @@ impl Bed {
         containerd.seen().logins = Some(kept.clone());
         let serving = containerd.serve(&dir.path().join("containerd.sock"));
         let (socket, behind) = (dir.path().join("cri.sock"), dir.path().join("containerd.sock"));
-        let logins = kept.clone();
-        tokio::spawn(async move { credentials::keep_serving(&socket, &behind, logins, |_| ()).await });
+        let (logins, told) = (kept.clone(), containerd.clone());
+        let announce: Announce = Arc::new(move |image| {
+            let mut seen = told.seen();
+            let calls = seen.calls.len();
+            seen.announced.push((image.to_string(), calls));
+        });
+        let parts = (logins, announce);
+        tokio::spawn(async move { credentials::keep_serving(&socket, &behind, parts, |_| ()).await });
         let bed = Self { dir, containerd, serving, kept };
         while !bed.socket().exists() {
             tokio::task::yield_now().await;
@@ -134,6 +142,11 @@ impl Bed {
         };
         self.kept.logins().all().into_iter().map(|login| password(login.credential)).collect()
     }
+}
+
+/// Nobody is told of images.
+fn nobody() -> Announce {
+    Arc::new(|_| ())
 }
 
 fn pull(password: &str) -> Vec<u8> {
@@ -183,6 +196,23 @@ async fn a_login_is_known_before_containerd_is_asked_and_stays_if_the_pull_succe
     bed.containerd.seen().status = 0;
     bed.call(PULL, &pull("second")).await;
     assert_eq!(bed.passwords(), ["second", "first"]);
+}
+
+#[tokio::test]
+async fn an_image_is_announced_before_containerd_is_asked_for_it() {
+    let bed = Bed::new().await;
+    bed.call(PULL, &pull("p")).await;
+    let image = Some(ImageSpec { image: "busybox".to_owned() });
+    bed.call(PULL, &PullImageRequest { image, auth: None }.encode_to_vec()).await;
+    // What is no pull, or names no image, is nobody's business.
+    bed.call("/runtime.v1.ImageService/ImageStatus", &pull("p")).await;
+    bed.call(PULL, b"\xff\xff\xff").await;
+    let announced = std::mem::take(&mut bed.containerd.seen().announced);
+    assert_eq!(
+        announced,
+        [("r.example/a:1".to_owned(), 0), ("docker.io/library/busybox:latest".to_owned(), 1)]
+    );
+    assert_eq!(bed.containerd.seen().calls.len(), 4);
 }
 
 #[tokio::test]
@@ -238,7 +268,7 @@ async fn without_containerd_the_kubelet_is_told_where_it_was_looked_for() {
     let (socket, behind) = (dir.path().join("cri.sock"), dir.path().join("nobody.sock"));
     let kept = Arc::new(KeptLogins::open(None));
     let (at, logins) = (socket.clone(), kept.clone());
-    tokio::spawn(async move { credentials::keep_serving(&at, &behind, logins, |_| ()).await });
+    tokio::spawn(async move { credentials::keep_serving(&at, &behind, (logins, nobody()), |_| ()).await });
     while !socket.exists() {
         tokio::task::yield_now().await;
     }
@@ -258,7 +288,10 @@ async fn a_socket_that_another_process_has_is_taken_when_it_is_free() {
     let (told, mut troubles) = tokio::sync::mpsc::unbounded_channel();
     let note = move |trouble: &str| told.send(trouble.to_owned()).unwrap();
     let kept = Arc::new(KeptLogins::open(None));
-    let serving = tokio::spawn(async move { credentials::keep_serving(&socket, &behind, kept, note).await });
+    let serving =
+        tokio::spawn(
+            async move { credentials::keep_serving(&socket, &behind, (kept, nobody()), note).await },
+        );
     let first = troubles.recv().await.unwrap();
     assert!(first.contains("cri.sock"), "{first}");
     drop(other);

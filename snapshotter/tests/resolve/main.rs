@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use jaunt_distribution::{Client, ClientConfig};
 use jaunt_formats::launch::LaunchLayer;
-use jaunt_formats::{BlobOffset, ChainId, Digest, Span, TarOffset};
+use jaunt_formats::{BlobOffset, ChainId, Digest, Platform, Span, TarOffset, media_type};
+use jaunt_snapshotter::ahead::Ahead;
 use jaunt_snapshotter::fallback::{Fallback, FallbackCode};
 use jaunt_snapshotter::index_store::IndexStore;
 use jaunt_snapshotter::labels::RemoteLayer;
@@ -93,6 +94,36 @@ async fn every_prefix_is_found_with_one_search() {
     assert_eq!(registry.requests_for(&image.index.to_string()).await, 1);
     let sources = node.store.sources(&image.index);
     assert_eq!(sources.into_iter().map(|s| s.to_string()).collect::<Vec<_>>(), [registry.repository()]);
+}
+
+/// An announced image is looked for with one request more than by its layers, and they ask for nothing any more.
+#[tokio::test]
+async fn an_announced_image_is_found_before_its_layers_are_asked_for() {
+    let registry = Registry::start().await;
+    let image = Image::new(2);
+    registry.put_tagged(&image).await;
+    let host = Platform::host();
+    let described = |digest, os, architecture| {
+        let platform = json!({"os": os, "architecture": architecture});
+        json!({"mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": 2, "platform": platform})
+    };
+    let own = described(image.manifest, host.os(), host.architecture());
+    let manifests = [described(Digest::of(b"other"), "plan9", "mips"), own];
+    let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests});
+    registry.put_index("1", &index).await;
+    let node = Node::new();
+    let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
+    let ahead = Ahead::new(Client::new(config).unwrap(), node.resolver.clone());
+    let layer = image.layer(&registry, 1);
+    ahead.announce(layer.image.clone());
+    while registry.requests_for(&image.index.to_string()).await == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(node.layer(&layer).await.is_ok());
+    let all = registry.requests_for("").await;
+    assert_eq!(registry.requests_for("manifests").await, 2, "the image's index, and its artifact");
+    assert!(node.layer(&image.layer(&registry, 2)).await.is_ok());
+    assert_eq!(registry.requests_for("").await, all);
 }
 
 #[tokio::test]

@@ -187,6 +187,12 @@ impl Registry {
         self.answer("GET", format!("manifests/{name}"), ResponseTemplate::new(status)).await;
     }
 
+    /// An image index.
+    pub async fn put_index(&self, name: &str, index: &Value) {
+        let answer = ResponseTemplate::new(200).set_body_raw(index.to_string(), media_type::OCI_INDEX);
+        self.answer("GET", format!("manifests/{name}"), answer).await;
+    }
+
     pub async fn put_manifest(&self, name: &str, manifest: &Value) {
         let answer = ResponseTemplate::new(200).set_body_raw(manifest.to_string(), media_type::OCI_MANIFEST);
         self.answer("GET", format!("manifests/{name}"), answer).await;

@@ -110,13 +110,30 @@ impl PlatformRecord {
 }
 
 /// The topmost layer of the image for `platform`, described as containerd would: its chain is the whole image.
-pub(super) async fn topmost_layer(
+pub(crate) async fn topmost_layer(
     client: &Client,
     image: &Reference,
     platform: &Platform,
 ) -> Result<RemoteLayer, ImageError> {
     let lookup = Lookup { client, image, repository: Repository::from(image), platform };
     lookup.run().await
+}
+
+/// The digest of the image's manifest for `platform`, with one request: an index is believed in what it says of platforms, and a
+/// manifest that nobody says anything of is taken for this one's.
+pub(crate) async fn manifest(
+    client: &Client,
+    image: &Reference,
+    platform: &Platform,
+) -> Result<Digest, ImageError> {
+    let lookup = Lookup { client, image, repository: Repository::from(image), platform };
+    let fetched = lookup.fetch(&image.manifest_name()).await?;
+    if !INDEXES.contains(&fetched.media_type.as_str()) {
+        return Ok(fetched.digest);
+    }
+    let index: Index = lookup.parse("image index", fetched.digest, &fetched.bytes)?;
+    let mut found = Vec::new();
+    lookup.choose(&index, &mut found).last().copied().ok_or_else(|| lookup.none_of(found))
 }
 
 struct Lookup<'a> {
@@ -132,8 +149,7 @@ impl Lookup<'_> {
         let mut pending = vec![self.image.manifest_name()];
         for _ in 0..MAX_MANIFESTS {
             let Some(name) = pending.pop() else { break };
-            let fetched = self.client.manifest(&self.repository, &name, &ACCEPT).await;
-            let fetched = fetched.map_err(|source| self.registry(source))?;
+            let fetched = self.fetch(&name).await?;
             if !INDEXES.contains(&fetched.media_type.as_str()) {
                 let (layer, platform) = self.layer(fetched.digest, &fetched.bytes).await?;
                 if self.platform.includes(&platform) {
@@ -144,24 +160,37 @@ impl Lookup<'_> {
             }
             let index: Index = self.parse("image index", fetched.digest, &fetched.bytes)?;
             // The last pushed is looked at first: those that say their platform, in their order.
-            let (said, unsaid): (Vec<_>, Vec<_>) =
-                index.manifests.into_iter().partition(|d| d.platform.is_some());
-            let nested = unsaid.iter().filter(|d| INDEXES.contains(&d.media_type.as_str()));
+            let nested = index.manifests.iter().filter(|d| d.platform.is_none());
+            let nested = nested.filter(|d| INDEXES.contains(&d.media_type.as_str()));
             pending.extend(nested.rev().map(|d| d.digest.to_string()));
-            for descriptor in said.iter().rev() {
-                match descriptor.platform.as_ref().map(PlatformRecord::platform) {
-                    Some(platform) if self.platform.includes(&platform) => {
-                        pending.push(descriptor.digest.to_string())
-                    }
-                    // Attestations say `unknown`.
-                    Some(platform) if platform.os() != "unknown" => found.push(platform.to_string()),
-                    _ => {}
-                }
+            pending.extend(self.choose(&index, &mut found).iter().map(Digest::to_string));
+        }
+        Err(self.none_of(found))
+    }
+
+    async fn fetch(&self, name: &str) -> Result<jaunt_distribution::Manifest, ImageError> {
+        let fetched = self.client.manifest(&self.repository, name, &ACCEPT).await;
+        fetched.map_err(|source| self.registry(source))
+    }
+
+    /// Those of an index that say that they are for the platform, the first one last; of the others, what they say.
+    fn choose(&self, index: &Index, found: &mut Vec<String>) -> Vec<Digest> {
+        let mut chosen = Vec::new();
+        for descriptor in index.manifests.iter().rev() {
+            match descriptor.platform.as_ref().map(PlatformRecord::platform) {
+                Some(platform) if self.platform.includes(&platform) => chosen.push(descriptor.digest),
+                // Attestations say `unknown`.
+                Some(platform) if platform.os() != "unknown" => found.push(platform.to_string()),
+                _ => {}
             }
         }
+        chosen
+    }
+
+    fn none_of(&self, mut found: Vec<String>) -> ImageError {
         found.sort();
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-        Err(ImageError::Platform { image: self.image.to_string(), platform: self.platform.clone(), found })
+        ImageError::Platform { image: self.image.to_string(), platform: self.platform.clone(), found }
     }
 
     async fn layer(&self, manifest: Digest, bytes: &[u8]) -> Result<(RemoteLayer, Platform), ImageError> {
