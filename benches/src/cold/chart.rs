@@ -13,7 +13,11 @@ const BAR: f64 = 12.0;
 const GAP: f64 = 10.0;
 /// Title and axis of a panel.
 const HEAD: f64 = 44.0;
-const LEGEND: f64 = 30.0;
+/// Systems in a row of the legend, how far apart, and how high a row is: all of it has room in [`WIDTH`].
+const ABREAST: usize = 4;
+const APART: f64 = 200.0;
+const LINE: f64 = 18.0;
+const LEGEND: f64 = 12.0 + LINE * System::ALL.len().div_ceil(ABREAST) as f64;
 
 /// The chart of everything in a report.
 pub fn draw(report: &Report) -> String {
@@ -45,9 +49,9 @@ fn panel_height(groups: &[Vec<&Figure>]) -> f64 {
 
 fn legend(drawing: &mut Drawing) {
     for (at, system) in System::ALL.into_iter().enumerate() {
-        let x = 10.0 + at as f64 * 145.0;
-        drawing.rectangle([x, 10.0, BAR, BAR], system.colour(), system.title());
-        drawing.text([x + BAR + 5.0, 20.0], Anchor::Start, system.title());
+        let (x, y) = (10.0 + (at % ABREAST) as f64 * APART, 10.0 + (at / ABREAST) as f64 * LINE);
+        drawing.rectangle([x, y, BAR, BAR], system.colour(), system.title());
+        drawing.text([x + BAR + 5.0, y + 10.0], Anchor::Start, system.title());
     }
 }
 
