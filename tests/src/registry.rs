@@ -32,7 +32,7 @@ pub const PASSWORD: &str = "hunter2";
 /// Both, as they are sent.
 pub const AUTH: &str = "dXNlcjpodW50ZXIy";
 /// bcrypt of the password.
-const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.";
 
 /// Every manifest type a test may want to see as it is.
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -58,29 +58,26 @@ impl Registry {
 
     /// The same, asking for [`USER`] and [`PASSWORD`], by which this harness itself comes in.
     pub fn guarded(scratch: &Scratch) -> Result<Self> {
-        let users = scratch.path().join("htpasswd");
-        fs::write(&users, HTPASSWD).at(&users)?;
-        let users = users.display().to_string();
-        let guard = [
-            ("REGISTRY_AUTH", "htpasswd"),
-            ("REGISTRY_AUTH_HTPASSWD_REALM", "test"),
-            ("REGISTRY_AUTH_HTPASSWD_PATH", &users),
-        ];
-        let registry = Self::at_first_free(scratch, loopback_addresses(), &guard)?;
+        let registry = Self::at_first_free(scratch, loopback_addresses(), &guard(scratch, USER)?)?;
         Ok(Self { login: Some(format!("Basic {AUTH}")), ..registry })
+    }
+
+    /// Has a guarded registry know nobody but this user, by [`PASSWORD`].
+    pub fn admit(scratch: &Scratch, user: &str) -> Result<()> {
+        guard(scratch, user).map(drop)
     }
 
     fn at_first_free(
         scratch: &Scratch,
         addresses: impl IntoIterator<Item = Ipv4Addr>,
-        settings: &[(&str, &str)],
+        settings: &[(&str, String)],
     ) -> Result<Self> {
         let mut last = None;
         for address in addresses {
             let token = random();
             let config = configure(scratch, address, token, "")?;
             let mut command = scratch.command("docker-registry");
-            command.envs(settings.iter().copied());
+            command.envs(settings.iter().cloned());
             match Self::start(scratch, command.arg("serve").arg(config), address, token) {
                 Err(Error::Failed { status, command, stderr }) => {
                     last = Some(Error::Failed { status, command, stderr });
@@ -94,9 +91,20 @@ impl Registry {
     /// Starts one behind `network`, which remembers what it has told of blobs, as Debian's configuration has it: what it costs and how
     /// fast it answers are measured. (Those here, whose files tests change behind their backs, do not.)
     pub fn remote(scratch: &Scratch, network: &Network) -> Result<Self> {
+        Self::behind(scratch, network, &[])
+    }
+
+    /// The same, asking for [`USER`] and [`PASSWORD`] as [`Registry::guarded`] does.
+    pub fn guarded_remote(scratch: &Scratch, network: &Network) -> Result<Self> {
+        let registry = Self::behind(scratch, network, &guard(scratch, USER)?)?;
+        Ok(Self { login: Some(format!("Basic {AUTH}")), ..registry })
+    }
+
+    fn behind(scratch: &Scratch, network: &Network, settings: &[(&str, String)]) -> Result<Self> {
         let token = random();
         let config = configure(scratch, network.remote(), token, "cache: {blobdescriptor: inmemory}")?;
         let mut command = network.command(scratch, "docker-registry");
+        command.envs(settings.iter().cloned());
         Self::start(scratch, command.arg("serve").arg(config), network.remote(), token)
     }
 
@@ -283,6 +291,17 @@ fn spawn(
             .is_ok_and(|answer| answer.header(TOKEN) == Some(&token))
     })?;
     Ok(daemon)
+}
+
+/// Settings of a guarded registry, whose file knows one user. It looks into that again when it has changed.
+fn guard(scratch: &Scratch, user: &str) -> Result<[(&'static str, String); 3]> {
+    let users = scratch.path().join("htpasswd");
+    fs::write(&users, format!("{user}:{HASH}\n")).at(&users)?;
+    Ok([
+        ("REGISTRY_AUTH", "htpasswd".to_owned()),
+        ("REGISTRY_AUTH_HTPASSWD_REALM", "test".to_owned()),
+        ("REGISTRY_AUTH_HTPASSWD_PATH", users.display().to_string()),
+    ])
 }
 
 fn data_dir(scratch: &Scratch, ip: Ipv4Addr) -> PathBuf {

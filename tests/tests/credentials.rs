@@ -14,7 +14,7 @@ use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, dir, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::registry::{AUTH, PASSWORD};
-use jaunt_tests::{Node, needs_root};
+use jaunt_tests::{Node, Registry, needs_root};
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -27,9 +27,14 @@ fn image() -> Image {
 
 /// A node whose daemon has no login but what `credentials` leads it to, and fetches nothing by itself.
 fn node<'p>(private: &'p Private, credentials: &str) -> Node<'p> {
+    node_with(private, Path::new("/no/such/file"), credentials)
+}
+
+/// The same with a file of its own.
+fn node_with<'p>(private: &'p Private, docker_config: &Path, credentials: &str) -> Node<'p> {
     let bed = &private.bed;
     let config = format!(
-        "docker_config = \"/no/such/file\"\ncontainerd = {:?}\n[completion]\nenabled = false\n[credentials]\n{credentials}\n",
+        "docker_config = {docker_config:?}\ncontainerd = {:?}\n[completion]\nenabled = false\n[credentials]\n{credentials}\n",
         bed.scratch.path().join("containerd/containerd.sock"),
     );
     Node::configured(&bed.scratch, &bed.binaries, &[bed.registry.host()], &config).unwrap()
@@ -122,4 +127,38 @@ fn without_a_login_a_private_image_is_unpacked_and_with_a_pull_secret_it_is_lazy
     let read = ["/bin/sha256sum", "/data/one"];
     let said = node.containerd.run_with(&private.pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
     assert!(said.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{said}");
+}
+
+/// L3: A refused login is looked up anew, and every other one there is for the repository is tried, before a read fails for it.
+#[test]
+fn a_login_is_replaced_while_a_container_reads() {
+    needs_root!();
+    let private = Private::new(image());
+    let bed = &private.bed;
+    let logins = bed.scratch.path().join("daemons.json");
+    private.write_login(&logins);
+    let node = node_with(&private, &logins, "");
+    pull(&private, &node, &node.containerd.socket());
+    assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
+    let script = "echo ready; sha256sum /data/one; while [ ! -e /go ]; do sleep 0.05; done; exec sha256sum /data/other";
+    let mut container =
+        node.containerd.run_with(&private.pushed.reference, &["/bin/sh", "-ec", script]).unwrap();
+    await_ready(&mut container);
+    let line = container.next_line(LIMIT).unwrap().unwrap();
+    assert!(line.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{line}");
+
+    // As whoever rotates logins does: the new one is in its place, and the old one is no good from then on.
+    let host = bed.registry.host();
+    let new = format!(r#"{{"auths": {{"{host}": {{"username": "another", "password": "{PASSWORD}"}}}}}}"#);
+    fs::write(logins.with_extension("new"), new).unwrap();
+    fs::rename(logins.with_extension("new"), &logins).unwrap();
+    Registry::admit(&bed.scratch, "another").unwrap();
+    assert_eq!(bed.registry.request("GET", "", &[], b"").unwrap().status, 401, "the old login");
+    let before = bed.registry.blob_requests().unwrap();
+    let mut go = node.containerd.ctr(&["tasks", "exec", "--exec-id", "go", container.id()]);
+    run(go.args(["/bin/sh", "-c", "echo > /go"])).unwrap();
+    let line = container.next_line(LIMIT).unwrap().unwrap();
+    assert!(line.starts_with(&Digest::of(&noise(2, 2 << 20)).hex()), "{line}");
+    assert!(bed.registry.blob_requests().unwrap() > before, "it was not here already");
+    container.finish(LIMIT).unwrap();
 }
