@@ -9,17 +9,20 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{noise, runnable};
 use jaunt_formats::Digest;
 use jaunt_tests::docker::{Docker, Store};
 use jaunt_tests::image::{Image, Pushed, dir, file, layer};
 use jaunt_tests::network::GIGABIT;
-use jaunt_tests::process::run;
+use jaunt_tests::process::{run, wait_until};
+use jaunt_tests::registry::{PASSWORD, USER};
 use jaunt_tests::{Binaries, Network, Node, Registry, Scratch, needs_programs, needs_root};
 
 /// The first one whose images can lie in containerd with a snapshotter that it does not know.
 const FIRST_VERSION: u32 = 25;
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A registry and another behind a link, and a node whose containerd Docker uses.
 struct Bed {
@@ -32,6 +35,10 @@ struct Bed {
 impl Bed {
     /// `None` where Docker is too old.
     fn new() -> Option<Self> {
+        Self::with(Registry::remote)
+    }
+
+    fn with(registry: fn(&Scratch, &Network) -> jaunt_tests::Result<Registry>) -> Option<Self> {
         let scratch = Scratch::new().unwrap();
         let version = Docker::version(&scratch).unwrap();
         if version < FIRST_VERSION {
@@ -39,27 +46,35 @@ impl Bed {
             return None;
         }
         let network = Network::new(&scratch, GIGABIT).unwrap();
-        let registry = Registry::remote(&scratch, &network).unwrap();
+        let registry = registry(&scratch, &network).unwrap();
         println!("Docker {version}");
         Some(Self { binaries: Binaries::find().unwrap(), registry, network, scratch })
     }
 
     fn converted(&self) -> Pushed {
+        let pushed = self.pushed("fixture");
+        self.binaries.convert(&self.scratch, &pushed.reference).unwrap();
+        pushed
+    }
+
+    fn pushed(&self, repository: &str) -> Pushed {
         let data = layer([dir("data", 0o755), file("data/noise", noise(5, 2 << 20))]);
         let image = Image::new()
             .layer(layer(runnable()))
             .layer(data)
             .layer(layer([file("data/zstd", "zstd\n")]).zstd())
             .command(&["/bin/sh", "-ec", "sha256sum /data/*"]);
-        let pushed = image.build().unwrap().push(&self.registry, "fixture", "v1").unwrap();
-        self.binaries.convert(&self.scratch, &pushed.reference).unwrap();
-        pushed
+        image.build().unwrap().push(&self.registry, repository, "v1").unwrap()
     }
 
     fn node(&self) -> Node<'_> {
+        self.node_with("")
+    }
+
+    fn node_with(&self, config: &str) -> Node<'_> {
         // What nobody reads stays away, so that what is missing is known.
-        let config = "[completion]\nenabled = false\n";
-        Node::configured(&self.scratch, &self.binaries, &[self.registry.host()], config).unwrap()
+        let config = format!("{config}[completion]\nenabled = false\n");
+        Node::configured(&self.scratch, &self.binaries, &[self.registry.host()], &config).unwrap()
     }
 
     fn docker(&self, node: &Node<'_>) -> Docker<'_> {
@@ -74,10 +89,14 @@ impl Bed {
         run(command.arg(reference)).unwrap()
     }
 
-    fn lazy(&self, node: &Node<'_>) -> usize {
+    fn status(&self, node: &Node<'_>) -> serde_json::Value {
         let mut command = self.binaries.snapshotter(&self.scratch, &["status", "--json", "--socket"]);
         let status = run(command.arg(node.jaunt.as_ref().unwrap().socket())).unwrap();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        serde_json::from_str(&status).unwrap()
+    }
+
+    fn lazy(&self, node: &Node<'_>) -> usize {
+        let status = self.status(node);
         status["snapshots"].as_array().unwrap().iter().filter(|s| s["backing"] == "lazy").count()
     }
 }
@@ -212,4 +231,37 @@ fn pushes_on_top(bed: &Bed, node: &Node<'_>, docker: &Docker<'_>, reference: &st
     run(&mut docker.docker(&["image", "rm", "--force", reference])).unwrap();
     docker.pull(reference).unwrap();
     assert_eq!(docker.run(reference).unwrap(), here);
+}
+
+/// Docker's login reaches no snapshotter: the daemon needs the file that `docker login` writes.
+#[test]
+fn a_private_image_is_unpacked_and_with_dockers_login_in_the_daemons_file_it_is_lazy() {
+    needs_root!();
+    needs_programs!("dockerd", "docker", "nsenter");
+    let Some(bed) = Bed::with(Registry::guarded_remote) else { return };
+    // A refusal is remembered for a while, of the repository that it came from.
+    let [pushed, other] = ["fixture", "other"].map(|repository| bed.pushed(repository));
+    let daemons = bed.scratch.path().join("daemons.json");
+    let node = bed.node_with(&format!("docker_config = {daemons:?}\n"));
+    let docker = bed.docker(&node);
+    let host = bed.registry.host();
+    run(&mut docker.docker(&["login", "--username", USER, "--password", PASSWORD, &host])).unwrap();
+    let dockers = bed.scratch.path().join("config.json");
+    for image in [&pushed, &other] {
+        let words = ["convert", "--plain-http", &host, &image.reference];
+        run(bed.binaries.proxy(&bed.scratch, &words).env("DOCKER_CONFIG", bed.scratch.path())).unwrap();
+    }
+
+    docker.pull(&pushed.reference).unwrap();
+    let told = bed.status(&node);
+    assert_eq!((bed.lazy(&node), &told["fallbacks"][0]["code"]), (0, &"registry-refused".into()), "{told:#}");
+    assert_eq!(docker.run(&pushed.reference).unwrap(), shown());
+    run(&mut docker.docker(&["image", "rm", "--force", &pushed.reference])).unwrap();
+    let is_gone = || bed.status(&node)["snapshots"].as_array().unwrap().is_empty();
+    wait_until("the removal of what was unpacked", LIMIT, is_gone).unwrap();
+
+    fs::copy(&dockers, &daemons).unwrap();
+    docker.pull(&other.reference).unwrap();
+    assert_eq!(bed.lazy(&node), 3, "{:#}", bed.status(&node));
+    assert_eq!(docker.run(&other.reference).unwrap(), shown());
 }
