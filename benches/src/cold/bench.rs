@@ -142,7 +142,7 @@ impl Bench<'_> {
     }
 
     /// A node of ours that takes the kubelet's image calls, as is advised for one.
-    fn node(&self, registries: &[String], config: &str) -> Result<Node<'_>> {
+    pub(super) fn node(&self, registries: &[String], config: &str) -> Result<Node<'_>> {
         let socket = self.image_socket();
         let config = format!("{config}[credentials]\ncri_socket = {socket:?}\n");
         let node = Node::configured(self.scratch, self.binaries, registries, &config)?;

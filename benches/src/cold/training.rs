@@ -5,7 +5,6 @@
 use std::path::PathBuf;
 use std::thread;
 
-use jaunt_tests::Node;
 use jaunt_tests::error::{Error, Result};
 use jaunt_tests::process::run;
 
@@ -46,7 +45,7 @@ impl Bench<'_> {
 
     /// What a start on a fresh node touched, in a file; `exact` if nothing is to be read ahead.
     fn trace(&self, case: &Case, laid: &Laid, called: &str, exact: bool) -> Result<PathBuf> {
-        let node = Node::configured(self.scratch, self.binaries, &[laid.host()], STREAMING)?;
+        let node = self.node(&[laid.host()], STREAMING)?;
         let run = || self.run(&node, case, laid, case.subject.repository());
         let ran = match node.jaunt.as_ref().filter(|_| exact) {
             Some(jaunt) => touched::without_read_ahead(&jaunt.run_dir(), run),
