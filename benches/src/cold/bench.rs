@@ -144,7 +144,8 @@ impl Bench<'_> {
     /// A node of ours that takes the kubelet's image calls, as is advised for one.
     pub(super) fn node(&self, registries: &[String], config: &str) -> Result<Node<'_>> {
         let socket = self.image_socket();
-        let config = format!("{config}[credentials]\ncri_socket = {socket:?}\n");
+        let containerd = self.scratch.path().join("containerd/containerd.sock");
+        let config = format!("containerd = {containerd:?}\n{config}[credentials]\ncri_socket = {socket:?}\n");
         let node = Node::configured(self.scratch, self.binaries, registries, &config)?;
         wait_until("the socket for image calls", LIMIT, || UnixStream::connect(&socket).is_ok())?;
         Ok(node)
