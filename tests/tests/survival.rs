@@ -164,7 +164,7 @@ fn a_container_reads_on_over_a_restart_of_containerd() {
     assert!(other.finish(LIMIT).unwrap().contains(&digests()[3]));
 }
 
-/// P1: On older kernels, a read that was in flight gets EIO from the next worker, and the one after it is right. The kernel asks a
+/// doc/SEMANTICS.md P1: on older kernels, a read that was in flight gets EIO from the next worker, and the one after it is right. The kernel asks a
 /// second time for what it was reading ahead when that fails, and so one death is often not noticed.
 #[test]
 fn where_the_kernel_sends_nothing_again_a_read_in_flight_fails_in_the_container_and_the_next_is_right() {

@@ -346,7 +346,7 @@ fn the_service_has_the_logins_that_root_has_at_home() {
     container.finish(LIMIT).unwrap();
 }
 
-/// L2: No login is written to a disk, a log or `status`: nor is it in what the kernel writes when the daemon crashes.
+/// L2: No login is written to a disk, a log or `status`. Nor is it in what the kernel writes when the daemon crashes.
 #[test]
 fn a_core_has_no_login_in_it() {
     needs_root!();

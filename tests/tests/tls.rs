@@ -180,8 +180,8 @@ fn where_only_the_daemon_is_kept_out_the_image_is_unpacked_with_the_reason() {
     assert_eq!(gated.let_in("jaunt-snapshotter/"), 0);
 }
 
-/// L2: No login is written to a disk, a log or `status`: nor are identity tokens, what they are exchanged for, headers or keys,
-/// even where everything is logged.
+/// L2: No login is written to a disk, a log or `status`. Nor are identity tokens, what they are exchanged for, headers or keys, even
+/// where everything is logged.
 #[test]
 fn tokens_headers_and_keys_are_not_written_down_where_everything_is_logged() {
     needs_root!();
