@@ -8,6 +8,7 @@
 mod calls;
 mod complete;
 mod condemned;
+mod direct;
 mod idle;
 mod known;
 mod push;
@@ -31,7 +32,7 @@ use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
 use crate::boot::{Beside, BootPacks};
-use crate::config::KernelFeature;
+use crate::config::{KernelFeature, RepositoryPrefix};
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
 use crate::passthrough;
@@ -76,6 +77,8 @@ pub struct Mounts {
     changing: tokio::sync::Mutex<()>,
     /// Held shared while somebody is given a mount.
     giving: tokio::sync::RwLock<()>,
+    /// Repositories whose images are served, complete or not.
+    served_always: OnceLock<Vec<RepositoryPrefix>>,
     /// Whether the kernel may be asked for complete mounts.
     uses_erofs: AtomicBool,
     /// Whether new FUSE mounts may have passthrough.
@@ -136,6 +139,7 @@ impl Mounts {
             earlier: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             giving: tokio::sync::RwLock::default(),
+            served_always: OnceLock::new(),
             uses_erofs: AtomicBool::new(true),
             uses_passthrough: AtomicBool::new(true),
             unfit: Mutex::default(),

@@ -4,8 +4,8 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Bed, await_ready, everything, noise, runnable};
@@ -13,9 +13,11 @@ use jaunt_formats::Digest;
 use jaunt_tests::image::{Image, file, layer};
 use jaunt_tests::process::{run, signal_pid, wait_until};
 use jaunt_tests::{Container, Node, compare, mounts, needs_root};
+use rustix::fs::OFlags;
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
+const EINVAL: i32 = 22;
 const AT_ONCE: &str = "[completion]\ndelay_seconds = 0\n";
 /// Linux 6.12.
 const NO_EROFS: &str = "mounts no EROFS from files";
@@ -248,6 +250,70 @@ fn a_complete_image_that_no_container_uses_makes_room_for_another_and_one_in_use
     let digest = Digest::of(&noise(1, 6 << 20)).hex().to_string();
     assert!(said(&start(&pushed[0])).contains(&digest), "what made room comes back");
     drop((staying, last));
+}
+
+/// How a chain comes to be served though the kernel could read it by itself.
+#[derive(Clone, Copy, PartialEq)]
+enum Direct {
+    Never,
+    Learnt,
+    Configured,
+}
+
+/// doc/SEMANTICS.md S24, and what keeps a container that worked at its first start from failing at its second.
+#[test]
+fn an_image_that_is_read_with_o_direct_can_be_so_once_it_is_complete_and_after_a_restart() {
+    needs_root!();
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap();
+    // Aligned, as a disk wants it: read by dd, which sees to that.
+    let reads = |root: &Path| {
+        let open = fs::File::options().read(true).custom_flags(direct).open(root.join("d/spans"));
+        let mut dd = std::process::Command::new("dd");
+        let spans = root.join("d/spans");
+        dd.args(["bs=1M", "iflag=direct", "status=none"]).arg(format!("if={}", spans.display()));
+        open.map(|_| assert!(dd.output().unwrap().stdout == noise(1, 3 << 20)))
+    };
+    for way in [Direct::Never, Direct::Learnt, Direct::Configured] {
+        let bed = Bed::new();
+        let (image, pushed) = bed.converted(everything());
+        let listed = match way {
+            Direct::Configured => format!("direct_io = [\"{}/fixture\"]\n", bed.registry.host()),
+            _ => String::new(),
+        };
+        let config = format!("{listed}{AT_ONCE}");
+        let chain = image.chain_ids().last().unwrap().to_string();
+        let lazy = node(&bed, &config);
+        let jaunt = lazy.jaunt.as_ref().unwrap();
+        lazy.pull(&pushed.reference).unwrap();
+        let first = lazy.containerd.root("jaunt", &chain).unwrap();
+        if way == Direct::Learnt {
+            reads(first.point()).unwrap();
+            let noted = || jaunt.log().contains("read with O_DIRECT: FUSE serves it");
+            wait_until("what is learnt", LIMIT, noted).unwrap();
+        }
+        wait_until("completion", LIMIT, || jaunt.log().contains("an image is complete")).unwrap();
+        let second = lazy.containerd.view("jaunt", &chain).unwrap();
+        if way == Direct::Never {
+            if jaunt.log().contains(NO_EROFS) {
+                return eprintln!("skipped: this kernel mounts no EROFS from files (Linux 6.12 does)");
+            }
+            assert_eq!(complete_mounts(&lazy).len(), 1);
+            assert_eq!(reads(second.point()).unwrap_err().raw_os_error(), Some(EINVAL));
+            drop((first, second));
+            continue;
+        }
+        assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
+        reads(second.point()).unwrap();
+        drop((first, second));
+        lazy.containerd.end_view("jaunt", &chain).unwrap();
+        drop(lazy);
+
+        let lazy = node(&bed, &config);
+        let third = lazy.containerd.view("jaunt", &chain).unwrap();
+        reads(third.point()).unwrap();
+        assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
+        drop(third);
+    }
 }
 
 /// doc/SEMANTICS.md K2: for a container that ran before its image was complete, too, whose mount the daemon serves on.

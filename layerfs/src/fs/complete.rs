@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use jaunt_formats::Digest;
 use jaunt_formats::launch::InodeType;
@@ -54,6 +55,16 @@ impl LayerFs {
     /// this digest may be another's, whose layers are complete for a chain that shares them.
     pub fn hold_checked(&self, store: &Store, index: &Digest) -> Option<CompleteChain> {
         store.is_checked(index, self.prefix()).then(|| self.hold_complete()).flatten()
+    }
+
+    /// Notes that somebody reads a file past the page cache. The kernel lets nobody do so where it reads a chain by itself.
+    pub(crate) fn note_direct_read(&self) {
+        self.is_read_directly.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a file has been read past the page cache (`O_DIRECT`) since this was made.
+    pub fn is_read_directly(&self) -> bool {
+        self.is_read_directly.load(Ordering::Relaxed)
     }
 
     /// Whether the kernel reading large files by itself is worth an OPEN for each file.

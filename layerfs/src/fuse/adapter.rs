@@ -20,6 +20,7 @@ use fuser::{
 };
 use jaunt_formats::launch::{Attributes, InodeType};
 use jaunt_formats::{Timestamp, Xattr};
+use rustix::fs::OFlags;
 use tokio::runtime::Handle;
 
 use super::backing::BackingIds;
@@ -182,11 +183,15 @@ impl Filesystem for Adapter {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let ino = self.numbers.ino(ino);
+        // As the file was opened: of an OPEN that nobody answers, nobody hears.
+        if flags.0.cast_unsigned() & OFlags::DIRECT.bits() != 0 {
+            self.fs.note_direct_read();
+        }
         match self.fs.read_local(ino, offset, size).transpose() {
             Some(read) => answer(&self.fs, &self.runtime, (ino, offset), read, reply),
             None => {

@@ -31,6 +31,7 @@ pub struct Mounted {
     directory: tempfile::TempDir,
     runtime: Runtime,
     session: Option<SessionHandle>,
+    fs: Option<Arc<LayerFs>>,
     complete: Option<Complete>,
     layers: u16,
     source: Arc<dyn Source>,
@@ -58,8 +59,15 @@ impl Mounted {
         }
         // Every user of a test looks into the mount.
         fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut mounted =
-            Self { directory, runtime: runtime.unwrap(), session: None, complete: None, layers, source };
+        let mut mounted = Self {
+            directory,
+            runtime: runtime.unwrap(),
+            session: None,
+            fs: None,
+            complete: None,
+            layers,
+            source,
+        };
         mounted.mount(options);
         mounted
     }
@@ -89,6 +97,11 @@ impl Mounted {
         [self.lazy_roots().to_vec(), self.complete_roots()].concat()
     }
 
+    /// What the lazy ones show.
+    pub fn fs(&self) -> &LayerFs {
+        self.fs.as_ref().unwrap()
+    }
+
     /// A path beside the mounts, on an ordinary disk.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -109,7 +122,8 @@ impl Mounted {
                 .unwrap()
         };
         let mounted = fuse::mount::mount(&self.path("mnt"), options).unwrap();
-        let adapter = Adapter::new(Arc::new(fs), self.runtime.handle().clone());
+        let fs = self.fs.insert(Arc::new(fs));
+        let adapter = Adapter::new(fs.clone(), self.runtime.handle().clone());
         self.session = Some(fuse::serve(adapter, mounted.device, &mounted.negotiated, 2).unwrap());
         overlay(&self.direct(), &self.path(""));
         self.complete =
@@ -117,7 +131,7 @@ impl Mounted {
     }
 
     fn unmount(&mut self) {
-        self.complete = None;
+        (self.complete, self.fs) = (None, None);
         let _ = rustix::mount::unmount(self.merged(), UnmountFlags::DETACH);
         let _ = fuse::mount::detach(&self.path("mnt"));
         if let Some(session) = self.session.take().filter(|_| !std::thread::panicking()) {

@@ -65,6 +65,10 @@ fn direct_reads_bypass_the_cache_and_not_the_checks() {
         assert_eq!(open(&root).unwrap_err().raw_os_error(), refused);
     }
     for root in mounted.lazy_roots() {
+        assert_eq!(fs::read(root.join("f")).unwrap(), want);
+    }
+    assert!(!mounted.fs().is_read_directly());
+    for root in mounted.lazy_roots() {
         let open = open(&root).unwrap();
         // Aligned, as a disk wants it.
         let mut room = vec![0; (1 << 20) + 4096];
@@ -76,6 +80,7 @@ fn direct_reads_bypass_the_cache_and_not_the_checks() {
             assert!(bytes[..len] == want[offset..offset + len], "at {offset}");
         }
     }
+    assert!(mounted.fs().is_read_directly(), "that is known, so that it stays possible");
 }
 
 #[test]

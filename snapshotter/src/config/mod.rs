@@ -74,6 +74,9 @@ pub struct Settings {
     /// Features of the kernel that are not used, as if it had none.
     #[serde(default)]
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
+    /// Images of these repositories, and of all below them, are never left to the kernel alone: it refuses `O_DIRECT`.
+    #[serde(default)]
+    pub direct_io: Vec<RepositoryPrefix>,
     /// Who is trusted with launch artifacts, where no rule says otherwise.
     pub trust: Option<TrustMode>,
     /// The keys of those who are, if it is keys that count.
@@ -126,6 +129,8 @@ pub struct Config {
     pub read_deadline_seconds: u64,
     /// See [`Settings::avoid_kernel_features`].
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
+    /// See [`Settings::direct_io`].
+    pub direct_io: Vec<RepositoryPrefix>,
     /// See [`Settings::trust`].
     pub trust: TrustMode,
     /// See [`Settings::trust_keys`].
@@ -210,6 +215,7 @@ impl Settings {
                 .into_iter()
                 .chain(flags.avoid_kernel_features)
                 .collect(),
+            direct_io: self.direct_io.into_iter().chain(flags.direct_io).collect(),
             trust: flags.trust.or(self.trust),
             trust_keys: self.trust_keys.into_iter().chain(flags.trust_keys).collect(),
             trust_rules: self.trust_rules.into_iter().chain(flags.trust_rules).collect(),
@@ -245,6 +251,7 @@ impl Settings {
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
             avoid_kernel_features: self.avoid_kernel_features,
+            direct_io: self.direct_io,
             trust: self.trust.unwrap_or_default(),
             trust_keys: self.trust_keys,
             trust_rules: self.trust_rules,

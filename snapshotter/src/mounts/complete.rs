@@ -30,7 +30,8 @@ impl Mounts {
     /// A mount of the chain that nobody serves, if it is complete and can have one.
     pub(super) fn complete(&self, chain: &LazyChain, fs: &Arc<LayerFs>) -> Option<Served> {
         let id = chain.snapshot_id;
-        if !self.uses_erofs.load(Ordering::Relaxed) || lock(&self.unfit).contains(&id) {
+        let is_possible = self.uses_erofs.load(Ordering::Relaxed) && !lock(&self.unfit).contains(&id);
+        if !is_possible || self.is_served_always(chain) {
             return None;
         }
         let held = fs.hold_checked(&self.store, &chain.index)?;
@@ -80,9 +81,10 @@ impl Mounts {
     /// Takes up a mount that another worker has made. What is no longer complete is not given to further containers.
     pub(super) fn take_up(&self, held: &HeldMount, chain: &LazyChain, fs: Arc<LayerFs>) -> Option<Served> {
         let complete = fs.hold_checked(&self.store, &chain.index);
-        let Some(complete) = complete.filter(|_| self.uses_erofs.load(Ordering::Relaxed)) else {
+        let is_wanted = self.uses_erofs.load(Ordering::Relaxed) && !self.is_served_always(chain);
+        let Some(complete) = complete.filter(|_| is_wanted) else {
             let outcome = self.supervisor.unmount(&held.key);
-            tracing::warn!(mount = %held.key, ?outcome, "a mount is not complete any more: FUSE serves what comes");
+            tracing::warn!(mount = %held.key, ?outcome, "a mount is not complete any more, or not wanted: FUSE serves what comes");
             if matches!(outcome, Ok(Unmounted::Busy) | Err(_)) {
                 lock(&self.leftover).insert(held.key.clone());
             }
@@ -104,7 +106,7 @@ impl Mounts {
         let Some(cell) = lock(&self.served).get(&chain.snapshot_id).cloned() else { return false };
         cell.get().is_some_and(|served| match &served.server {
             Server::Session(_) => served.fs.hold_checked(&self.store, &chain.index).is_some(),
-            Server::Kernel(_) => !served.is_sound(),
+            Server::Kernel(_) => !served.is_sound() || self.is_served_always(chain),
         })
     }
 
@@ -127,13 +129,16 @@ impl Mounts {
                     self.replace(id, complete);
                 }
             }
-            Some(served) if !served.is_sound() => {
+            Some(served) if !served.is_sound() || self.is_served_always(chain) => {
                 let outcome = key(chain).map(|key| self.supervisor.unmount(&key));
                 tracing::warn!(
                     snapshot = id,
                     ?outcome,
                     "a complete mount is out of use: FUSE serves what comes"
                 );
+                if matches!(outcome, Some(Ok(Unmounted::Busy))) {
+                    lock(&self.leftover).extend(key(chain));
+                }
                 let earlier =
                     lock(&self.earlier).remove(&id).filter(|cell| !cell.get().is_none_or(Served::has_ended));
                 let mut served = lock(&self.served);
@@ -161,7 +166,7 @@ impl Mounts {
         }
     }
 
-    fn image(&self, index: &Digest, prefix: u16) -> PathBuf {
+    pub(super) fn image(&self, index: &Digest, prefix: u16) -> PathBuf {
         self.image_dir.join(format!("{}-{prefix}", index.hex()))
     }
 }

@@ -33,6 +33,7 @@ impl Mounts {
         for (id, cell) in self.all_served() {
             let (Some(served), Some(index)) = (cell.get(), used.get(&id)) else { continue };
             served.keep(&self.store, index);
+            self.note_direct_reads(served, index);
             if served.holds_now() {
                 served.fs.layers().iter().for_each(|layer| layer.file().note_use());
             }
