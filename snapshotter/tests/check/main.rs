@@ -291,6 +291,27 @@ async fn a_status_tells_of_images_and_health_again_and_again() {
     }
 }
 
+#[tokio::test]
+async fn a_status_is_asked_for_on_while_the_daemon_is_replaced() {
+    let state = State::new().await;
+    let first = state.serve();
+    let (mut watching, mut lines) = first.watch();
+    lines.next().unwrap().unwrap();
+    drop(first);
+    let mut told = std::io::BufRead::lines(std::io::BufReader::new(watching.stderr.take().unwrap()));
+    let told = told.next().unwrap().unwrap();
+    assert!(told.contains("the daemon is not reachable") && told.ends_with("asked again"), "{told}");
+    let second = state.serve();
+    let supervisors = lines.map(|line| {
+        let status: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+        status["health"]["supervisor_pid"].as_u64().unwrap()
+    });
+    let pid = u64::from(second.child.id());
+    assert!(supervisors.into_iter().any(|supervisor| supervisor == pid));
+    let _ = watching.kill();
+    let _ = watching.wait();
+}
+
 #[test]
 fn a_daemon_that_is_dead_or_hangs_is_an_error_in_seconds() {
     let dir = tempfile::tempdir().unwrap();

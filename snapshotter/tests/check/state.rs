@@ -169,10 +169,14 @@ impl Daemon {
 
 impl Daemon {
     /// A `status` that goes on, and its lines.
-    pub fn watch(&self) -> (Child, impl Iterator<Item = std::io::Result<String>>) {
+    pub fn watch(&self) -> (Child, impl Iterator<Item = std::io::Result<String>> + use<>) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jaunt-snapshotter"));
         command.args(["status", "--json", "--watch", "1", "--socket"]).arg(&self.socket);
-        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let lines = std::io::BufReader::new(child.stdout.take().unwrap());
         (child, std::io::BufRead::lines(lines))
     }
