@@ -74,6 +74,18 @@ fn images_are_pulled_lazily_run_and_removed() {
     runs_and_goes(&bed, &node, &pushed.reference, "lazy");
 }
 
+/// `ctr images pull` says nothing of an image's name before it has the transfer service do it (2.1).
+#[test]
+fn what_ctr_pulls_itself_is_unpacked_or_lazy_and_runs() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    let node = bed.node();
+    node.containerd.pull("jaunt", &pushed.reference).unwrap();
+    let names_it = Version::installed(&bed.scratch).unwrap() >= Version::LAZY_TRANSFER;
+    runs_and_goes(&bed, &node, &pushed.reference, if names_it { "lazy" } else { "eager" });
+}
+
 #[test]
 fn images_without_an_artifact_are_pulled_run_and_removed() {
     needs_root!();
@@ -190,6 +202,10 @@ fn what_install_writes_is_read_as_it_is_meant() {
         let cri = |key: &str| at(&dump, &[cri, &[key]].concat());
         assert_eq!(cri("snapshotter").and_then(|name| name.as_str()), Some("jaunt"), "{number}: {version}");
         assert_eq!(at(&dump, &["proxy_plugins", "jaunt", "type"]).unwrap().as_str(), Some("snapshot"));
+        let exports = at(&dump, &["proxy_plugins", "jaunt", "exports"]);
+        let told = exports.and_then(|exports| exports.get("root")).and_then(toml::Value::as_str);
+        let tells = version >= Version { major: 1, minor: 7 };
+        assert_eq!(told, tells.then_some("/var/lib/jaunt"), "{number}: {version}");
         if version < Version::LAZY_TRANSFER {
             let hidden = cri("disable_snapshot_annotations").and_then(toml::Value::as_bool);
             assert_eq!(hidden, Some(false), "{number}: {version}");

@@ -20,6 +20,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The first whose pods have user namespaces; before, containerd ignores that the kubelet asks for one.
 const USER_NAMESPACES: Version = Version { major: 1, minor: 7 };
 
+/// The first that tells where a proxy plugin says its images are.
+const EXPORTS_ROOT: Version = Version { major: 1, minor: 7 };
+
 /// The first that may be told that ids are mapped.
 const MAPS_IDS: Version = Version { major: 2, minor: 0 };
 
@@ -90,9 +93,12 @@ fn for_pods<'a>(bed: &'a Bed, pause: &Pushed, mut node: Node<'a>) -> Node<'a> {
     let config = node.containerd.config();
     let text = fs::read_to_string(&config).unwrap();
     let runc = config.with_file_name("runc");
+    let root = format!("    root = {:?}\n", node.jaunt.as_ref().unwrap().root());
+    let exports = "[proxy_plugins.jaunt.exports]\n";
     let text = match Version::installed(&bed.scratch).unwrap().major {
-        ..2 => for_pods_1(&text, &pause.reference, &runc.display().to_string()),
-        2.. => for_pods_2(&text, &pause.reference, &runc.display().to_string(), &cni.display().to_string()),
+        ..2 => for_pods_1(&text, &pause.reference, &runc.display().to_string()) + exports + &root,
+        2.. => for_pods_2(&text, &pause.reference, &runc.display().to_string(), &cni.display().to_string())
+            .replace(exports, &format!("{exports}{root}")),
     };
     fs::write(&config, text).unwrap();
     node.containerd.restart().unwrap();
@@ -123,6 +129,17 @@ fn for_pods_2(config: &str, pause: &str, runc: &str, cni: &str) -> String {
         )
 }
 
+/// Where images are, in containerd's words to the kubelet: 1.6 does not ask.
+fn images_at(bed: &Bed, node: &Node<'_>) -> String {
+    let at = match Version::installed(&bed.scratch).unwrap() {
+        version if version < EXPORTS_ROOT => {
+            node.containerd.config().with_file_name("root").join("io.containerd.snapshotter.v1.jaunt")
+        }
+        _ => node.jaunt.as_ref().unwrap().root(),
+    };
+    at.display().to_string()
+}
+
 /// What is kept of decoded layers.
 fn kept(node: &Node<'_>) -> Vec<String> {
     let dirs = fs::read_dir(node.jaunt.as_ref().unwrap().root().join("layers")).unwrap().flatten();
@@ -151,8 +168,9 @@ fn the_kubelets_calls_run_a_lazy_pod_and_collect_its_image() {
     assert_eq!(cri.exec(&container, &["/bin/sh", "-ec", show]).unwrap(), "1\n2\nchanged\n");
     let again = cri.run(&pod, "again", &pushed.reference, &[]).unwrap();
     assert_eq!(cri.exec(&again, &["/bin/cat", "/data/one"]).unwrap(), "1\n");
+    let told = images_at(&bed, &node);
     wait_until("ImageFsInfo to count snapshots", LIMIT, || {
-        cri.image_fs().is_ok_and(|(point, bytes, inodes)| !point.is_empty() && bytes > 0 && inodes > 0)
+        cri.image_fs().is_ok_and(|(point, bytes, inodes)| point == told && bytes > 0 && inodes > 0)
     })
     .unwrap();
 
@@ -170,7 +188,7 @@ fn the_kubelets_calls_run_a_lazy_pod_and_collect_its_image() {
     })
     .unwrap();
     wait_until("ImageFsInfo to tell that nothing is left", LIMIT, || {
-        cri.image_fs().is_ok_and(|(point, bytes, inodes)| !point.is_empty() && (bytes, inodes) == (0, 0))
+        cri.image_fs().is_ok_and(|(point, bytes, inodes)| point == told && (bytes, inodes) == (0, 0))
     })
     .unwrap();
 }

@@ -50,10 +50,11 @@ pub fn add(text: &str, wanted: &Wanted<'_>) -> Result<String, EditError> {
     let plugin = table(table(root, "proxy_plugins", true)?, NAME, false)?;
     set(plugin, "type", "snapshot".into());
     set(plugin, "address", wanted.socket.into());
+    if wanted.containerd >= Version::EXPORTS {
+        set(table(plugin, "exports", false)?, "root", wanted.root.into());
+    }
     if wanted.containerd >= Version::TWO {
-        let exports = table(plugin, "exports", false)?;
-        set(exports, "root", wanted.root.into());
-        set(exports, "enable_remote_snapshot_annotations", "true".into());
+        set(table(plugin, "exports", false)?, "enable_remote_snapshot_annotations", "true".into());
         if wanted.maps_ids {
             list(plugin, "capabilities", "remap-ids")?;
         }

@@ -13,6 +13,8 @@ pub struct Version {
 }
 
 impl Version {
+    /// The first that asks a proxy plugin where its snapshots are, for the kubelet, which keeps an eye on that disk.
+    pub const EXPORTS: Self = Self { major: 1, minor: 7 };
     /// The first whose CRI plugin has a section of its own for images.
     pub const TWO: Self = Self { major: 2, minor: 0 };
     /// The first whose CRI plugin pulls through the transfer service.
