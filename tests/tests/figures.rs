@@ -160,6 +160,49 @@ fn figures_move_as_they_must_after_known_reads() {
     assert!(stalled.iter().any(|file| file["path"] == "/first" || file["path"] == "/second"), "{stalled:?}");
 }
 
+/// The value of an image's sample. One image is mounted.
+fn of_image(address: SocketAddr, name: &str) -> f64 {
+    let told = http::request(address, "GET", "/metrics", &[], b"").unwrap();
+    let text = String::from_utf8(told.body).unwrap();
+    let samples: Vec<_> =
+        text.lines().filter(|line| line.starts_with(&format!("{name}{{image=\""))).collect();
+    let [sample] = samples[..] else { panic!("{name}: {samples:?}\n{text}") };
+    sample.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn how_far_an_image_is_and_what_its_readers_have_waited_is_told() {
+    needs_root!();
+    let mut bed = Bed::new();
+    let layers = [("first", 1), ("second", 2)].map(|(name, seed)| layer([file(name, noise(seed, LEN))]));
+    let (image, pushed) = bed.converted(layers.into_iter().fold(Image::new(), Image::layer));
+    let (node, address) = node_that_tells(&bed, "[completion]\ndelay_seconds = 3\n");
+    let told = |name: &str| sample(address, name);
+    node.pull(&pushed.reference).unwrap();
+    let view = node.containerd.view("jaunt", &image.chain_ids().last().unwrap().to_string()).unwrap();
+    read(view.point(), "first");
+    assert_eq!(of_image(address, "jaunt_image_mounts"), 1.0);
+    assert!(of_image(address, "jaunt_image_stalled_seconds") > 0.0);
+    assert!(of_image(address, "jaunt_image_present_ratio") > 0.4);
+    assert!(of_image(address, "jaunt_image_bytes") >= 2.0 * LEN as f64);
+    wait_until("completion", LIMIT, || told("jaunt_completion_trees_total") == 1.0).unwrap();
+    assert_eq!(of_image(address, "jaunt_image_present_ratio"), 1.0);
+    assert_eq!(told("jaunt_completion_layers_total"), 2.0);
+    // Noise does not compress, and nobody has read the second.
+    let filled = told("jaunt_completion_filled_bytes_total");
+    assert!((LEN as f64 * 0.9..LEN as f64 * 2.1).contains(&filled), "{filled} bytes");
+    for nothing in ["quarantined_total", "postponed_total", "lost_total", "without_room"] {
+        assert_eq!(told(&format!("jaunt_completion_{nothing}")), 0.0, "{nothing}");
+    }
+    // What waits does not grow while nothing is missing.
+    let waited = of_image(address, "jaunt_image_stalled_seconds");
+    bed.registry.pause();
+    read(view.point(), "second");
+    assert_eq!(of_image(address, "jaunt_image_stalled_seconds"), waited);
+    bed.registry.resume();
+    drop(view);
+}
+
 #[test]
 fn a_source_that_fails_is_told_with_its_host() {
     needs_root!();
