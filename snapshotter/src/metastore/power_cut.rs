@@ -20,6 +20,8 @@ struct Platter {
     durable: Vec<u8>,
     /// Since the last sync, in order.
     cached: Vec<Write>,
+    /// How often it was written to, or synced.
+    written: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ enum Write {
     Len(usize),
 }
 
+/// More than a change writes and syncs.
+const WRITES: u64 = 16;
 /// What a disk writes whole.
 const SECTOR: usize = 512;
 
@@ -65,13 +69,19 @@ impl Disk {
                 write.apply(&mut left);
             }
         }
-        Self(Arc::new(Mutex::new(Platter { seen: left.clone(), durable: left, cached: Vec::new() })))
+        Self(Arc::new(Mutex::new(Platter {
+            seen: left.clone(),
+            durable: left,
+            cached: Vec::new(),
+            written: 0,
+        })))
     }
 
     fn note(&self, write: Write) {
         let mut platter = self.0.lock().unwrap();
         write.apply(&mut platter.seen);
         platter.cached.push(write);
+        platter.written += 1;
     }
 
     fn open(&self) -> MetaStore {
@@ -106,6 +116,7 @@ impl StorageBackend for Disk {
         let mut platter = self.0.lock().unwrap();
         platter.durable = platter.seen.clone();
         platter.cached.clear();
+        platter.written += 1;
         Ok(())
     }
 
@@ -176,4 +187,73 @@ async fn what_was_acknowledged_survives_a_power_cut() {
             let _ = writing.await;
         }
     }
+}
+
+/// What a store has of a change that may or may not have got to the disk: all of before, or all of after.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Remove,
+    Commit,
+    Update,
+}
+
+/// The names there are, and the labels of the one that is updated.
+fn seen(store: &MetaStore) -> (BTreeSet<String>, Labels) {
+    let updated = store.read().all().find(|snapshot| snapshot.name == "updated").map(|it| it.labels.clone());
+    (names(store), updated.unwrap_or_default())
+}
+
+/// Removals, commits (which give another name) and updates: whole or not at all, and whole once they were acknowledged.
+#[tokio::test]
+async fn a_change_that_a_power_cut_interrupts_is_whole_or_not_there() {
+    let (mut whole, mut none) = (0, 0);
+    for seed in 1..=120_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let disk = Disk::default();
+        let store = disk.open();
+        for name in ["kept", "removed", "active", "updated"] {
+            store.create(creation(&store, name.to_owned())).await.unwrap();
+        }
+        let change = [Change::Remove, Change::Commit, Change::Update][place(dice.below(3))];
+        let on_disk = disk.0.lock().unwrap().written;
+        let labels = Labels::from([("key".to_owned(), "value".to_owned())]);
+        let before = seen(&store);
+        let mut after = before.clone();
+        match change {
+            Change::Remove => drop(after.0.remove("removed")),
+            Change::Commit => {
+                after.0.remove("active");
+                after.0.insert("committed".to_owned());
+            }
+            Change::Update => after.1 = labels.clone(),
+        }
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let name = |name: &str| name.to_owned();
+                match change {
+                    Change::Remove => store.remove(name("removed")).await.map(drop),
+                    Change::Commit => store
+                        .commit(name("active"), name("committed"), None, Labels::new(), Usage::default())
+                        .await
+                        .map(drop),
+                    Change::Update => {
+                        store.update(name("updated"), labels, vec![name("labels")]).await.map(drop)
+                    }
+                }
+            }
+        });
+        let under_way = place(dice.below(WRITES));
+        while !writing.is_finished() && disk.0.lock().unwrap().written < on_disk + under_way {
+            tokio::task::yield_now().await;
+        }
+        let acknowledged = writing.is_finished();
+        let left = seen(&disk.after_cut(|| dice.below(2) == 0).open());
+        assert!(left == after || (!acknowledged && left == before), "seed {seed}, {change:?}: {left:?}");
+        *(if left == after { &mut whole } else { &mut none }) += 1;
+        writing.await.unwrap().unwrap();
+        let left = seen(&disk.after_cut(|| dice.below(2) == 0).open());
+        assert!(left == after, "seed {seed}, {change:?} was acknowledged: {left:?}");
+    }
+    assert!(whole > 0 && none > 0, "{whole} whole, {none} not there: no cut was in the middle");
 }
