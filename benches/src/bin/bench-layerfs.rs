@@ -56,6 +56,9 @@ struct Options {
     /// The image, a name of a file in tests/images.
     #[arg(long, default_value = Recipe::DEMO)]
     image: String,
+    /// What of the image's content stays together in one of many layers.
+    #[arg(long, value_enum, default_value_t)]
+    split_by: split::By,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -174,7 +177,7 @@ impl Bench<'_> {
     ) -> Result<Vec<Figure>> {
         self.progress.say(&format!("cutting its content into 1 and {MANY} layers"));
         for (name, layers) in [("one", 1), ("many", MANY)] {
-            split::push(scratch, registry, tree, layers, name)?;
+            split::push((scratch, registry), tree, (layers, self.options.split_by), name)?;
             binaries.convert(scratch, &format!("{}/{name}:latest", registry.host()))?;
         }
         let lazy_scratch = Scratch::new()?;
@@ -184,12 +187,38 @@ impl Bench<'_> {
             Place { name: "1 layer".to_owned(), root: one.path().to_owned() },
             Place { name: format!("{MANY} layers"), root: many.point().to_owned() },
         ];
+        let tables = [
+            "Many layers, warm: time beside one layer's",
+            "Many layers, cold page cache: time beside one layer's",
+        ];
+        let mut figures = self.one_and_many(tables, &places, paths)?;
+        drop((places, many, one));
+        self.progress.say("completing both");
+        let scratches = [Scratch::new()?, Scratch::new()?];
+        let whole = |scratch, name| Root::complete(scratch, binaries, registry, name);
+        let (one, many) = (whole(&scratches[0], "one")?, whole(&scratches[1], "many")?);
+        let places = [
+            Place { name: "1 layer".to_owned(), root: one.path().to_owned() },
+            Place { name: format!("{MANY} layers"), root: many.path().to_owned() },
+        ];
+        let tables = [
+            "Many layers, complete, warm: time beside one layer's",
+            "Many layers, complete, cold page cache: time beside one layer's",
+        ];
+        figures.extend(self.one_and_many(tables, &places, paths)?);
+        Ok(figures)
+    }
+
+    fn one_and_many(
+        &self,
+        [warm, cold]: [&'static str; 2],
+        places: &[Place],
+        paths: &Paths,
+    ) -> Result<Vec<Figure>> {
         places.iter().try_for_each(|place| Row::Tar.run(&place.root, paths, Cache::Warm).map(drop))?;
         let bar = Bar::AtMost(1.05);
-        let mut figures =
-            self.paired("Many layers, warm: time beside one layer's", &places, paths, Cache::Warm, bar)?;
-        let table = "Many layers, cold page cache: time beside one layer's";
-        figures.extend(self.paired(table, &places, paths, Cache::Cold, bar)?);
+        let mut figures = self.paired(warm, places, paths, Cache::Warm, bar)?;
+        figures.extend(self.paired(cold, places, paths, Cache::Cold, bar)?);
         Ok(figures)
     }
 

@@ -146,7 +146,7 @@ impl Workshop<'_> {
 
     fn cut(&self, variant: &Variant, recipe: &Recipe, original: &Case, count: u64) -> Result<Case> {
         self.progress.say(&format!("cutting {} into {}", recipe.name, variant.name()));
-        let mut layers = split::cut(self.scratch, &original.tree, count)?;
+        let mut layers = split::cut(self.scratch, &original.tree, count, split::By::File)?;
         if variant.pad > 0.0 {
             layers.push(pad::layer(variant.pad)?);
         }
