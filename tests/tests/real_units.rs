@@ -18,7 +18,14 @@ const UNIT: &str = "jaunt-snapshotter.service";
 const LIMIT: Duration = Duration::from_secs(60);
 const UNREAD: usize = 3 << 20;
 
+/// The machine's root directory, as a pod has it.
+const HOST: &str = "/mnt/host";
+/// Runs a command where only [`HOST`] has the machine's settings and services.
+const IN_POD: &str = "mount -t tmpfs none /mnt; mkdir /mnt/host; mount --rbind / /mnt/host; mount -t tmpfs none /etc; \
+                      mount -t tmpfs none /run; exec \"$@\"";
+
 struct Machine<'b> {
+    from_pod: bool,
     bed: &'b Bed,
     systemd: Systemd<'b>,
     containerd: Containerd<'b>,
@@ -28,14 +35,14 @@ struct Machine<'b> {
 
 impl<'b> Machine<'b> {
     /// containerd runs as it does without Jaunt, whose program and configuration are there.
-    fn new(bed: &'b Bed) -> Self {
+    fn new(bed: &'b Bed, from_pod: bool) -> Self {
         let dir = bed.scratch.dir("jaunt").unwrap();
         let registries = [bed.registry.host()];
         let mut containerd =
             Containerd::start(&bed.scratch, "containerd", &Snapshotter::Overlayfs, &registries).unwrap();
         containerd.kill().unwrap();
         let systemd = Systemd::start(&bed.scratch, &dir).unwrap();
-        let machine = Self { bed, systemd, containerd, dir };
+        let machine = Self { from_pod, bed, systemd, containerd, dir };
         machine.settings(&registries);
         let unit = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart={} --config {}\nDelegate=yes\nKillMode=process\n",
@@ -57,7 +64,6 @@ impl<'b> Machine<'b> {
         run(self.systemd.command("cp").unwrap().arg(&config).arg("/etc/jaunt/snapshotter.toml")).unwrap();
         let mut serve = Jaunt::command(&self.bed.binaries, &self.bed.scratch, &self.dir, registries);
         serve.arg("--config").arg(&config);
-        fs::copy(serve.get_program(), self.program()).unwrap();
         let words: Vec<_> = serve.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let changes = format!(
             "[Unit]\nDefaultDependencies=no\n[Service]\nExecStartPre=\nExecStart=\nExecStart={} {}\n\
@@ -77,9 +83,21 @@ impl<'b> Machine<'b> {
         self.dir.join("jaunt-snapshotter")
     }
 
-    /// `install` or `uninstall` of this machine.
+    /// `install` or `uninstall` of this machine, by the program as it was built: on it, or in mounts of its own with the machine's
+    /// root directory below another one, as from a privileged pod among the machine's processes.
     fn change(&self, words: &[&str]) -> jaunt_tests::Result<String> {
-        let mut command = self.systemd.command(self.program()).unwrap();
+        let program = self.bed.binaries.snapshotter(&self.bed.scratch, &[]).get_program().to_owned();
+        let mut command = match self.from_pod {
+            false => self.systemd.command(program).unwrap(),
+            true => {
+                let mut command = self.systemd.command("unshare").unwrap();
+                command.args(["--mount", "sh", "-ec", IN_POD, "sh"]).arg(program);
+                command
+            }
+        };
+        let (first, more) = words.split_first().unwrap();
+        command.arg(first).args(self.from_pod.then_some(["--host-root", HOST]).into_iter().flatten());
+        let words = more;
         let said = run(command.args(words))?;
         self.await_containerd();
         Ok(said)
@@ -128,12 +146,22 @@ fn image() -> Image {
 #[test]
 fn services_are_started_restarted_and_stopped_by_what_installs_and_takes_back() {
     needs_root!();
+    given_and_taken_back(false);
+}
+
+#[test]
+fn a_pod_with_the_machines_root_directory_installs_and_takes_back_as_well() {
+    needs_root!();
+    given_and_taken_back(true);
+}
+
+fn given_and_taken_back(from_pod: bool) {
     if !Systemd::is_installed() {
         return eprintln!("skipped: {}: needs systemd", module_path!());
     }
     let bed = Bed::new();
     let (_, pushed) = bed.converted(image());
-    let machine = Machine::new(&bed);
+    let machine = Machine::new(&bed, from_pod);
     let original = fs::read(machine.containerd.config()).unwrap();
 
     let program = machine.program();
