@@ -19,7 +19,10 @@ const LEAST: (u32, u32) = (1, 9);
 
 /// Whether there is a checker that can read these images.
 fn has_checker() -> bool {
-    let Ok(told) = Command::new(CHECKER).arg("--version").output() else { return false };
+    let Ok(told) = Command::new(CHECKER).arg("--version").output() else {
+        eprintln!("skipped: {CHECKER} of erofs-utils is missing");
+        return false;
+    };
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     let version = told.lines().next().and_then(|line| line.split_whitespace().last()).unwrap_or_default();
     let mut numbers = version.split(['.', '-']).map_while(|number| number.parse().ok());

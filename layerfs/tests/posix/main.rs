@@ -12,6 +12,7 @@ mod exec;
 mod fixture;
 mod fsck;
 mod idmap;
+mod locks;
 mod mounted;
 mod operations;
 mod orphan;
