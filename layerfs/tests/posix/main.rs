@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod attributes;
+mod changes;
 mod complete;
 mod directories;
 mod erofs;
@@ -20,5 +21,6 @@ mod passthrough;
 mod pushing;
 mod reading;
 mod special;
+mod varied;
 mod waiting;
 mod xattrs;

@@ -5,103 +5,24 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use rustix::fs::{AtFlags, Dir, Timespec, Timestamps, XattrFlags};
+use rustix::fs::Dir;
 
-use crate::fixture::{Image, Node, dir, file, hard_link, noise, symlink};
-use crate::mounted::{Mounted, can_mount};
+use crate::mounted::can_mount;
+use crate::varied::{ACCESS, CAPABILITY, MTIME, mounted, names, runner, unpacked};
 
-const CASES: u32 = 24;
-const OPERATIONS: usize = 60;
+/// Operations of a case, at most.
+pub const OPERATIONS: usize = 60;
 /// Files that are open at a time.
 const OPEN: usize = 4;
-const MTIME: (i64, u32) = (1_500_000_000, 987_654_321);
-
-/// What is in the tree, in the order in which it can be made.
-#[derive(Clone, Debug)]
-enum Made {
-    Dir(u32),
-    File(u64, usize),
-    Link(&'static str),
-    Hard(&'static str),
-}
-
-/// The files of each layer; what the second one names again takes the place of what the first one has.
-fn made() -> [Vec<(String, Made)>; 2] {
-    let named = |name: &str, made| (name.to_owned(), made);
-    let mut lower = vec![
-        named("d", Made::Dir(0o755)),
-        named("d/e", Made::Dir(0o1777)),
-        named("many", Made::Dir(0o700)),
-        named("empty", Made::File(0, 0)),
-        named("d/large", Made::File(1, 2_500_001)),
-        named("d/page", Made::File(2, 4096)),
-        named("d/e/odd", Made::File(3, 70_003)),
-        named("hard", Made::Hard("d/e/odd")),
-        named("link", Made::Link("d/e/../page")),
-        named("loop", Made::Link("loop")),
-        named("d/away", Made::Link("/no/where")),
-        named("changed", Made::File(4, 9000)),
-    ];
-    lower.extend((0..150_usize).map(|at| (format!("many/{at:0>width$}", width = 1 + at), Made::File(0, at))));
-    let upper = vec![
-        named("changed", Made::File(5, 140_000)),
-        named("d/e/added", Made::File(6, 300_000)),
-        named("d/f", Made::Dir(0o710)),
-        named("d/f/below", Made::Link("../large")),
-    ];
-    [lower, upper]
-}
-
-fn nodes(made: &[(String, Made)]) -> Vec<Node> {
-    let node = |(name, made): &(String, Made)| {
-        let node = match made {
-            Made::Dir(mode) => dir(name).mode(*mode),
-            Made::File(seed, len) => file(name, noise(*seed, *len)).mode(0o640).xattr("user.of-it", b"value"),
-            Made::Link(target) => symlink(name, *target),
-            Made::Hard(target) => hard_link(name, target).mode(0o640).xattr("user.of-it", b"value"),
-        };
-        node.owner(7, 8).mtime(MTIME.0, MTIME.1)
-    };
-    made.iter().map(node).collect()
-}
-
-/// The same tree, written to a disk.
-fn write_out(root: &Path, layers: &[Vec<(String, Made)>]) {
-    std::fs::create_dir(root).unwrap();
-    for (name, made) in layers.iter().flatten() {
-        let path = root.join(name);
-        match made {
-            Made::Dir(mode) => {
-                std::fs::create_dir(&path).unwrap();
-                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(*mode)).unwrap();
-            }
-            Made::File(seed, len) => {
-                std::fs::write(&path, noise(*seed, *len)).unwrap();
-                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
-                rustix::fs::setxattr(&path, "user.of-it", b"value", XattrFlags::empty()).unwrap();
-            }
-            Made::Link(target) => std::os::unix::fs::symlink(target, &path).unwrap(),
-            Made::Hard(target) => std::fs::hard_link(root.join(target), &path).unwrap(),
-        }
-        std::os::unix::fs::lchown(&path, Some(7), Some(8)).unwrap();
-    }
-    // Last, for what is made in a directory changes its time.
-    for (name, _) in layers.iter().flatten() {
-        let time = Timespec { tv_sec: MTIME.0, tv_nsec: MTIME.1.into() };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(rustix::fs::CWD, root.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
-    }
-}
 
 /// What a program may do. A path is any that there is, or one beside it or below it that there is not.
 #[derive(Clone, Debug)]
-enum Operation {
+pub enum Operation {
     Stat(Name),
     Follow(Name),
     ReadLink(Name),
@@ -114,8 +35,9 @@ enum Operation {
     List(Name, Index),
 }
 
+/// A name of the tree, or one that is made of it.
 #[derive(Clone, Debug)]
-struct Name(Index, Absent);
+pub struct Name(Index, Absent);
 
 #[derive(Clone, Copy, Debug)]
 enum Absent {
@@ -124,16 +46,29 @@ enum Absent {
     Below,
 }
 
-fn operation() -> impl Strategy<Value = Operation> {
+/// A name that mostly is there.
+pub fn name() -> impl Strategy<Value = Name> + Clone {
     let absent = prop_oneof![8 => Just(Absent::No), 1 => Just(Absent::Beside), 1 => Just(Absent::Below)];
-    let name = (any::<Index>(), absent).prop_map(|(index, absent)| Name(index, absent));
-    let len = prop_oneof![0..600_usize, 4000..9000_usize, 100_000..400_000_usize];
-    let xattr = prop_oneof![Just("user.of-it"), Just("user.none"), Just("security.none")];
+    (any::<Index>(), absent).prop_map(|(index, absent)| Name(index, absent))
+}
+
+/// How much is read or written at a time.
+pub fn len() -> impl Strategy<Value = usize> + Clone {
+    prop_oneof![0..600_usize, 4000..9000_usize, 100_000..400_000_usize]
+}
+
+/// An attribute that some of the tree have.
+pub fn xattr() -> impl Strategy<Value = &'static str> + Clone {
+    proptest::sample::select(&["user.of-it", "user.none", "security.none", CAPABILITY, ACCESS][..])
+}
+
+pub fn operation() -> impl Strategy<Value = Operation> {
+    let (name, len) = (name(), len());
     prop_oneof![
         1 => name.clone().prop_map(Operation::Stat),
         1 => name.clone().prop_map(Operation::Follow),
         1 => name.clone().prop_map(Operation::ReadLink),
-        1 => (name.clone(), xattr).prop_map(|(name, xattr)| Operation::Xattr(name, xattr)),
+        1 => (name.clone(), xattr()).prop_map(|(name, xattr)| Operation::Xattr(name, xattr)),
         1 => name.clone().prop_map(Operation::Xattrs),
         3 => (0..OPEN, name.clone()).prop_map(|(place, name)| Operation::Open(place, name)),
         6 => (0..OPEN, any::<Index>(), len.clone()).prop_map(|(place, at, len)| Operation::Read(place, at, len)),
@@ -144,8 +79,9 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// What a program is told.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Attributes(u32, u32, u32, i64, i64, Option<(u64, u64)>),
+pub enum Told {
+    /// Mode, owner, group, device, the time unless it is new, size and links.
+    Attributes(u32, u32, u32, u64, Option<(i64, i64)>, Option<(u64, u64)>),
     Bytes(usize, blake3::Hash),
     Names(BTreeSet<Vec<u8>>),
     Nothing,
@@ -153,18 +89,18 @@ enum Told {
 }
 
 /// A program with files open, below one root.
-struct Program<'r> {
+pub struct Program<'r> {
     root: &'r Path,
     names: &'r [String],
     open: [Option<File>; OPEN],
 }
 
 impl<'r> Program<'r> {
-    fn new(root: &'r Path, names: &'r [String]) -> Self {
+    pub fn new(root: &'r Path, names: &'r [String]) -> Self {
         Self { root, names, open: [const { None }; OPEN] }
     }
 
-    fn run(&mut self, operation: &Operation) -> Told {
+    pub fn run(&mut self, operation: &Operation) -> Told {
         self.try_run(operation).unwrap_or_else(|error| Told::Error(error.raw_os_error()))
     }
 
@@ -187,7 +123,7 @@ impl<'r> Program<'r> {
             }
             Operation::Open(place, name) => {
                 self.open[*place] = None;
-                self.open[*place] = Some(File::open(self.path(name))?);
+                self.open[*place] = Some(open(&self.path(name))?);
                 Ok(Told::Nothing)
             }
             Operation::Read(place, at, len) => {
@@ -215,7 +151,7 @@ impl<'r> Program<'r> {
         Ok(bytes(&map[at..size.min(at + len)]))
     }
 
-    fn path(&self, Name(index, absent): &Name) -> PathBuf {
+    pub fn path(&self, Name(index, absent): &Name) -> PathBuf {
         let path = self.root.join(index.get(self.names));
         match absent {
             Absent::No => path,
@@ -225,13 +161,20 @@ impl<'r> Program<'r> {
     }
 }
 
-fn attributes(stat: &std::fs::Metadata) -> Told {
+pub fn attributes(stat: &std::fs::Metadata) -> Told {
     // A directory's size and links are the file system's own.
     let counted = (!stat.is_dir()).then(|| (stat.size(), stat.nlink()));
-    Told::Attributes(stat.mode(), stat.uid(), stat.gid(), stat.mtime(), stat.mtime_nsec(), counted)
+    // What a program changes has the time of its change, a moment later here than there.
+    let time = (stat.mtime() <= MTIME.0).then(|| (stat.mtime(), stat.mtime_nsec()));
+    Told::Attributes(stat.mode(), stat.uid(), stat.gid(), stat.rdev(), time, counted)
 }
 
-fn bytes(bytes: &[u8]) -> Told {
+/// Opens without waiting for the other end of a FIFO.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+pub fn bytes(bytes: &[u8]) -> Told {
     Told::Bytes(bytes.len(), blake3::hash(bytes))
 }
 
@@ -261,20 +204,13 @@ fn whatever_a_program_does_it_is_told_what_a_disk_tells() {
     if !can_mount() {
         return;
     }
-    let layers = made();
-    let names: Vec<String> =
-        layers.iter().flatten().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let names: Vec<String> = names.into_iter().filter(|name| !name.is_empty()).collect();
+    let names = names();
     let disk = tempfile::tempdir().unwrap();
-    let reference = disk.path().join("tree");
-    write_out(&reference, &layers);
+    let reference = unpacked(disk.path());
     let sequences = prop::collection::vec(operation(), 1..OPERATIONS);
-    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    let outcome = runner.run(&sequences, |operations| {
+    let outcome = runner().run(&sequences, |operations| {
         // A new one each time: nothing is there before it is asked for.
-        let mounted = Mounted::new(Image::new(layers.iter().map(|made| nodes(made)).collect()));
+        let mounted = mounted();
         let mut on_disk = Program::new(&reference, &names);
         let told: Vec<Told> = operations.iter().map(|operation| on_disk.run(operation)).collect();
         for root in mounted.roots() {

@@ -108,7 +108,7 @@ fn an_image_without_attributes_answers_that_it_has_none_to_give() {
 }
 
 /// `user::rw-, user:65534:<bits>, group::r--, mask::rw-, other::---`, as setfacl(1) writes it.
-fn acl(bits: u16) -> Vec<u8> {
+pub fn acl(bits: u16) -> Vec<u8> {
     const NOBODY: u32 = u32::MAX;
     let entries = [(1, 6, NOBODY), (2, bits, 65_534), (4, 4, NOBODY), (0x10, 6, NOBODY), (0x20, 0, NOBODY)];
     let mut bytes = 2_u32.to_le_bytes().to_vec();
