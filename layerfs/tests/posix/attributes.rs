@@ -149,6 +149,33 @@ fn inode_numbers_are_the_same_after_a_restart_and_in_a_complete_mount() {
     assert_eq!((distinct.len(), before[0].len()), (302, 302));
 }
 
+/// S7: Inode numbers are the same after a restart, on every node, and once all of an image is local.
+#[test]
+fn inode_numbers_are_the_same_on_another_node_and_below_one_device() {
+    if !can_mount() {
+        return;
+    }
+    let image = || Image::new(vec![vec![dir("d"), file("d/f", "x")], vec![file("d/g", "y"), dir("e")]]);
+    let (one, another) = (Mounted::new(image()), Mounted::new(image()));
+    let seen = |root: PathBuf| {
+        ["", "d", "d/f", "d/g", "e"]
+            .map(|name| fs::metadata(root.join(name)).unwrap())
+            .map(|stat| (stat.ino(), stat.dev()))
+    };
+    for (here, there) in one.roots().into_iter().map(seen).zip(another.roots().into_iter().map(seen)) {
+        // The root of a container is its own.
+        assert_eq!(here.map(|(number, _)| number)[1..], there.map(|(number, _)| number)[1..]);
+        let devices: std::collections::BTreeSet<u64> = here.iter().map(|(_, device)| *device).collect();
+        assert_eq!(devices.len(), 1);
+    }
+    // Also of what a container has changed.
+    let merged = one.merged();
+    fs::write(merged.join("d/f"), "changed").unwrap();
+    fs::write(merged.join("d/new"), "").unwrap();
+    let device = |name: &str| fs::metadata(merged.join(name)).unwrap().dev();
+    assert_eq!(["d", "d/f", "d/g", "d/new"].map(device), [device(""); 4]);
+}
+
 /// S20: Permissions are checked as on a disk, by owner, group and mode.
 #[test]
 fn permissions_are_those_of_the_image() {

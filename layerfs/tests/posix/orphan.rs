@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use jaunt_layerfs::fs::ROOT_NAME;
 use jaunt_layerfs::fuse::{self, MountOptions};
 
-use crate::mounted::can_mount;
+use crate::fixture::{Image, file};
+use crate::mounted::{Mounted, can_mount};
 
 /// Unmounts whatever happens.
 struct Mount(PathBuf);
@@ -23,6 +24,7 @@ fn a_mount_that_cannot_be_served_fails_and_does_not_hang() {
     if !can_mount() {
         return;
     }
+    let other = Mounted::new(Image::new(vec![vec![file("f", "served")]]));
     let directory = tempfile::tempdir().unwrap();
     let point = directory.path().join("mnt");
     fs::create_dir(&point).unwrap();
@@ -37,4 +39,5 @@ fn a_mount_that_cannot_be_served_fails_and_does_not_hang() {
         let failed = rustix::fs::lgetxattr(&point, "user.x", &mut value[..]).unwrap_err();
         assert_eq!(Some(failed.raw_os_error()), eio);
     }
+    assert_eq!(fs::read(other.merged().join("f")).unwrap(), b"served");
 }
