@@ -1,7 +1,7 @@
 //! What containerd tells about a layer, in the labels of Prepare.
 //!
 //! The labels come from whoever pulls (CRI, transfer service, Docker, nerdctl) and are hostile until
-//! parsed. [`IMAGE_LAYERS`] is not read: the launch index names all layers.
+//! parsed.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub const IMAGE_REF: &str = "containerd.io/snapshot/cri.image-ref";
 pub const MANIFEST_DIGEST: &str = "containerd.io/snapshot/cri.manifest-digest";
 /// Digest of the layer blob.
 pub const LAYER_DIGEST: &str = "containerd.io/snapshot/cri.layer-digest";
-/// Digests of the layer blobs from this one onward, cut where the label gets too long.
+/// Digests of the layer blobs from this one onward, joined by commas; cut where the label gets too long.
 pub const IMAGE_LAYERS: &str = "containerd.io/snapshot/cri.image-layers";
 /// `container:host:size[,...]`: the user namespace that will use the snapshot.
 pub const UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";

@@ -71,6 +71,8 @@ pub struct Mounts {
     catalog: Arc<dyn Catalog>,
     /// What new containers get.
     served: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
+    /// Snapshots that are mounted ahead of their containers: nothing is completed for them before one comes.
+    expected: Mutex<HashSet<u64>>,
     /// FUSE mounts that some containers still use, of chains that have become complete since.
     earlier: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
     /// One chain at a time is given another mount.
@@ -136,6 +138,7 @@ impl Mounts {
             client,
             catalog,
             served: Mutex::default(),
+            expected: Mutex::default(),
             earlier: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             giving: tokio::sync::RwLock::default(),
@@ -222,11 +225,18 @@ impl Mounts {
         let fs = Arc::new(fs.map_err(|source| mount_error(chain, source.into()))?.with_boot(boot));
         // An earlier worker may have promised it. Where none has, the kernel does not ask again.
         fs.answer_xattrs(true);
-        if let Some(completion) = &self.completion {
-            completion.add(&fs, chain.index);
+        if !lock(&self.expected).contains(&chain.snapshot_id) {
+            self.fill(&fs, chain);
         }
         self.observed.watch(&fs);
         Ok(fs)
+    }
+
+    /// Has a chain completed in its turn.
+    fn fill(&self, fs: &Arc<LayerFs>, chain: &LazyChain) {
+        if let Some(completion) = &self.completion {
+            completion.add(fs, chain.index);
+        }
     }
 
     /// The repositories that are known to have what the chain's index names.
@@ -245,6 +255,7 @@ impl Mounts {
     }
 
     fn forget(&self, snapshot_id: u64) -> Vec<Arc<OnceCell<Served>>> {
+        lock(&self.expected).remove(&snapshot_id);
         lock(&self.unfit).remove(&snapshot_id);
         lock(&self.troubled).remove(&snapshot_id);
         let (now, earlier) =

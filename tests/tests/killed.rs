@@ -232,7 +232,6 @@ fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
         // Nothing is traced: all is pushed, in some ten milliseconds from the mount on.
         let config = "[boot]\nkeep_traces = 0\n";
         let node = bed.node_with(config);
-        node.pull(&reference).unwrap();
         let jaunt = node.jaunt.as_ref().unwrap();
         let (mounted, worker) = (jaunt.run_dir().join("mnt"), jaunt.worker().unwrap());
         let after = Duration::from_millis(dice.below(60));
@@ -243,10 +242,12 @@ fn a_worker_that_is_killed_while_it_pushes_pages_is_replaced() {
             made.unwrap();
         });
         let words = ["/bin/sh", "-c", "cat /many/* | sha256sum"];
-        let start = || node.containerd.run_with(&reference, &words).and_then(|mut it| it.finish(LIMIT));
+        let run = || node.containerd.run_with(&reference, &words).and_then(|mut it| it.finish(LIMIT));
+        // It is mounted, and pages are pushed, while it is pulled.
+        let start = || node.pull(&reference).and_then(|_| run());
         let interrupted = start();
         killer.join().unwrap();
-        // containerd gives up a container whose mounts it was just asking for; who runs already reads on.
+        // containerd gives up a pull or a container whose snapshots it was just asking for; who runs already reads on.
         let said = interrupted.or_else(|_| start()).unwrap();
         assert!(said.contains(&digest_of_many()), "round {round}: {said}\n{}", jaunt.log());
         tidy(&node);

@@ -219,8 +219,12 @@ impl<P: FnMut(u64) -> u64> Incoming<'_, P> {
         let urgency = &self.layers.node().pool.urgency;
         if !boot.progress.is_awaited() {
             let _ = timeout(STAND_BACK, async {
-                while !urgency.is_quiet() && !boot.progress.is_awaited() {
+                loop {
+                    // Before it is asked: who comes in between is not missed.
                     let changed = boot.progress.changed();
+                    if urgency.is_quiet() || boot.progress.is_awaited() {
+                        break;
+                    }
                     tokio::select! {
                         () = urgency.quiet() => {}
                         () = changed => {}

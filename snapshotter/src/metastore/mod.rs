@@ -149,8 +149,12 @@ impl MetaStore {
         above: Vec<Creation>,
     ) -> Result<Arc<Snapshot>, Error> {
         self.change(move |state| {
-            let created = state.create(new)?;
-            state.learn(pin, learnt);
+            let created = state.create(new);
+            // Whoever comes second may know another place to fetch it from.
+            if matches!(created, Ok(_) | Err(Error::AlreadyExists(_))) {
+                state.learn(pin, learnt);
+            }
+            let created = created?;
             // Nobody has asked for them: one that cannot be made is the next call's matter.
             above.into_iter().try_for_each(|layer| state.complete(layer)).ok();
             Ok(created)

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jaunt_layerfs::fs::LayerFs;
+
 use super::{Mounts, blocking, complete, lock, other};
 use crate::fallback::error_chain;
 use crate::lazy::{LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
@@ -13,19 +15,21 @@ use crate::supervisor::{MountKey, Unmounted};
 #[tonic::async_trait]
 impl LazyMounts for Arc<Mounts> {
     async fn ensure(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
-        self.give(chain, false).await
+        self.give_needed(chain, false).await
     }
 
     async fn ensure_for_pod(&self, chain: &LazyChain) -> Result<PathBuf, LazyError> {
-        self.give(chain, true).await
+        self.give_needed(chain, true).await
     }
 
     async fn expect(&self, chain: &LazyChain, for_pod: bool) {
-        if !self.packs.get().is_some_and(|packs| packs.is_pushed(&chain.index)) {
+        let is_pushed = self.packs.get().is_some_and(|packs| packs.is_pushed(&chain.index));
+        if !is_pushed || self.cell(chain.snapshot_id).get().is_some() {
             return;
         }
+        lock(&self.expected).insert(chain.snapshot_id);
         // Whoever is given the mount is told what is wrong with it.
-        if let Err(error) = self.give(chain, for_pod).await {
+        if let Err(error) = self.give(chain, for_pod).await.map(drop) {
             tracing::debug!(chain = %chain.chain_id, error = error_chain(&error), "not mounted ahead of its containers");
         }
     }
@@ -106,8 +110,21 @@ impl LazyMounts for Arc<Mounts> {
 }
 
 impl Mounts {
+    /// The chain's mount, for a container: what is not local of it is fetched in the background from now on.
+    async fn give_needed(self: &Arc<Self>, chain: &LazyChain, for_pod: bool) -> Result<PathBuf, LazyError> {
+        let (root, fs) = self.give(chain, for_pod).await?;
+        if lock(&self.expected).remove(&chain.snapshot_id) {
+            self.fill(&fs, chain);
+        }
+        Ok(root)
+    }
+
     /// The chain's mount, made where there is none: for a pod, or for who may compare what is in it.
-    async fn give(self: &Arc<Self>, chain: &LazyChain, for_pod: bool) -> Result<PathBuf, LazyError> {
+    async fn give(
+        self: &Arc<Self>,
+        chain: &LazyChain,
+        for_pod: bool,
+    ) -> Result<(PathBuf, Arc<LayerFs>), LazyError> {
         if let Some(why) = self.store.quarantined_index(&chain.index) {
             return Err(LazyError::Quarantined { index: chain.index, why });
         }
@@ -129,10 +146,10 @@ impl Mounts {
         let served = served.await?;
         // Whether it may be let go of is asked once the container is on record.
         served.keep(&self.store, &chain.index);
-        let root = served.root.clone();
+        let given = (served.root.clone(), served.fs.clone());
         // That waits for readers, and the container is on record.
         drop(giving);
         self.forget_condemned(chain, &cell).await?;
-        Ok(root)
+        Ok(given)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use jaunt_formats::launch::{self, LaunchError, LaunchIndex};
 use jaunt_formats::{ChainId, Digest};
-use jaunt_layerfs::index_file::{IndexFileError, open_index};
+use jaunt_layerfs::index_file::{IndexFileError, MappedIndex, open_index};
 
 use super::ImageLayer;
 use crate::index_store::IndexStore;
@@ -47,10 +47,18 @@ pub(super) enum OpenError {
 }
 
 /// Opens an index that was admitted before; its checksum finds what a disk did to it since.
-pub(super) async fn open(indexes: &IndexStore, index: Digest) -> Result<KnownIndex, OpenError> {
+pub(super) async fn open(
+    indexes: &IndexStore,
+    index: Digest,
+    opened: impl FnOnce(&MappedIndex) + Send + 'static,
+) -> Result<KnownIndex, OpenError> {
     let path = indexes.path(&index);
-    let opened = tokio::task::spawn_blocking(move || Ok(KnownIndex::new(index, &open_index(&path)?))).await;
-    opened.map_err(|_| OpenError::Stopping)?
+    let known = tokio::task::spawn_blocking(move || {
+        let open = open_index(&path)?;
+        opened(&open);
+        Ok(KnownIndex::new(index, &open))
+    });
+    known.await.map_err(|_| OpenError::Stopping)?
 }
 
 /// Why a fetched index was not admitted.

@@ -10,7 +10,7 @@ mod foreign;
 mod known;
 mod search;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,11 @@ pub struct Resolver {
 /// One search, shared by those who wait for it. Cancel-safe: when the one that runs it goes away,
 /// the next one that waits starts it anew.
 #[derive(Default)]
-struct Search(OnceCell<Outcome>);
+struct Search {
+    outcome: OnceCell<Outcome>,
+    /// It was begun for an image that may never be asked for: its failure is nobody's answer.
+    is_ahead: bool,
+}
 
 struct Outcome {
     result: Result<Arc<Found>, Fallback>,
@@ -151,22 +155,48 @@ impl Resolver {
 
     async fn search_once(&self, pin: &Pin) -> Result<Arc<Found>, Fallback> {
         let search = self.search(pin);
+        match self.run(&search, pin).await {
+            Err(failed) if search.is_ahead && !search::is_of_the_artifact(failed.code) => {
+                self.drop_search(pin, &search);
+                let search = self.search(pin);
+                self.run(&search, pin).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Boxed, for the requests in it are large, and it is awaited in several places.
+    async fn run(&self, search: &Search, pin: &Pin) -> Result<Arc<Found>, Fallback> {
         let outcome = search
-            .0
-            .get_or_init(async || Outcome { result: self.find(pin).await.map(Arc::new), at: Instant::now() })
+            .outcome
+            .get_or_init(async || Outcome {
+                result: Box::pin(self.find(pin)).await.map(Arc::new),
+                at: Instant::now(),
+            })
             .await;
         outcome.result.clone()
     }
 
+    /// Forgets a search, unless another one has taken its place.
+    fn drop_search(&self, pin: &Pin, ended: &Arc<Search>) {
+        let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+        if searches.get(pin).is_some_and(|search| Arc::ptr_eq(search, ended)) {
+            searches.remove(pin);
+        }
+    }
+
     fn search(&self, pin: &Pin) -> Arc<Search> {
         let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
-        searches.retain(|_, search| !search.has_failed_before(self.limits.remember_failure));
+        searches.retain(|_, search| {
+            let was_given_up = search.outcome.get().is_none() && Arc::strong_count(search) == 1;
+            !was_given_up && !search.has_failed_before(self.limits.remember_failure)
+        });
         Arc::clone(searches.entry(pin.clone()).or_default())
     }
 
     async fn find(&self, pin: &Pin) -> Result<Found, Fallback> {
         if let Some(Learnt { index, by }) = self.on_record(pin) {
-            match known::open(&self.indexes, index).await {
+            match known::open(&self.indexes, index, |_| ()).await {
                 Ok(known) => return Ok(Found { known, by }),
                 Err(error) => {
                     tracing::warn!(%index, ?by, error = error_chain(&error), "launch index is damaged: fetching it again");
@@ -247,8 +277,14 @@ impl Resolve for Resolver {
     async fn expect(&self, image: &Pin) {
         let _in_use = self.in_use.read().await;
         let _step = self.trace.step("resolve", || image.to_string());
-        // Whoever asks for a layer is told why there is none, or searches again.
-        let _ = self.found(image).await;
+        let search = {
+            let mut searches = self.searches.lock().unwrap_or_else(PoisonError::into_inner);
+            let ahead = || Arc::new(Search { is_ahead: true, ..Search::default() });
+            Arc::clone(searches.entry(image.clone()).or_insert_with(ahead))
+        };
+        if self.run(&search, image).await.is_err() {
+            self.drop_search(image, &search);
+        }
     }
 
     async fn collect(&self) {
@@ -263,15 +299,21 @@ impl Resolve for Resolver {
         for index in indexes {
             self.forget(index).await;
         }
+        if let Some(packs) = self.packs.clone() {
+            let used: HashSet<Digest> =
+                self.store.read().lazy_chains().iter().map(|chain| chain.index).collect();
+            // A panic there has been reported by its own thread.
+            let _ = tokio::task::spawn_blocking(move || packs.retain(|index| used.contains(index))).await;
+        }
     }
 }
 
 impl Search {
     fn has_failed_before(&self, ago: Duration) -> bool {
-        self.0.get().is_some_and(|outcome| outcome.result.is_err() && outcome.at.elapsed() >= ago)
+        self.outcome.get().is_some_and(|outcome| outcome.result.is_err() && outcome.at.elapsed() >= ago)
     }
 
     fn found(&self) -> Option<Digest> {
-        self.0.get().and_then(|outcome| outcome.result.as_ref().ok()).map(|found| found.known.index)
+        self.outcome.get().and_then(|outcome| outcome.result.as_ref().ok()).map(|found| found.known.index)
     }
 }

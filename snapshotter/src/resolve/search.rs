@@ -6,12 +6,13 @@
 //! Referrers are asked only where the tag is missing or leads to what is not trusted, and the image's own layers
 //! (`foreign`) only where there is no usable artifact.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jaunt_distribution::signatures::{SignatureError, SignatureSource as _, signer};
 use jaunt_distribution::{Client, Error, InRepository};
+use jaunt_formats::Digest;
+use jaunt_formats::launch::{self, LaunchIndex};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
-use jaunt_formats::{Digest, launch};
 use jaunt_layerfs::boot::Expected;
 use jaunt_layerfs::trace::Trace;
 use tokio::sync::oneshot;
@@ -196,10 +197,14 @@ impl Search<'_> {
         let _step = self.trace.step("index", || artifact.index.digest.to_string());
         let Pin { repository, .. } = self.pin;
         let index = artifact.index;
-        if self.indexes.contains(&index.digest)
-            && let Ok(known) = known::open(self.indexes, index.digest).await
-        {
-            return Ok(known);
+        let sound = Arc::new(Mutex::new(Some(sound)));
+        if self.indexes.contains(&index.digest) {
+            // Another search has fetched it since the pack was asked for.
+            let sound = sound.clone();
+            let opened = move |open: &_| tell(&sound, index.digest, open);
+            if let Ok(known) = known::open(self.indexes, index.digest, opened).await {
+                return Ok(known);
+            }
         }
         if index.len > launch::MAX_INDEX_LEN {
             let detail = format!("launch index {} of {} bytes is too large", index.digest, index.len);
@@ -213,11 +218,7 @@ impl Search<'_> {
                 }
                 error => registry_failure(&error),
             })?;
-        let checked = move |open: &_| {
-            if !sound.is_closed() {
-                let _ = sound.send(boot::expected(index.digest, open));
-            }
-        };
+        let checked = move |open: &_| tell(&sound, index.digest, open);
         known::admit(self.indexes, index.digest, blob, checked).await.map_err(|error| {
             let code = match error {
                 AdmitError::Unsound(_) => FallbackCode::BadIndex,
@@ -251,8 +252,19 @@ impl Search<'_> {
     }
 }
 
+/// Who waits for a sound index.
+type Sound = Mutex<Option<oneshot::Sender<Expected>>>;
+
+/// Says what a pack of the index must be of, if anybody waits for that.
+fn tell<B: AsRef<[u8]>>(sound: &Sound, index: Digest, open: &LaunchIndex<B>) {
+    let waiting = sound.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(waiting) = waiting.filter(|waiting| !waiting.is_closed()) {
+        let _ = waiting.send(boot::expected(index, open));
+    }
+}
+
 /// Whether a reason speaks against the artifact, and not against the registry or this node.
-fn is_of_the_artifact(code: FallbackCode) -> bool {
+pub(super) fn is_of_the_artifact(code: FallbackCode) -> bool {
     use FallbackCode as Code;
     let all = [Code::NoLaunchArtifact, Code::BadArtifact, Code::UntrustedArtifact, Code::BadIndex];
     all.contains(&code) || code == Code::ConvertedLayerMissing

@@ -4,19 +4,19 @@
 //! containerd calls Cleanup after it has removed snapshots.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Snapshotter;
 use super::error::{Error, io_error};
 use crate::fallback::error_chain;
-use crate::lazy::{LazyChain, LazyError};
+use crate::lazy::{LazyChain, LazyError, LazyMounts};
 
 impl Snapshotter {
     /// Remove: the name is free at once; disk space follows.
     pub async fn remove(&self, key: String) -> Result<(), Error> {
         let removed = self.store.remove(key).await?;
         match removed.lazy_chain() {
-            Some(chain) => self.release(chain).await,
+            Some(chain) => self.releases.release(chain).await,
             None => self.discard(removed.id).await?,
         }
         Ok(())
@@ -25,10 +25,7 @@ impl Snapshotter {
     /// Cleanup: deletes what has no record, lets go of mounts that were busy, forgets indexes that no
     /// snapshot uses.
     pub async fn clean_up(&self) -> Result<(), Error> {
-        let unreleased = std::mem::take(&mut *self.unreleased.lock().unwrap_or_else(PoisonError::into_inner));
-        for chain in unreleased {
-            self.release(chain).await;
-        }
+        self.releases.again().await;
         self.discard_strays().await?;
         self.blocking(|directories| directories.discarded()?.iter().try_for_each(delete)).await?;
         self.resolver.collect().await;
@@ -58,8 +55,28 @@ impl Snapshotter {
         self.blocking(move |directories| strays.iter().try_for_each(|id| directories.discard(*id).map(drop)))
             .await
     }
+}
 
-    async fn release(&self, chain: LazyChain) {
+/// Lazy chains without a record, on their way out.
+pub(super) struct Releases {
+    lazy: Arc<dyn LazyMounts>,
+    /// Their mounts were busy: let go at the next clean-up.
+    busy: Mutex<Vec<LazyChain>>,
+}
+
+impl Releases {
+    pub fn new(lazy: Arc<dyn LazyMounts>) -> Arc<Self> {
+        Arc::new(Self { lazy, busy: Mutex::default() })
+    }
+
+    pub async fn again(&self) {
+        let busy = std::mem::take(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner));
+        for chain in busy {
+            self.release(chain).await;
+        }
+    }
+
+    pub async fn release(&self, chain: LazyChain) {
         match self.lazy.release(&chain).await {
             Ok(()) => return,
             Err(LazyError::Busy { .. }) => {
@@ -73,7 +90,7 @@ impl Snapshotter {
                 );
             }
         }
-        self.unreleased.lock().unwrap_or_else(PoisonError::into_inner).push(chain);
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).push(chain);
     }
 }
 

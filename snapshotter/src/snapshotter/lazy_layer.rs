@@ -41,8 +41,7 @@ impl Snapshotter {
     ) -> Result<bool, Error> {
         match self.make_lazy(target, parent, labels).await {
             Ok(Some(topmost)) => {
-                let (lazy, for_pod) = (self.lazy.clone(), is_for_pod(key));
-                tokio::spawn(async move { lazy.expect(&topmost, for_pod).await });
+                self.expect(topmost, is_for_pod(key));
                 Ok(true)
             }
             Ok(None) => Ok(true),
@@ -54,6 +53,20 @@ impl Snapshotter {
                 Ok(false)
             }
         }
+    }
+
+    /// Has begun what makes a start of the chain quicker.
+    fn expect(&self, chain: LazyChain, for_pod: bool) {
+        let (lazy, store, releases) = (self.lazy.clone(), self.store.clone(), self.releases.clone());
+        tokio::spawn(async move {
+            lazy.expect(&chain, for_pod).await;
+            let name = chain.chain_id.to_string();
+            let is_here = |snapshot: &Snapshot| snapshot.lazy_chain() == Some(chain);
+            // Its removal may have come before there was anything to let go of.
+            if !store.read().find(&name).is_some_and(|snapshot| is_here(snapshot)) {
+                releases.release(chain).await;
+            }
+        });
     }
 
     /// The whole image's chain, where it has just become known.
@@ -77,6 +90,7 @@ impl Snapshotter {
         check_parent(resolved.prefix, parent)?;
         self.record(&layer, &resolved, parent, labels).await?;
         let topmost = resolved.above.last().map_or(layer.target, |above| above.chain).to_string();
+        // It is not on record yet where containerd has announced no more than some of the layers.
         Ok(self.store.read().find(&topmost).and_then(|snapshot| snapshot.lazy_chain()))
     }
 
@@ -113,15 +127,19 @@ impl Snapshotter {
     }
 
     /// The image's other layers, which containerd asks for next, one after the other: what it is told of each would otherwise wait for
-    /// the disk once more. It removes again what it did not ask for.
+    /// the disk once more. It removes again what it did not ask for. An index is not believed in how many there are: only those
+    /// that containerd itself has announced.
     fn above(&self, below: ChainId, resolved: &ResolvedLayer, labels: &Labels) -> Vec<Creation> {
+        let announced = labels.get(labels::IMAGE_LAYERS).map_or("", String::as_str).split(',').skip(1);
         let parents = std::iter::once(below).chain(resolved.above.iter().map(|layer| layer.chain));
-        let layers = resolved.above.iter().zip(parents).zip(resolved.prefix + 1..);
-        let creation = |((layer, parent), prefix): ((&ImageLayer, ChainId), u16)| {
+        let layers =
+            resolved.above.iter().zip(announced).zip(parents).zip(resolved.prefix.saturating_add(1)..);
+        let known = layers.take_while(|(((layer, blob), _), _)| layer.blob.to_string() == *blob);
+        let creation = |(((layer, _), parent), prefix): (((&ImageLayer, &str), ChainId), u16)| {
             let backing = Backing::Lazy { chain_id: layer.chain, index: resolved.index, prefix };
             self.creation(Some(parent.to_string()), labels_of(layer, labels), backing, layer.chain)
         };
-        layers.map(creation).collect()
+        known.map(creation).collect()
     }
 
     fn creation(&self, parent: Option<String>, labels: Labels, backing: Backing, chain: ChainId) -> Creation {

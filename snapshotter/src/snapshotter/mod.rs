@@ -12,7 +12,7 @@ mod lazy_layer;
 mod overlay;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 pub use error::Error;
 pub(crate) use error::io_error;
@@ -23,10 +23,11 @@ use crate::disk_usage::disk_usage;
 use crate::fallback::FallbackLog;
 use crate::filters::Filters;
 use crate::labels;
-use crate::lazy::{LazyChain, LazyMounts, RootAttributes, Usage};
+use crate::lazy::{LazyMounts, RootAttributes, Usage};
 use crate::mapped::IdMaps;
 use crate::metastore::{Backing, Creation, Kind, Labels, MetaStore, Snapshot, State};
 use crate::resolve::Resolve;
+use clean_up::Releases;
 use directories::Directories;
 
 /// The root directory of a snapshot that has no parent.
@@ -44,8 +45,7 @@ pub struct Snapshotter {
     options: overlay::HostOptions,
     fallbacks: FallbackLog,
     trace: Trace,
-    /// Lazy chains without a record whose mounts were busy: let go at the next clean-up.
-    unreleased: Mutex<Vec<LazyChain>>,
+    releases: Arc<Releases>,
 }
 
 impl Snapshotter {
@@ -59,13 +59,13 @@ impl Snapshotter {
     ) -> Result<Self, Error> {
         Ok(Self {
             store,
+            releases: Releases::new(lazy.clone()),
             lazy,
             resolver,
             directories: Directories::open(root, run_dir)?,
             options: overlay::host_options(),
             fallbacks: FallbackLog::default(),
             trace: Trace::default(),
-            unreleased: Mutex::default(),
         })
     }
 

@@ -17,6 +17,7 @@ use jaunt_snapshotter::resolve::{ImageLayer, Resolve, ResolvedLayer};
 use jaunt_snapshotter::service::SnapshotsService;
 use jaunt_snapshotter::snapshotter::Snapshotter;
 use jaunt_snapshotter::unix_channel;
+use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Channel;
 
@@ -30,9 +31,23 @@ pub struct FakeMounts {
     pub restored: Mutex<Vec<LazyChain>>,
     /// Layers of chains whose containers are to come, and whether these are pods'.
     pub expected: Mutex<Vec<(u16, bool)>>,
+    /// Expecting takes until it is let go on: what tells that it has begun, and what it waits for.
+    held: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
 }
 
 impl FakeMounts {
+    /// Has the next expectation take its time; what is returned tells that it has begun.
+    pub fn hold_expected(&self) -> Arc<Notify> {
+        let begun = Arc::new(Notify::new());
+        *self.held.lock().unwrap() = Some((begun.clone(), Arc::default()));
+        begun
+    }
+
+    pub fn go_on(&self) {
+        let held = self.held.lock().unwrap().take();
+        held.unwrap().1.notify_one();
+    }
+
     fn root_of(&self, chain: &LazyChain) -> PathBuf {
         self.run_dir.join("mnt").join(chain.snapshot_id.to_string()).join("fs")
     }
@@ -50,6 +65,11 @@ impl LazyMounts for FakeMounts {
     }
 
     async fn expect(&self, chain: &LazyChain, for_pod: bool) {
+        let held = self.held.lock().unwrap().clone();
+        if let Some((begun, goes_on)) = held {
+            begun.notify_one();
+            goes_on.notified().await;
+        }
         self.expected.lock().unwrap().push((chain.prefix, for_pod));
     }
 
@@ -134,6 +154,7 @@ impl Daemon {
             released: Mutex::default(),
             restored: Mutex::default(),
             expected: Mutex::default(),
+            held: Mutex::default(),
         });
         let registry = Arc::new(FakeRegistry::default());
         let store = open_store(&root.join("meta.redb")).await;

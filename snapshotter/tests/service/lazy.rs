@@ -29,6 +29,14 @@ fn layer(target: &str) -> Labels {
     ])
 }
 
+/// The same, with the blobs of the layers above.
+fn announcing(target: &str, above: &[Digest]) -> Labels {
+    let mut labels = layer(target);
+    let all = std::iter::once(chain("some blob")).chain(above.iter().map(Digest::to_string));
+    labels.insert("containerd.io/snapshot/cri.image-layers".to_owned(), all.collect::<Vec<_>>().join(","));
+    labels
+}
+
 fn know(daemon: &Daemon, name: &str, prefix: u16) -> String {
     let digest = Digest::of(name.as_bytes());
     daemon.registry.chains.lock().unwrap().insert(ChainId(digest), prefix);
@@ -67,7 +75,10 @@ async fn an_image_is_recorded_with_the_first_of_its_layers() {
         above.insert(ChainId(Digest::of(b"one")), upper.to_vec());
         above.insert(ChainId(Digest::of(b"two")), upper[1..].to_vec());
     }
-    assert_eq!(daemon.prepare("k8s.io/1/x1", "", layer(&chains[0])).await, Err(Code::AlreadyExists));
+    assert_eq!(
+        daemon.prepare("k8s.io/1/x1", "", announcing(&chains[0], &[blob, blob])).await,
+        Err(Code::AlreadyExists)
+    );
     while *daemon.mounts.expected.lock().unwrap() != [(3, true)] {
         tokio::task::yield_now().await;
     }
@@ -87,13 +98,53 @@ async fn an_image_is_recorded_with_the_first_of_its_layers() {
         daemon.remove(chain).await.unwrap();
     }
     let two = know(&daemon, "two", 2);
-    assert_eq!(daemon.prepare("x4", &chains[0], layer(&two)).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.prepare("x4", &chains[0], announcing(&two, &[blob])).await, Err(Code::AlreadyExists));
     let again = daemon.stat(&chains[2]).await.unwrap();
     assert_eq!((&again.parent, &again.labels), (&chains[1], &labels));
     // A restart finds what was recorded beside what was asked for.
     let mut daemon = daemon.restart().await;
     assert_eq!(daemon.mounts.restored.lock().unwrap().len(), 3);
     assert_eq!(daemon.stat(&chains[2]).await.unwrap().labels, labels);
+}
+
+/// An index may name as many layers as it likes: on record comes what containerd has announced, and is known by its blob.
+#[tokio::test]
+async fn layers_that_containerd_has_not_announced_are_not_recorded() {
+    let mut daemon = Daemon::start().await;
+    let (blob, other) = (Digest::of(b"another blob"), Digest::of(b"a third"));
+    let upper = ["two", "three"].map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
+    for (n, announced) in [&[][..], &[other, blob], &[blob, other], &[blob]].into_iter().enumerate() {
+        let name = format!("one of {n}");
+        let one = know(&daemon, &name, 1);
+        let above = upper.map(|layer| ImageLayer {
+            chain: ChainId(Digest::of(format!("{name} {}", layer.chain).as_bytes())),
+            ..layer
+        });
+        daemon.registry.above.lock().unwrap().insert(ChainId(Digest::of(name.as_bytes())), above.to_vec());
+        assert_eq!(daemon.prepare(&name, "", announcing(&one, announced)).await, Err(Code::AlreadyExists));
+        let recorded = daemon.list(&[]).await.unwrap();
+        let recorded = above.map(|layer| recorded.contains(&layer.chain.to_string()));
+        assert_eq!(recorded, [n >= 2, false], "{announced:?}");
+    }
+    assert!(daemon.mounts.expected.lock().unwrap().is_empty(), "of none the topmost layer is known");
+}
+
+/// What was made for containers to come goes with the image, also if that was removed in the meantime.
+#[tokio::test]
+async fn what_was_expected_and_is_removed_meanwhile_is_let_go_of() {
+    let mut daemon = Daemon::start().await;
+    let one = know(&daemon, "one", 1);
+    let begun = daemon.mounts.hold_expected();
+    assert_eq!(daemon.prepare("x1", "", layer(&one)).await, Err(Code::AlreadyExists));
+    begun.notified().await;
+    daemon.remove(&one).await.unwrap();
+    let before = daemon.mounts.released.lock().unwrap().clone();
+    assert_eq!(before.len(), 1);
+    daemon.mounts.go_on();
+    while daemon.mounts.released.lock().unwrap().len() == 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*daemon.mounts.released.lock().unwrap(), [before[0], before[0]]);
 }
 
 /// A snapshot that has an upper layer's name and is something else is left alone, and so is what would stand on it.
@@ -105,7 +156,7 @@ async fn a_layer_above_whose_name_is_taken_waits_until_it_is_asked_for() {
     let blob = Digest::of(b"another blob");
     let upper = ["two", "three"].map(|name| ImageLayer { chain: ChainId(Digest::of(name.as_bytes())), blob });
     daemon.registry.above.lock().unwrap().insert(ChainId(Digest::of(b"one")), upper.to_vec());
-    assert_eq!(daemon.prepare("x1", "", layer(&one)).await, Err(Code::AlreadyExists));
+    assert_eq!(daemon.prepare("x1", "", announcing(&one, &[blob, blob])).await, Err(Code::AlreadyExists));
     assert_eq!(daemon.stat(&one).await.unwrap().kind, 3);
     assert_eq!(daemon.stat(&two).await.unwrap().kind, 2);
     assert_eq!(daemon.stat(&three).await.unwrap_err(), Code::NotFound);
