@@ -44,7 +44,7 @@ macro_rules! needs_programs {
             .filter(|program| $crate::host::find(program).is_none())
             .collect();
         if !missing.is_empty() {
-            eprintln!("skipped: {}: needs {} (make test-matrix has it)", module_path!(), missing.join(", "));
+            eprintln!("skipped: {}: needs {}", module_path!(), missing.join(", "));
             return;
         }
     };
