@@ -179,7 +179,7 @@ pub fn bytes(bytes: &[u8]) -> Told {
 }
 
 fn list(path: &Path, at: &Index) -> io::Result<Told> {
-    let mut entries = Dir::new(File::open(path)?)?;
+    let mut entries = Dir::new(open(path)?)?;
     let mut all = Vec::new();
     while let Some(entry) = entries.read() {
         let entry = entry?;
