@@ -24,8 +24,10 @@ pub(super) struct Layer {
 }
 
 /// An image as containerd has it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Image {
+    /// Its manifest or index.
+    pub target: Digest,
     /// Layers that are missing, each once.
     pub missing: Vec<Layer>,
     /// Chain IDs of its layers, from the lowest up: an image that was built on a lazy one has layers of its own on top.
@@ -66,7 +68,7 @@ impl Image {
         if node.labels(&target).await?.is_none() {
             return Err(OriginalsError::NotHere(target));
         }
-        let mut image = Self::default();
+        let mut image = Self { target, chains: BTreeSet::new(), missing: Vec::new(), unkept: Vec::new() };
         let mut missing = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let mut blobs = VecDeque::from([target]);
@@ -111,6 +113,11 @@ impl Image {
             node.label(manifest, label.clone(), layer.to_string()).await?;
         }
         Ok(())
+    }
+
+    /// Whether every manifest kept its layers when they were looked at.
+    pub fn is_kept(&self) -> bool {
+        self.unkept.is_empty()
     }
 
     /// How much is missing.

@@ -153,9 +153,16 @@ impl Originals {
         let mut progress = Progress { layers: image.missing.len(), bytes, ..Progress::default() };
         told(progress);
         if image.missing.is_empty() {
-            // Something else may have brought them, and keeps them for itself.
+            // Something else may have brought them, and keeps them for itself: or not any more, and containerd has collected them since.
             image.keep(node).await?;
-            return Ok(progress);
+            if image.is_kept() {
+                return Ok(progress);
+            }
+            let kept = Image::read(node, image.target).await?;
+            if kept.missing.is_empty() {
+                return Ok(progress);
+            }
+            return Box::pin(self.bring(node, name, &kept, attempt, told)).await;
         }
         let lease = node.lease(attempt).await?;
         let carrier = Carrier { node, lease: &lease, client: &self.client, pace: &self.pace };
