@@ -1,9 +1,9 @@
 //! A socket for the kubelet's image calls, in front of containerd's.
 //!
 //! What comes in goes out as it is, byte by byte: whatever a newer kubelet and a newer containerd say to each other
-//! they can say through here. Only PullImage is looked at on its way, for the image that it names and the login in it. It is known before containerd
-//! has the call, since containerd asks this snapshotter for the image's layers while it pulls; but on trial, after those that were
-//! good, until the pull succeeds: nobody's wrong login takes the place of a good one.
+//! they can say through here. Only PullImage is looked at on its way, for the image that it names and the login in it. The login is
+//! known before containerd has the call, since containerd asks this snapshotter for the image's layers while it pulls; but on trial,
+//! after those that were good, until the pull succeeds: nobody's wrong login takes the place of a good one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
