@@ -181,9 +181,9 @@ impl Boot {
         Some(shelf.extents().map(|(frame, extent)| (frame, *extent)).collect())
     }
 
-    /// Waits for a frame; whether it is here.
+    /// Waits for a frame and all before it, which land in any order; whether they are here.
     pub(crate) async fn landed(&self, frame: usize) -> bool {
-        self.until(|shelf| shelf.is_some_and(|shelf| shelf.has_frame(frame))).await
+        self.until(|shelf| shelf.is_some_and(|shelf| (0..=frame).all(|frame| shelf.has_frame(frame)))).await
     }
 
     /// Waits until something holds of the shelf; whether it does: not of a pack that has ended before.

@@ -17,6 +17,7 @@ use crate::layers::Layers;
 use crate::source::{MemorySource, Source};
 use crate::store::LargeFiles;
 use crate::testing::{Fixture, FnSource, NOT_AHEAD};
+use crate::verify::verify_frame;
 
 /// Two frames of it: the first is 64 KiB.
 const TOUCHED: Range<u64> = 100_000..300_000;
@@ -140,6 +141,27 @@ async fn what_a_pack_has_is_read_without_fetching_a_span() {
     let figures = bed.boot.figures();
     assert_eq!(figures.present_bytes, TOUCHED.end - TOUCHED.start);
     assert_eq!((figures.content_bytes, figures.used_bytes), (figures.present_bytes, figures.present_bytes));
+}
+
+/// A file's pages may be of several frames, and are pushed when the last of them is here.
+#[tokio::test]
+async fn a_frame_that_lands_before_an_earlier_one_waits_for_it() {
+    let bed = Bed::new();
+    let table = &bed.blob[..bed.named.table.len()];
+    let pack = bed.named.table.open(table).unwrap();
+    let frames = pack.frames.clone();
+    let shelf = Shelf::create(&bed.path(), table, pack, true).unwrap();
+    let shelf = bed.boot.shelf.get_or_init(|| Arc::new(shelf));
+    let put = |number: usize| {
+        let place = &frames[number].blob;
+        let bytes = &bed.blob[usize::try_from(place.start).unwrap()..usize::try_from(place.end).unwrap()];
+        shelf.put(number, &verify_frame(&frames[number], bytes).unwrap()).unwrap();
+        bed.boot.progress.landed();
+    };
+    put(1);
+    assert_eq!(bed.boot.landed(1).now_or_never(), None);
+    put(0);
+    assert_eq!(bed.boot.landed(1).now_or_never(), Some(true));
 }
 
 #[tokio::test]
