@@ -53,6 +53,16 @@ struct Service<'s> {
 impl<'s> Service<'s> {
     /// Starts one, with more settings in the unit's section `[Service]`.
     fn with(bed: &'s Bed, settings: &str) -> Self {
+        Self::begun(bed, settings, "")
+    }
+
+    /// The same in a working directory. Debian sid's systemd opens no log for a unit with `WorkingDirectory=` (status 209).
+    fn with_in(bed: &'s Bed, settings: &str, directory: &Path) -> Self {
+        let enter = format!("/bin/sh -c 'cd {} && exec \"$$0\" \"$$@\"' ", directory.display());
+        Self::begun(bed, settings, &enter)
+    }
+
+    fn begun(bed: &'s Bed, settings: &str, by: &str) -> Self {
         let dir = bed.scratch.dir("jaunt").unwrap();
         let systemd = Systemd::start(&bed.scratch, &dir).unwrap();
         let config = dir.join("snapshotter.toml");
@@ -66,7 +76,7 @@ impl<'s> Service<'s> {
         fs::copy(serve.get_program(), &program).unwrap();
         let words: Vec<_> = serve.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let changes = format!(
-            "[Unit]\nDefaultDependencies=no\n[Service]\nExecStartPre=\nExecStart=\nExecStart={} {}\n\
+            "[Unit]\nDefaultDependencies=no\n[Service]\nExecStartPre=\nExecStart=\nExecStart={by}{} {}\n\
              TimeoutStopSec=2\nRestartSec=100ms\n{settings}StandardOutput=append:{log}\nStandardError=append:{log}\n",
             program.display(),
             words.join(" "),
@@ -364,7 +374,7 @@ fn a_core_has_no_login_in_it() {
         let private = Private::new(Image::new().layer(layer(runnable())));
         let (bed, login) = (&private.bed, private.login_dir());
         let cores = bed.scratch.dir("cores").unwrap();
-        let service = Service::with(bed, &format!("WorkingDirectory={}\n{settings}", cores.display()));
+        let service = Service::with_in(bed, settings, &cores);
         service.at_home(&format!("mkdir -p .docker; cp {}/config.json .docker", login.display()));
         run(private.logged_in(&mut service.pull_command(bed, &private.pushed.reference))).unwrap();
         assert_eq!(common::backings_in(&service.status(bed)), ["lazy"]);
