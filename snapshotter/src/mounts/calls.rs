@@ -29,7 +29,7 @@ impl LazyMounts for Arc<Mounts> {
         }
         lock(&self.expected).insert(chain.snapshot_id);
         // Whoever is given the mount is told what is wrong with it.
-        if let Err(error) = self.give(chain, for_pod).await.map(drop) {
+        if let Err(error) = self.give(chain, for_pod).await {
             tracing::debug!(chain = %chain.chain_id, error = error_chain(&error), "not mounted ahead of its containers");
         }
     }

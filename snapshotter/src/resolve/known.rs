@@ -1,7 +1,5 @@
 //! A launch index of which everything a promise needs is known.
 
-use std::collections::HashMap;
-
 use jaunt_formats::launch::{self, LaunchError, LaunchIndex};
 use jaunt_formats::{ChainId, Digest};
 use jaunt_layerfs::index_file::{IndexFileError, MappedIndex, open_index};
@@ -13,14 +11,15 @@ use crate::index_store::IndexStore;
 #[derive(Debug)]
 pub(super) struct KnownIndex {
     pub index: Digest,
-    prefixes: HashMap<ChainId, u16>,
+    /// From the lowest up.
     layers: Vec<ImageLayer>,
 }
 
 impl KnownIndex {
     /// How many of the index's layers make up `chain`, if some do.
     pub fn prefix_of(&self, chain: ChainId) -> Option<u16> {
-        self.prefixes.get(&chain).copied()
+        let number = self.layers.iter().position(|layer| layer.chain == chain)?;
+        u16::try_from(number + 1).ok()
     }
 
     /// The layers above so many.
@@ -29,11 +28,10 @@ impl KnownIndex {
     }
 
     fn new<B: AsRef<[u8]>>(index: Digest, open: &LaunchIndex<B>) -> Self {
-        let chains: Vec<ChainId> = ChainId::prefixes(&open.diff_ids()).collect();
-        let layers = chains.iter().zip(open.layers());
-        let layers = layers.map(|(chain, layer)| ImageLayer { chain: *chain, blob: layer.original.digest });
-        let layers = layers.collect();
-        Self { index, prefixes: chains.into_iter().zip(1..=u16::MAX).collect(), layers }
+        let diff_ids = open.diff_ids();
+        let layers = ChainId::prefixes(&diff_ids).zip(open.layers());
+        let layers = layers.map(|(chain, layer)| ImageLayer { chain, blob: layer.original.digest });
+        Self { index, layers: layers.collect() }
     }
 }
 

@@ -61,9 +61,9 @@ impl Snapshotter {
         tokio::spawn(async move {
             lazy.expect(&chain, for_pod).await;
             let name = chain.chain_id.to_string();
-            let is_here = |snapshot: &Snapshot| snapshot.lazy_chain() == Some(chain);
+            let on_record = store.read().find(&name).and_then(|snapshot| snapshot.lazy_chain());
             // Its removal may have come before there was anything to let go of.
-            if !store.read().find(&name).is_some_and(|snapshot| is_here(snapshot)) {
+            if on_record != Some(chain) {
                 releases.release(chain).await;
             }
         });

@@ -34,6 +34,12 @@ struct Node {
 const LIMITS: ResolveLimits =
     ResolveLimits { timeout: Duration::from_secs(10), remember_failure: Duration::from_millis(200) };
 
+/// Asks once, as nobody.
+fn client() -> Client {
+    let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
+    Client::new(config).unwrap()
+}
+
 impl Node {
     fn new() -> Self {
         Self::trusting(Trust::default())
@@ -47,9 +53,8 @@ impl Node {
     }
 
     fn resolver(dir: &tempfile::TempDir, store: &MetaStore, trust: Trust) -> Arc<Resolver> {
-        let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
         let indexes = IndexStore::open(dir.path()).unwrap();
-        let resolver = Resolver::new(Client::new(config).unwrap(), store.clone(), indexes, LIMITS);
+        let resolver = Resolver::new(client(), store.clone(), indexes, LIMITS);
         Arc::new(resolver.with_trust(trust))
     }
 
@@ -112,8 +117,7 @@ async fn an_announced_image_is_found_before_its_layers_are_asked_for() {
     let index = json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": manifests});
     registry.put_index("1", &index).await;
     let node = Node::new();
-    let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
-    let ahead = Ahead::new(Client::new(config).unwrap(), node.resolver.clone());
+    let ahead = Ahead::new(client(), node.resolver.clone());
     let layer = image.layer(&registry, 1);
     ahead.announce(layer.image.clone());
     while registry.requests_for(&image.index.to_string()).await == 0 {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jaunt_distribution::{Client, ClientConfig};
 use jaunt_formats::boot::TablePlace;
 use jaunt_formats::{Digest, media_type};
 use jaunt_layerfs::layers::{Layers, Settings};
@@ -14,7 +13,7 @@ use jaunt_snapshotter::resolve::{Resolve as _, Resolver};
 use serde_json::json;
 
 use crate::registry::{Image, Registry};
-use crate::{LIMITS, Node};
+use crate::{LIMITS, Node, client};
 
 /// The first Prepare asks for it as soon as the artifact is known, whatever becomes of the index.
 #[tokio::test]
@@ -32,10 +31,8 @@ async fn a_pack_is_asked_for_beside_the_index() {
     let layers =
         Layers::new(Arc::new(Store::open(&node.dir.path().join("layers")).unwrap()), Settings::default());
     let packs = BootPacks::open(node.dir.path(), layers, BootConfig::default()).unwrap();
-    let config = ClientConfig { auth_files: Vec::new(), attempts: 1, ..ClientConfig::default() };
     let indexes = jaunt_snapshotter::index_store::IndexStore::open(node.dir.path()).unwrap();
-    let resolver =
-        Resolver::new(Client::new(config).unwrap(), node.store.clone(), indexes, LIMITS).with_packs(packs);
+    let resolver = Resolver::new(client(), node.store.clone(), indexes, LIMITS).with_packs(packs);
     let layer = image.layer(&registry, 1);
     let searching = tokio::spawn(async move { resolver.layer(&layer).await.is_ok() });
     let begun = std::time::Instant::now();
