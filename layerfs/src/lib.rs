@@ -50,6 +50,8 @@ pub mod single_flight;
 #[cfg(test)]
 mod single_flight_tests;
 #[cfg(test)]
+mod slow_registry;
+#[cfg(test)]
 mod small_disk;
 pub mod source;
 mod spans;
@@ -59,4 +61,6 @@ mod sync;
 mod testing;
 pub mod trace;
 mod trouble_log;
+#[cfg(test)]
+mod turn_tests;
 pub mod verify;

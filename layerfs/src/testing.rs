@@ -149,6 +149,15 @@ fn new_store() -> (Arc<Store>, tempfile::TempDir) {
     (Arc::new(Store::open(directory.path()).unwrap()), directory)
 }
 
+/// The runtime's clock stands while this is held: it does not advance by itself while something blocks. So readers who would not
+/// wait for long wait for as long as a busy machine takes.
+pub(crate) fn stopped_clock() -> std::sync::mpsc::Sender<()> {
+    tokio::time::pause();
+    let (held, released) = std::sync::mpsc::channel();
+    tokio::task::spawn_blocking(move || released.recv());
+    held
+}
+
 /// A source that does what a function says.
 pub(crate) struct FnSource<F> {
     name: String,

@@ -16,7 +16,7 @@ use super::*;
 use crate::layers::Layers;
 use crate::source::{MemorySource, Source};
 use crate::store::LargeFiles;
-use crate::testing::{Fixture, FnSource, NOT_AHEAD};
+use crate::testing::{Fixture, FnSource, NOT_AHEAD, stopped_clock};
 use crate::verify::verify_frame;
 
 /// Two frames of it: the first is 64 KiB.
@@ -108,15 +108,6 @@ fn gated() -> (mpsc::UnboundedSender<Bytes>, Arc<dyn Source>) {
         .boxed()
     });
     (send, source)
-}
-
-/// The runtime's clock stands while this is held: it does not advance by itself while something blocks. So readers who would not
-/// wait for long wait for as long as a busy machine takes.
-fn stopped_clock() -> std::sync::mpsc::Sender<()> {
-    tokio::time::pause();
-    let (held, released) = std::sync::mpsc::channel();
-    tokio::task::spawn_blocking(move || released.recv());
-    held
 }
 
 #[tokio::test]
