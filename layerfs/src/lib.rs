@@ -38,6 +38,8 @@ mod original_tests;
 #[cfg(test)]
 mod original_turn_tests;
 #[cfg(test)]
+mod outage_tests;
+#[cfg(test)]
 mod pipeline_tests;
 mod prefetch;
 #[cfg(test)]
