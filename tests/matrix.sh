@@ -14,7 +14,7 @@ roots=$PWD/target/matrix
 
 # What a release's root has. Once it is entered, the rest is this machine's: what tests drive must be in it.
 packages() {
-    list=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps,podman,skopeo,buildah,docker.io
+    list=containerd,runc,docker-registry,fuse3,iproute2,busybox-static,zstd,procps,podman,skopeo,buildah,docker.io,nginx
     case $1 in
         # Its docker.io has the client, there is no cosign yet, and debootstrap chooses nothing that several packages provide.
         bookworm) echo "$list,netavark,openssl" ;;
