@@ -43,6 +43,9 @@ fn every_kind_of_entry_is_shown_as_it_was_packed() {
         assert_eq!(["last", "old", "never"].map(|name| stat(name).mtime()), [9_223_372_036, 0, 0]);
         assert!(fs::read(root.join("link")).unwrap() == noise(1, 300_000));
         assert_eq!(fs::symlink_metadata(root.join("missing")).unwrap_err().raw_os_error(), Some(2));
+        let read = stat("d/file");
+        assert_eq!((read.atime(), read.atime_nsec(), read.ctime()), (1, 999_999_999, 1), "it has been read");
+        assert!(read.created().is_err(), "there is no time of birth");
     }
 }
 

@@ -207,5 +207,7 @@ fn what_programs_do_to_open_files_works() {
         rustix::fs::flock(&two, FlockOperation::NonBlockingLockExclusive).unwrap();
         let watched = Path::new("/proc/self/fd").join(std::os::fd::AsRawFd::as_raw_fd(&two).to_string());
         assert_eq!(fs::read_link(watched).unwrap(), path);
+        let flags = rustix::fs::ioctl_getflags(&two).unwrap_err();
+        assert_eq!(flags, rustix::io::Errno::NOTTY, "{}", root.display());
     }
 }
