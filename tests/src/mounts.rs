@@ -1,11 +1,12 @@
 //! Mounts that go away again with the value that stands for them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::error::{At as _, Result};
+use crate::error::{At as _, Error, Result};
 use crate::process::run;
 use crate::scratch::Scratch;
 
@@ -60,6 +61,14 @@ pub fn below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
     points.map(|point| PathBuf::from(unescape(point))).filter(|point| point.starts_with(dir)).collect()
+}
+
+/// KiB that the kernel reads ahead of who reads below a FUSE mount.
+pub fn read_ahead_kib(point: &Path) -> Result<u32> {
+    let minor = rustix::fs::minor(fs::metadata(point).at(point)?.dev());
+    let path = PathBuf::from(format!("/sys/class/bdi/0:{minor}/read_ahead_kb"));
+    let told = fs::read_to_string(&path).at(&path)?;
+    told.trim().parse().map_err(|_| Error::unexpected(path.display().to_string(), told))
 }
 
 /// mountinfo writes blanks and backslashes as three octal digits.

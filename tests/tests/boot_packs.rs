@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::os::unix::fs::MetadataExt as _;
-
 use common::packs::{Cost, cost, pack_told, proxy, read_in_container, trace_of};
 use common::{Bed, noise, runnable, status};
 use jaunt_formats::Digest;
@@ -349,9 +347,7 @@ fn a_pack_that_starts_hardly_use_is_not_fetched_any_more() {
 /// KiB that the kernel reads ahead on what a node has mounted.
 fn read_ahead(node: &Node<'_>) -> u32 {
     let [point] = mounts::below(&node.jaunt.as_ref().unwrap().run_dir()).try_into().unwrap();
-    let minor = rustix::fs::minor(std::fs::metadata(point).unwrap().dev());
-    let told = std::fs::read_to_string(format!("/sys/class/bdi/0:{minor}/read_ahead_kb")).unwrap();
-    told.trim().parse().unwrap()
+    mounts::read_ahead_kib(&point).unwrap()
 }
 
 #[test]
@@ -392,4 +388,22 @@ fn a_trace_names_little_that_was_only_read_ahead_and_reading_ahead_goes_on_after
         container.stop().unwrap();
         node.wipe().unwrap();
     }
+}
+
+/// What is not pushed, or not yet, is asked for as it was when the pack was learnt: a larger read is for its most part not in it.
+#[test]
+fn a_start_with_a_learnt_pack_reads_no_further_ahead_than_those_it_was_learnt_of() {
+    needs_root!();
+    let bed = Bed::new();
+    let (_, pushed) = bed.converted(image());
+    attach_of(&bed, &pushed, &pack_of(&bed, &pushed, None, &["data/touched"]), "of a start");
+    let config = "[boot]\ntrace_one_in = 0\nlongest_seconds = 3\n[completion]\nenabled = false\n";
+    let node = bed.node_with(config);
+    node.pull(&pushed.reference).unwrap();
+    let limit = std::time::Duration::from_secs(60);
+    wait_until("the mount", limit, || !mounts::below(&node.jaunt.as_ref().unwrap().run_dir()).is_empty())
+        .unwrap();
+    assert_eq!(read_ahead(&node), 64, "from the pull on");
+    read_in_container(&node, &pushed.reference, &[("data/touched", &content("data/touched"))]);
+    wait_until("reading ahead", limit, || read_ahead(&node) == 1024).unwrap();
 }

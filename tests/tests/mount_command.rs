@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Bed, copied, everything, runnable};
+use common::packs::{proxy, trace_of};
+use common::{Bed, copied, everything, noise, runnable};
 use jaunt_tests::image::{BuiltImage, Image, file, layer};
 use jaunt_tests::process::{Daemon, run, wait_until};
 use jaunt_tests::{Node, compare, mounts, needs_root};
@@ -142,6 +143,40 @@ fn what_a_boot_pack_brings_is_read_without_asking_for_it_also_by_the_next_mount(
         assert_eq!(bed.registry.blob_requests().unwrap(), asked);
         end(mount);
     }
+}
+
+/// A pack has of a file what was read of it, and that little was read ahead then. Nothing is pushed here: who reads the same with a large
+/// read-ahead misses the pack for what lies beyond it, and waits for spans.
+#[test]
+fn a_program_reads_from_a_learnt_pack_what_it_read_when_that_was_learnt() {
+    needs_root!();
+    const READ: &str = "262144";
+    let bed = Bed::new();
+    let large = layer([file("large", noise(1, 4 << 20))]);
+    let reads = format!("head -c {READ} /large | wc -c; exec sleep 600");
+    let image = Image::new().layer(layer(runnable())).layer(large).command(&["/bin/sh", "-c", &reads]);
+    let (_, pushed) = bed.converted(image);
+    let node = bed.node_with("[boot]\nsettled_seconds = 3\n");
+    node.pull(&pushed.reference).unwrap();
+    let mut container = node.containerd.run(&pushed.reference).unwrap();
+    assert_eq!(container.next_line(LIMIT).unwrap().unwrap(), READ);
+    let trace = trace_of(&bed, &node, &pushed.reference);
+    container.stop().unwrap();
+    node.wipe().unwrap();
+    proxy(&bed, &["optimize", "--trace", &trace, &pushed.reference]);
+
+    let config = bed.scratch.path().join("mount.toml");
+    std::fs::write(&config, "[boot]\nlongest_seconds = 3\n").unwrap();
+    let mount = Mount::start_with(&bed, &pushed.reference, &["--config", config.to_str().unwrap()]);
+    wait_until("the pack", LIMIT, || mount.process.log().contains("boot pack is here")).unwrap();
+    let asked = bed.registry.blob_requests().unwrap();
+    let mut head = Command::new(jaunt_tests::host::find("busybox").unwrap());
+    let read = head.args(["head", "-c", READ]).arg(mount.point.join("large")).output().unwrap();
+    assert!(read.stdout == noise(1, 4 << 20)[..262_144]);
+    assert_eq!(bed.registry.blob_requests().unwrap(), asked, "the pack has all that is read");
+    // Later, as ever.
+    wait_until("reading ahead", LIMIT, || mounts::read_ahead_kib(&mount.point).unwrap() == 1024).unwrap();
+    end(mount);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! whatever repository, changes nothing for those who use it.
 
 mod command;
+mod reads;
 mod runtime;
 mod sender;
 mod traces;
@@ -196,7 +197,18 @@ impl BootPacks {
             let wants_narrow = matches!(pushed, Pushed::Learnt { .. }) || traces.are_few(&index);
             traces.record(fs, index, Some(point).filter(|_| !local && wants_narrow));
         }
+        if beside == Beside::Push && !local {
+            self.read_as_learnt(fs, point);
+        }
         beside
+    }
+
+    /// Has the first start over a new mount, at `point`, read no more at a time than those did that its pack was learnt of: what is not
+    /// pushed, or not yet. To be called on a runtime.
+    pub fn read_as_learnt(&self, fs: &Arc<LayerFs>, point: &Path) {
+        if fs.boot().is_some_and(|boot| boot.is_learnt()) {
+            reads::narrow_for_start(fs, point, reads::limits(&self.config));
+        }
     }
 
     /// Whether starts of an index are to find pages pushed: the sooner it is mounted, the more of them.

@@ -17,19 +17,16 @@ use jaunt_formats::Digest;
 use jaunt_formats::boot::{Touch, Trace, TraceHead};
 use jaunt_layerfs::boot::{FirstTouches, Start, TouchLimits};
 use jaunt_layerfs::fs::{Ino, LayerFs};
-use jaunt_layerfs::fuse::{Narrowed, ReadAhead};
+use jaunt_layerfs::fuse::Narrowed;
 use tokio::time::MissedTickBehavior;
 
+use super::reads::{limits, narrow};
 use super::sender::Sender;
 use super::worth::Worth;
 use crate::config::BootConfig;
 
 /// How often it is looked whether a start is over.
 const EVERY: Duration = Duration::from_secs(1);
-/// Read-ahead of mounts whose start is traced. What the kernel reads around a fault is not what the program needs, and it is pushed to
-/// the next start whether it is needed or not. So many pages are mapped at one fault in any case; with less, a start whose layers are
-/// local takes a third more time.
-const READ_AHEAD_KIB: u32 = 64;
 /// As many traces of an index as a pack is well made of.
 const FEW: usize = 3;
 
@@ -63,14 +60,10 @@ impl Traces {
         std::fs::create_dir_all(&directory)?;
         // What a process before wrote only half.
         with_extension(&directory, "new")?.iter().try_for_each(std::fs::remove_file)?;
-        let limits = TouchLimits {
-            settled: Duration::from_secs(config.settled_seconds),
-            longest: Duration::from_secs(config.longest_seconds),
-        };
         let keep = usize::try_from(config.keep_traces).unwrap_or(usize::MAX);
         Ok(Some(Arc::new(Self {
             directory,
-            limits,
+            limits: limits(config),
             keep,
             recorded: Mutex::default(),
             sender: OnceLock::new(),
@@ -154,14 +147,6 @@ impl Traces {
         kept.truncate(kept.len().saturating_sub(self.keep));
         kept.iter().try_for_each(std::fs::remove_file)
     }
-}
-
-/// Without it a trace names what the kernel reads ahead as well, and is as true.
-fn narrow(point: &Path) -> Option<Narrowed> {
-    let narrowed = ReadAhead::at(point).and_then(|read_ahead| read_ahead.narrow(READ_AHEAD_KIB));
-    narrowed
-        .inspect_err(|error| tracing::debug!(%error, "a start is traced with all that is read ahead"))
-        .ok()
 }
 
 /// How names of traces of an index end.

@@ -100,6 +100,10 @@ impl Served {
         let options = MountOptions { posix_acl: fs.has_acls(), passthrough, ..MountOptions::default() };
         let mounted = mount::mount(&self.point, &options)?;
         let armed = DetachOnDrop::new(&self.point);
+        if complete.is_none() {
+            // Nothing is pushed here. Before anybody can open a file, for which it holds from then on.
+            self.packs.read_as_learnt(&fs, &self.point);
+        }
         let mut adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         if mounted.negotiated.has_passthrough() {
             // Nobody takes over from this process, so nothing needs to be recorded.
