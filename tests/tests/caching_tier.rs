@@ -5,7 +5,7 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::{Bed, behind, mount, noise};
 use jaunt_tests::image::{Image, dir, file, layer};
@@ -60,6 +60,16 @@ impl Mounted {
     }
 }
 
+/// What the files of a directory take together.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata().unwrap() {
+        found if found.is_dir() => bytes_below(&entry.path()),
+        found => found.len(),
+    };
+    entries.map(bytes).sum()
+}
+
 #[test]
 fn what_one_node_has_read_the_next_one_gets_from_the_caching_tier() {
     needs_root!();
@@ -76,6 +86,27 @@ fn what_one_node_has_read_the_next_one_gets_from_the_caching_tier() {
     assert!((0..FILES).all(|n| second.reads_right(n)), "{}", second.daemon.log());
     assert_eq!(tier.blob_requests(), after_first.0, "the registry was asked again");
     assert!(tier.nginx.requests().unwrap() > after_first.1);
+}
+
+/// Nodes ask for some layers of an image before it is promised, and need no byte of them for that.
+#[test]
+fn whether_a_blob_is_there_costs_the_caching_tier_none_of_its_bytes() {
+    needs_root!();
+    needs_programs!("nginx");
+    const LEN: usize = 3 << 20;
+    let tier = Tier::new();
+    let digest = tier.bed.registry.push_blob("fixture", &noise(99, LEN)).unwrap();
+    let path = format!("/v2/fixture/blobs/{digest}");
+    let cached = || bytes_below(&tier.bed.scratch.path().join("nginx/cache"));
+    let (before, asked) = (cached(), tier.blob_requests());
+    for _ in 0..2 {
+        let told = jaunt_tests::http::request(tier.nginx.address(), "HEAD", &path, &[], b"").unwrap();
+        assert_eq!((told.status, told.header("content-length")), (200, Some(&*LEN.to_string())));
+    }
+    assert_eq!(tier.blob_requests(), asked + 1, "the registry is asked once");
+    assert!(cached() - before < 64 << 10, "{} bytes", cached() - before);
+    let got = jaunt_tests::http::request(tier.nginx.address(), "GET", &path, &[], b"").unwrap();
+    assert!(got.status == 200 && got.body == noise(99, LEN));
 }
 
 #[test]
