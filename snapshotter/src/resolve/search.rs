@@ -6,7 +6,7 @@
 //! Referrers are asked only where the tag is missing or leads to what is not trusted, and the image's own layers
 //! (`foreign`) only where there is no usable artifact.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jaunt_distribution::signatures::{SignatureError, SignatureSource as _, signer};
 use jaunt_distribution::{Client, Error, InRepository};
@@ -15,7 +15,7 @@ use jaunt_formats::launch::{self, LaunchIndex};
 use jaunt_formats::media_type::{LAUNCH_ARTIFACT, OCI_MANIFEST};
 use jaunt_layerfs::boot::Expected;
 use jaunt_layerfs::trace::Trace;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::artifact::{self, Artifact};
 use super::known::{self, AdmitError, KnownIndex};
@@ -115,11 +115,11 @@ impl Search<'_> {
         voucher: impl Future<Output = Result<Voucher, Fallback>>,
     ) -> (Result<Voucher, Fallback>, Result<KnownIndex, Fallback>) {
         let pack = self.begin_pack(artifact);
-        let (sound, is_sound) = oneshot::channel();
-        let believed = async {
+        let (sound, mut is_sound) = mpsc::channel(1);
+        let believed = async move {
             let by = voucher.await?;
             if let Some(pack) = pack
-                && let Ok(expected) = is_sound.await
+                && let Some(expected) = is_sound.recv().await
             {
                 pack.admitted(expected);
             }
@@ -180,24 +180,15 @@ impl Search<'_> {
     }
 
     /// The artifact's index, on disk and checked, and its layers seen. `sound` is told once it is checked.
-    async fn ready(
-        &self,
-        artifact: &Artifact,
-        sound: oneshot::Sender<Expected>,
-    ) -> Result<KnownIndex, Fallback> {
+    async fn ready(&self, artifact: &Artifact, sound: Sound) -> Result<KnownIndex, Fallback> {
         let (known, ()) = futures_util::try_join!(self.index(artifact, sound), self.probe(artifact))?;
         Ok(known)
     }
 
-    async fn index(
-        &self,
-        artifact: &Artifact,
-        sound: oneshot::Sender<Expected>,
-    ) -> Result<KnownIndex, Fallback> {
+    async fn index(&self, artifact: &Artifact, sound: Sound) -> Result<KnownIndex, Fallback> {
         let _step = self.trace.step("index", || artifact.index.digest.to_string());
         let Pin { repository, .. } = self.pin;
         let index = artifact.index;
-        let sound = Arc::new(Mutex::new(Some(sound)));
         if self.indexes.contains(&index.digest) {
             // Another search has fetched it since the pack was asked for.
             let sound = sound.clone();
@@ -252,14 +243,13 @@ impl Search<'_> {
     }
 }
 
-/// Who waits for a sound index.
-type Sound = Mutex<Option<oneshot::Sender<Expected>>>;
+/// The way to whoever waits for a sound index. It is told of once, by the index that was kept or by the one that was fetched.
+type Sound = mpsc::Sender<Expected>;
 
 /// Says what a pack of the index must be of, if anybody waits for that.
 fn tell<B: AsRef<[u8]>>(sound: &Sound, index: Digest, open: &LaunchIndex<B>) {
-    let waiting = sound.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(waiting) = waiting.filter(|waiting| !waiting.is_closed()) {
-        let _ = waiting.send(boot::expected(index, open));
+    if !sound.is_closed() {
+        let _ = sound.try_send(boot::expected(index, open));
     }
 }
 
