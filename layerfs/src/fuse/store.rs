@@ -5,18 +5,30 @@
 //! ```
 //! Integers are in host order. A path of no length is the file of the record before. It ends with its input, or with the first thing
 //! that cannot be done.
+//!
+//! Before the first file of a directory, the directory is listed: so the kernel knows all its names with one answer for dozens of them,
+//! and nobody asks for each, nor for the listing. Programs look at the neighbours of what they read.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use jaunt_formats::entry::PATH_MAX;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::abi::{NOTIFY_STORE, NotifyStore, OutHeader, PageRecord};
 use super::push::PIECE;
+
+/// What the path of a file of the mount may lead over.
+const WITHIN: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
+/// Names of a mount that the kernel is told of at most, about a KiB each: more than are near what starts touch.
+const MOST_NAMES: usize = 16 << 10;
+/// Bytes of a directory that are listed at a time.
+const LISTED: usize = 32 << 10;
 
 /// Stores what `input` brings in the inodes of a mount: `root` is the chain's root directory, `device` the connection's. To be called in
 /// a process that does not serve the mount.
@@ -26,7 +38,7 @@ use super::push::PIECE;
 pub fn store_pages(root: &Path, mut input: impl Read, device: impl AsFd) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut directories = Directories { listed: HashSet::new(), room: MOST_NAMES };
     let (mut path, mut bytes) = (Vec::new(), Vec::new());
     // For as long as it is open, the kernel has an inode that pages can be stored in.
     let mut file: Option<OwnedFd> = None;
@@ -34,7 +46,8 @@ pub fn store_pages(root: &Path, mut input: impl Read, device: impl AsFd) -> io::
         if record.path_len > 0 {
             path.resize(record.path_len as usize, 0);
             input.read_exact(&mut path)?;
-            file = rustix::fs::openat2(&root, &path[..], flags, Mode::empty(), within).ok();
+            directories.list_that_of(&path, &root);
+            file = rustix::fs::openat2(&root, &path[..], flags, Mode::empty(), WITHIN).ok();
         }
         bytes.resize(record.len as usize, 0);
         input.read_exact(&mut bytes)?;
@@ -43,6 +56,33 @@ pub fn store_pages(root: &Path, mut input: impl Read, device: impl AsFd) -> io::
         }
     }
     Ok(())
+}
+
+/// The directories that the kernel knows all names of.
+struct Directories {
+    listed: HashSet<Vec<u8>>,
+    /// Names that it may still be told of.
+    room: usize,
+}
+
+impl Directories {
+    /// Lists the one that a file below `root` is in. What cannot be listed is asked for name by name.
+    fn list_that_of(&mut self, path: &[u8], root: impl AsFd) {
+        let directory = path.iter().rposition(|byte| *byte == b'/').map_or(&b"."[..], |end| &path[..end]);
+        if self.room == 0 || self.listed.contains(directory) {
+            return;
+        }
+        self.listed.insert(directory.to_vec());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(directory) = rustix::fs::openat2(root, directory, flags, Mode::empty(), WITHIN) else {
+            return;
+        };
+        let mut buffer = Vec::with_capacity(LISTED);
+        let mut names = RawDir::new(directory, buffer.spare_capacity_mut());
+        while self.room > 0 && names.next().is_some_and(|name| name.is_ok()) {
+            self.room -= 1;
+        }
+    }
 }
 
 /// The next record, if there is one.
@@ -74,6 +114,37 @@ fn store(device: impl AsFd, record: &PageRecord, bytes: &[u8]) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_are_listed_once_and_no_more_of_them_than_there_is_room_for() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["a", "b/c"] {
+            std::fs::create_dir_all(root.path().join(directory)).unwrap();
+            for file in 0..10 {
+                std::fs::write(root.path().join(format!("{directory}/{file}")), b"").unwrap();
+            }
+        }
+        std::os::unix::fs::symlink("a", root.path().join("link")).unwrap();
+        let root = std::fs::File::open(root.path()).unwrap();
+        let mut directories = Directories { listed: HashSet::new(), room: 40 };
+        // Each has an entry for itself and one for what it is in.
+        for (path, room) in [
+            ("a/1", 28),
+            ("a/2", 28),
+            ("none/1", 28),
+            ("../x", 28),
+            ("link/1", 28),
+            ("a/1/x", 28),
+            ("top", 23),
+            ("b/c/9", 11),
+        ] {
+            directories.list_that_of(path.as_bytes(), &root);
+            assert_eq!(directories.room, room, "{path}");
+        }
+        let mut directories = Directories { listed: HashSet::new(), room: 5 };
+        directories.list_that_of(b"b/c/1", &root);
+        assert_eq!(directories.room, 0);
+    }
 
     #[test]
     fn records_that_are_none_are_refused_before_anything_is_stored() {

@@ -19,6 +19,8 @@ use jaunt_layerfs::index_file::{MappedIndex, open_index};
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{MemorySource, Source};
 use jaunt_layerfs::store::{LargeFiles, Store};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::runtime::Runtime;
 
@@ -28,6 +30,8 @@ use crate::mounted::can_mount;
 /// One ends in the middle of a page, one is of several frames, one has a hole; of the last, nothing is in the pack.
 const HOT: [&str; 3] = ["deep/er/short", "large", "sparse"];
 const COLD: &str = "cold";
+/// Beside a file that is in the pack, and beside none.
+const BESIDE: [&str; 2] = ["deep/beside", "else/where"];
 
 fn content(path: &str) -> Vec<u8> {
     match path {
@@ -42,8 +46,9 @@ fn image() -> Image {
     let sparse = sparse("sparse", 16_384, &[(8192, &content("sparse")[8192..12_288])]);
     let plain = |path| file(path, content(path));
     let again = hard_link("deep/again", HOT[0]);
-    let nodes = vec![dir("deep"), dir("deep/er"), plain(HOT[0]), again, plain(HOT[1]), sparse];
-    Image::new(vec![nodes, vec![plain(COLD)]])
+    let nodes =
+        vec![dir("deep"), dir("deep/er"), plain(HOT[0]), again, plain(HOT[1]), sparse, plain(BESIDE[0])];
+    Image::new(vec![nodes, vec![plain(COLD), dir("else"), plain(BESIDE[1])]])
 }
 
 /// A thread in the place of the process that stores pages.
@@ -213,6 +218,30 @@ fn what_a_pack_brings_is_read_without_asking_us() {
     read(&bed.root(), HOT[2]);
     read(&bed.root(), COLD);
     assert!(reads() > 0, "what was not pushed is read");
+}
+
+#[test]
+fn names_beside_what_a_pack_brings_are_found_without_asking_us() {
+    if !can_mount() {
+        return;
+    }
+    let bed = Bed::new();
+    let root = fs::File::open(bed.root()).unwrap();
+    // From what the kernel knows, or not at all.
+    let cached = |path: &str| {
+        let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::CACHED);
+        rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve).map(drop)
+    };
+    assert_eq!(cached(BESIDE[0]), Err(Errno::AGAIN));
+    bed.load();
+    bed.await_pushed();
+    // Of a file with two names, the first is looked up.
+    for path in ["deep/again", HOT[1], HOT[2], BESIDE[0], COLD] {
+        assert_eq!(cached(path), Ok(()), "{path}");
+    }
+    assert_eq!(cached(BESIDE[1]), Err(Errno::AGAIN), "nothing in its directory is hot");
+    read(&bed.root(), BESIDE[0]);
+    read(&bed.root(), BESIDE[1]);
 }
 
 #[test]
