@@ -1,4 +1,5 @@
-//! A file system whose requests are noted while it answers them ([`super::in_flight`]).
+//! A file system whose requests are noted while it answers them ([`super::in_flight`]), and looked for afterwards
+//! ([`super::linger`]).
 //!
 //! What it answers later than it returns, it notes by itself.
 
@@ -9,17 +10,31 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
+use std::sync::Arc;
+
 use super::in_flight::{InFlight, Taken};
+use super::linger::{Answering, Linger};
 
 /// Passes everything on that a read-only file system is asked. Without a table, nothing is noted.
 pub(super) struct Noting<F> {
     pub fs: F,
     pub table: Option<InFlight>,
+    pub linger: Arc<Linger>,
+}
+
+/// A request that is being answered. When it has been, it is noted no more, and then the next is looked for.
+struct During<'n> {
+    _taken: Option<Taken>,
+    _answering: Answering<'n>,
 }
 
 impl<F> Noting<F> {
-    fn take(&self, request: &Request) -> Option<Taken> {
-        Some(self.table.as_ref()?.take(request.unique().0))
+    fn during(&self, request: &Request) -> During<'_> {
+        let answering = self.linger.begin();
+        During {
+            _taken: self.table.as_ref().map(|table| table.take(request.unique().0)),
+            _answering: answering,
+        }
     }
 }
 
@@ -33,7 +48,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.lookup(request, parent, name, reply);
     }
 
@@ -42,17 +57,17 @@ impl<F: Filesystem> Filesystem for Noting<F> {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.getattr(request, ino, handle, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.readlink(request, ino, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.open(request, ino, flags, reply);
     }
 
@@ -67,7 +82,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.read(request, ino, handle, offset, size, flags, owner, reply);
     }
 
@@ -79,7 +94,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.flush(request, ino, handle, owner, reply);
     }
 
@@ -93,12 +108,12 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.release(request, ino, handle, flags, owner, flush, reply);
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.opendir(request, ino, flags, reply);
     }
 
@@ -110,7 +125,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.readdir(request, ino, handle, offset, reply);
     }
 
@@ -122,22 +137,22 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.readdirplus(request, ino, handle, offset, reply);
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.statfs(request, ino, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.getxattr(request, ino, name, size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _taken = self.take(request);
+        let _during = self.during(request);
         self.fs.listxattr(request, ino, size, reply);
     }
 }

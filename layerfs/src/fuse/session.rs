@@ -26,12 +26,13 @@ use zerocopy::IntoBytes;
 use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
+use super::linger::{Linger, Threads};
 use super::noting::Noting;
 use super::numbers::Told;
 use super::push::{PageSink, Push};
 use crate::fs::{Condemned, LayerFs};
 
-/// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
+/// Serves `device` with `fs` on `threads`, until the file system is unmounted and out of use.
 ///
 /// No other process may be reading from the device: its requests would be asked for again and answered
 /// twice.
@@ -39,7 +40,7 @@ pub fn serve<F: Filesystem>(
     fs: F,
     device: OwnedFd,
     negotiated: &Negotiated,
-    threads: usize,
+    threads: impl Into<Threads>,
 ) -> Result<SessionHandle, SessionError> {
     serve_noting(fs, device, negotiated, None, threads)
 }
@@ -51,9 +52,12 @@ pub fn serve_noting<F: Filesystem>(
     device: OwnedFd,
     negotiated: &Negotiated,
     in_flight: Option<&InFlight>,
-    threads: usize,
+    threads: impl Into<Threads>,
 ) -> Result<SessionHandle, SessionError> {
-    let session = adopt(Noting { fs, table: in_flight.cloned() }, negotiated, threads)?;
+    let threads = threads.into();
+    let linger = Arc::new(Linger::new(threads.linger));
+    let fs = Noting { fs, table: in_flight.cloned(), linger: linger.clone() };
+    let session = adopt(fs, negotiated, threads.count)?;
     put_in_place_of(&session, &device)?;
     if negotiated.can_resend() {
         resend(&session).map_err(SessionError::Resend)?;
@@ -66,7 +70,7 @@ pub fn serve_noting<F: Filesystem>(
             );
         }
     }
-    drop(device);
+    linger.on(device);
     let notifier = session.notifier();
     let thread = std::thread::Builder::new()
         .name("fuse".to_owned())

@@ -71,6 +71,8 @@ pub struct Settings {
     pub resolve_timeout_seconds: Option<u64>,
     /// How long a container's read waits for registries in trouble before it is an error.
     pub read_deadline_seconds: Option<u64>,
+    /// How long a thread that has answered a request looks for the next before it sleeps, in microseconds; 0: not at all.
+    pub linger_microseconds: Option<u32>,
     /// Features of the kernel that are not used, as if it had none.
     #[serde(default)]
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
@@ -127,6 +129,8 @@ pub struct Config {
     pub resolve_timeout_seconds: u64,
     /// See [`Settings::read_deadline_seconds`].
     pub read_deadline_seconds: u64,
+    /// See [`Settings::linger_microseconds`].
+    pub linger_microseconds: u32,
     /// See [`Settings::avoid_kernel_features`].
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
     /// See [`Settings::direct_io`].
@@ -210,6 +214,7 @@ impl Settings {
             docker_config: flags.docker_config.or(self.docker_config),
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
+            linger_microseconds: flags.linger_microseconds.or(self.linger_microseconds),
             avoid_kernel_features: self
                 .avoid_kernel_features
                 .into_iter()
@@ -250,6 +255,7 @@ impl Settings {
             docker_config: self.docker_config,
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
+            linger_microseconds: self.linger_microseconds.unwrap_or(50),
             avoid_kernel_features: self.avoid_kernel_features,
             direct_io: self.direct_io,
             trust: self.trust.unwrap_or_default(),
