@@ -31,7 +31,7 @@ use jaunt_layerfs::source::{RegistrySource, Source};
 use jaunt_layerfs::store::Store;
 use tokio::sync::OnceCell;
 
-use crate::boot::{Beside, BootPacks};
+use crate::boot::{Beside, BootPacks, Start};
 use crate::config::{KernelFeature, RepositoryPrefix};
 use crate::fallback::error_chain;
 use crate::lazy::{Cause, LazyChain, LazyError};
@@ -73,6 +73,8 @@ pub struct Mounts {
     served: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
     /// Snapshots that are mounted ahead of their containers: nothing is completed for them before one comes.
     expected: Mutex<HashSet<u64>>,
+    /// Snapshots of which no container was given the mount yet, and its first start is prepared for.
+    starts: Mutex<HashMap<u64, Start>>,
     /// FUSE mounts that some containers still use, of chains that have become complete since.
     earlier: Mutex<HashMap<u64, Arc<OnceCell<Served>>>>,
     /// One chain at a time is given another mount.
@@ -141,6 +143,7 @@ impl Mounts {
             catalog,
             served: Mutex::default(),
             expected: Mutex::default(),
+            starts: Mutex::default(),
             earlier: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             giving: tokio::sync::RwLock::default(),
@@ -168,8 +171,7 @@ impl Mounts {
     }
 
     fn threads(&self) -> Threads {
-        let linger = self.linger.get().copied().unwrap_or(Threads::LINGER);
-        Threads { linger, ..Threads::from(THREADS) }
+        Threads { count: THREADS, linger: self.linger.get().copied().unwrap_or(Threads::LINGER) }
     }
 
     /// Has chains read from boot packs as well from now on.
@@ -206,7 +208,8 @@ impl Mounts {
             return Err(mount_error(chain, "what is mounted is not FUSE".into()));
         };
         let packs = self.packs.get().filter(|_| is_new);
-        let beside = packs.map(|packs| packs.begin_start(&fs, chain.index, &held.path, holds));
+        let (beside, start) =
+            packs.map(|packs| packs.begin_start(&fs, chain.index, &held.path, holds)).unzip();
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
@@ -217,6 +220,9 @@ impl Mounts {
             Ok(session) => {
                 if let Some(pusher) = pusher {
                     session.push(&fs, Box::new(pusher));
+                }
+                if let Some(start) = start.flatten() {
+                    lock(&self.starts).insert(chain.snapshot_id, start);
                 }
                 Ok(Served::new(fs, Server::Session(session), root, holds))
             }
@@ -272,6 +278,7 @@ impl Mounts {
 
     fn forget(&self, snapshot_id: u64) -> Vec<Arc<OnceCell<Served>>> {
         lock(&self.expected).remove(&snapshot_id);
+        lock(&self.starts).remove(&snapshot_id);
         lock(&self.unfit).remove(&snapshot_id);
         lock(&self.troubled).remove(&snapshot_id);
         let (now, earlier) =
@@ -308,7 +315,7 @@ impl Mounts {
             return;
         };
         if held.attached {
-            // The worker before may have narrowed it, for a trace that ended with it.
+            // The worker before may have narrowed it for a start, which goes on without that.
             let _ = ReadAhead::at(&held.path).and_then(|read_ahead| read_ahead.set(READ_AHEAD_KIB));
         }
         let complete = fs.hold_checked(&self.store, &chain.index);

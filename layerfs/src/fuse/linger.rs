@@ -5,12 +5,12 @@
 //! be woken itself. So who has just answered one of several such requests looks for the next before he sleeps.
 //!
 //! Invariants: nobody lingers but after a request that came within the same time after the one before it, so requests that
-//! come now and then cost nothing; no more threads of the process than half its processors do, and none where there is but
-//! one; whoever else wants the processor has it.
+//! come now and then cost nothing; one thread of a mount at most, so that another sleeps until it is woken, whoever has the processors;
+//! no more threads of the process than half its processors, and none where there is but one; whoever else wants the processor has it.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,9 +18,8 @@ use rustix::thread::sched_yield;
 
 /// Threads of this process that linger.
 static LINGERING: AtomicUsize = AtomicUsize::new(0);
-/// How many may.
-static MOST: LazyLock<usize> =
-    LazyLock::new(|| std::thread::available_parallelism().map_or(0, |processors| processors.get() / 2));
+/// Those of a mount that may.
+const OF_A_MOUNT: usize = 1;
 
 /// What answers the requests of one mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +36,10 @@ impl Threads {
     pub const LINGER: Duration = Duration::from_micros(50);
 }
 
+/// So many that sleep as soon as they have answered.
 impl From<usize> for Threads {
     fn from(count: usize) -> Self {
-        Self { count, linger: Self::LINGER }
+        Self { count, linger: Duration::ZERO }
     }
 }
 
@@ -50,18 +50,46 @@ pub(super) struct Linger {
     /// Set before the first request comes.
     device: OnceLock<OwnedFd>,
     since: Instant,
-    /// When the last answer was given, in nanoseconds from `since`.
+    /// When the last request was done with, in nanoseconds from `since`.
     answered: AtomicU64,
+    /// Threads of this mount that linger.
+    lingering: AtomicUsize,
+    /// Requests that were found so.
+    found: AtomicU64,
+}
+
+/// How lingering ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// There is a request, or the device is of no use any more.
+    Ready,
+    TimeUp,
+    /// Enough others do.
+    NoTurn,
 }
 
 impl Linger {
     pub fn new(window: Duration) -> Self {
-        Self { window, device: OnceLock::new(), since: Instant::now(), answered: AtomicU64::new(0) }
+        Self {
+            window,
+            device: OnceLock::new(),
+            since: Instant::now(),
+            answered: AtomicU64::new(0),
+            lingering: AtomicUsize::new(0),
+            found: AtomicU64::new(0),
+        }
     }
 
-    /// Where requests come from: kept until the session ends.
+    /// Where requests come from: kept until the session ends, if it is of use.
     pub fn on(&self, device: OwnedFd) {
-        let _ = self.device.set(device);
+        if !self.window.is_zero() {
+            let _ = self.device.set(device);
+        }
+    }
+
+    /// Requests that nobody had to be woken for.
+    pub fn found(&self) -> u64 {
+        self.found.load(Ordering::Relaxed)
     }
 
     /// A request has come.
@@ -75,20 +103,27 @@ impl Linger {
     }
 
     /// Until there is a request, the device is of no use any more, or enough time has gone by.
-    fn wait(&self) {
-        let (Some(device), Some(_turn)) = (self.device.get(), Turn::take(*MOST)) else { return };
+    fn wait(&self, (lingering, most): (&AtomicUsize, usize)) -> Ended {
+        let Some(device) = self.device.get() else { return Ended::NoTurn };
+        let (Some(_ours), Some(_of_all)) =
+            (Turn::take(&self.lingering, OF_A_MOUNT), Turn::take(lingering, most))
+        else {
+            return Ended::NoTurn;
+        };
         let from = Instant::now();
         while from.elapsed() < self.window {
             let mut polled = [PollFd::new(device, PollFlags::IN)];
             if poll(&mut polled, Some(&Timespec::default())) != Ok(0) {
-                return;
+                self.found.fetch_add(1, Ordering::Relaxed);
+                return Ended::Ready;
             }
             sched_yield();
         }
+        Ended::TimeUp
     }
 }
 
-/// A request that is being answered. Dropped, it has been, and its thread looks for the next.
+/// A request that a thread is at. Dropped, the thread is done with it, having answered it or given it away, and looks for the next.
 pub(super) struct Answering<'l> {
     linger: &'l Linger,
     one_of_many: bool,
@@ -98,26 +133,31 @@ impl Drop for Answering<'_> {
     fn drop(&mut self) {
         self.linger.answered.store(self.linger.now(), Ordering::Relaxed);
         if self.one_of_many {
-            self.linger.wait();
+            self.linger.wait((&LINGERING, half_the_processors()));
         }
     }
 }
 
-/// One of the threads that linger.
-struct Turn;
+fn half_the_processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) / 2
+}
 
-impl Turn {
-    fn take(most: usize) -> Option<Self> {
-        let turn = Self;
+/// One of the threads that linger.
+struct Turn<'c>(&'c AtomicUsize);
+
+impl<'c> Turn<'c> {
+    fn take(count: &'c AtomicUsize, most: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
         // Counted, and no more so once it is dropped.
-        let before = LINGERING.fetch_add(1, Ordering::Relaxed);
+        let turn = Self(count);
         (before < most).then_some(turn)
     }
 }
 
-impl Drop for Turn {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        LINGERING.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,6 +168,11 @@ mod tests {
     /// A pipe's end to read from, and the other.
     fn device() -> (OwnedFd, OwnedFd) {
         rustix::pipe::pipe().unwrap()
+    }
+
+    /// A limit of one test's own.
+    fn alone() -> AtomicUsize {
+        AtomicUsize::new(0)
     }
 
     #[test]
@@ -143,41 +188,52 @@ mod tests {
         drop(seldom.begin());
         std::thread::sleep(Duration::from_millis(2));
         assert!(!seldom.begin().one_of_many);
+        let never = Linger::new(Duration::ZERO);
+        never.answered.store(u64::MAX, Ordering::Relaxed);
+        assert!(!never.begin().one_of_many);
     }
 
     #[test]
-    fn who_lingers_sees_a_request_and_the_end_of_the_device() {
-        let hour = Duration::from_secs(3600);
+    fn who_lingers_sees_a_request_and_the_end_of_the_device_and_gives_up_on_silence() {
         for end in [false, true] {
-            let linger = Linger::new(hour);
+            let linger = Linger::new(Duration::from_secs(60));
             let (reading, writing) = device();
             linger.on(reading);
             std::thread::scope(|scope| {
-                let waiting = scope.spawn(|| linger.wait());
+                let waiting = scope.spawn(|| linger.wait((&alone(), 1)));
                 if end {
                     drop(writing);
                 } else {
                     rustix::io::write(&writing, b"request").unwrap();
                 }
-                waiting.join().unwrap();
+                assert_eq!(waiting.join().unwrap(), Ended::Ready);
+                assert_eq!(linger.found(), 1);
             });
         }
+        let linger = Linger::new(Duration::from_millis(1));
+        let (reading, _writing) = device();
+        linger.on(reading);
+        assert_eq!(linger.wait((&alone(), 1)), Ended::TimeUp);
+        assert_eq!(linger.found(), 0);
     }
 
     #[test]
-    fn nobody_lingers_for_no_time_at_all() {
-        let linger = Linger::new(Duration::ZERO);
-        linger.answered.store(u64::MAX, Ordering::Relaxed);
-        assert!(!linger.begin().one_of_many);
-    }
-
-    #[test]
-    fn no_more_threads_linger_than_may() {
-        // The count is the process's, and other tests linger as well.
-        let held: Vec<_> = (0..100).filter_map(|_| Turn::take(3)).collect();
-        assert!(held.len() <= 3);
-        drop(held);
-        assert!(Turn::take(0).is_none());
-        assert!(Turn::take(usize::MAX).is_some());
+    fn one_thread_of_a_mount_lingers_and_no_more_of_all_than_may() {
+        let linger = Linger::new(Duration::from_millis(1));
+        let (reading, _writing) = device();
+        linger.on(reading);
+        let of_all = alone();
+        {
+            let _other = Turn::take(&linger.lingering, OF_A_MOUNT).unwrap();
+            assert_eq!(linger.wait((&of_all, 9)), Ended::NoTurn);
+        }
+        {
+            let _others = [Turn::take(&of_all, 9).unwrap(), Turn::take(&of_all, 9).unwrap()];
+            assert_eq!(linger.wait((&of_all, 2)), Ended::NoTurn);
+            assert_eq!(linger.wait((&of_all, 3)), Ended::TimeUp);
+        }
+        assert_eq!(linger.wait((&of_all, 0)), Ended::NoTurn);
+        let counts = [linger.lingering.load(Ordering::Relaxed), of_all.load(Ordering::Relaxed)];
+        assert_eq!(counts, [0, 0]);
     }
 }

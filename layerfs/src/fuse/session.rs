@@ -5,7 +5,8 @@
 //! FUSE_INIT waits ([`Negotiated::synthetic_request`]); its answer is taken out at the other end and
 //! checked; then the real device is put in the socket's place (`dup3`). The library holds one descriptor
 //! number throughout and notices nothing. Its option to clone descriptors must stay off: requests taken
-//! through a clone die with it and could not be sent again.
+//! through a clone die with it and could not be sent again. Where threads linger, the device stays open by a number of its own as well, to be
+//! looked at.
 //!
 //! Requests that a predecessor had taken and not answered are asked for once more before the first read
 //! (Linux 6.9 and later). On an older kernel they are answered EIO, as far as the predecessor noted them ([`super::in_flight`]);
@@ -76,7 +77,7 @@ pub fn serve_noting<F: Filesystem>(
         .name("fuse".to_owned())
         .spawn(move || session.run())
         .map_err(SessionError::Threads)?;
-    Ok(SessionHandle { thread, notifier, forgotten: Mutex::default(), pushed: Mutex::default() })
+    Ok(SessionHandle { thread, notifier, linger, forgotten: Mutex::default(), pushed: Mutex::default() })
 }
 
 /// Asks the kernel to send every request again that was taken from `device` and not answered.
@@ -95,6 +96,7 @@ pub fn resend(device: impl AsFd) -> io::Result<()> {
 pub struct SessionHandle {
     thread: JoinHandle<io::Result<()>>,
     notifier: Notifier,
+    linger: Arc<Linger>,
     /// What is not believed any more, and the kernel has nothing of.
     forgotten: Mutex<BTreeSet<Condemned>>,
     pushed: Mutex<Option<Push>>,
@@ -104,6 +106,11 @@ impl SessionHandle {
     /// Whether the session is over, because the file system is out of use or the device failed.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// Requests that a thread found which had not gone to sleep yet ([`Threads::linger`]).
+    pub fn found_awake(&self) -> u64 {
+        self.linger.found()
     }
 
     /// Waits for the end of the session; an error is the device's.

@@ -27,6 +27,8 @@ const WITHIN: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_XDEV);
 /// Names of a mount that the kernel is told of at most, about a KiB each: more than are near what starts touch.
 const MOST_NAMES: usize = 16 << 10;
+/// Those of one directory.
+const MOST_IN_ONE: usize = 2 << 10;
 /// Bytes of a directory that are listed at a time.
 const LISTED: usize = 32 << 10;
 
@@ -79,9 +81,9 @@ impl Directories {
         };
         let mut buffer = Vec::with_capacity(LISTED);
         let mut names = RawDir::new(directory, buffer.spare_capacity_mut());
-        while self.room > 0 && names.next().is_some_and(|name| name.is_ok()) {
-            self.room -= 1;
-        }
+        let room = self.room.min(MOST_IN_ONE);
+        let told = (0..room).take_while(|_| names.next().is_some_and(|name| name.is_ok())).count();
+        self.room -= told;
     }
 }
 
@@ -125,6 +127,7 @@ mod tests {
             }
         }
         std::os::unix::fs::symlink("a", root.path().join("link")).unwrap();
+        let crowded = root.path().join("a");
         let root = std::fs::File::open(root.path()).unwrap();
         let mut directories = Directories { listed: HashSet::new(), room: 40 };
         // Each has an entry for itself and one for what it is in.
@@ -144,6 +147,12 @@ mod tests {
         let mut directories = Directories { listed: HashSet::new(), room: 5 };
         directories.list_that_of(b"b/c/1", &root);
         assert_eq!(directories.room, 0);
+        for file in 10..=MOST_IN_ONE {
+            std::fs::File::create(crowded.join(format!("{file}"))).unwrap();
+        }
+        let mut directories = Directories { listed: HashSet::new(), room: 5 * MOST_IN_ONE };
+        directories.list_that_of(b"a/1", &root);
+        assert_eq!(directories.room, 4 * MOST_IN_ONE);
     }
 
     #[test]

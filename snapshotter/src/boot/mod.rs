@@ -36,6 +36,7 @@ use crate::config::BootConfig;
 use crate::fallback::error_chain;
 
 pub use command::{TraceArgs, TraceCommandError, run as run_trace};
+pub use reads::Start;
 pub use sender::{SendCounters, Sender};
 pub use traces::{Traces, directory as traces_directory};
 pub use worth::Worth;
@@ -190,25 +191,29 @@ impl BootPacks {
 
     /// What is to be done beside the first start over a new mount of an index, at `point`, of which everything may be `local`; it is noted
     /// from now on if it is to be.
-    pub fn begin_start(&self, fs: &Arc<LayerFs>, index: Digest, point: &Path, local: bool) -> Beside {
-        let pushed = self.pushed(&index);
-        let beside = beside(self.traces.is_some(), pushed);
-        if let (Beside::Trace, Some(traces)) = (beside, &self.traces) {
-            let wants_narrow = matches!(pushed, Pushed::Learnt { .. }) || traces.are_few(&index);
-            traces.record(fs, index, Some(point).filter(|_| !local && wants_narrow));
+    pub fn begin_start(
+        &self,
+        fs: &Arc<LayerFs>,
+        index: Digest,
+        point: &Path,
+        local: bool,
+    ) -> (Beside, Option<Start>) {
+        let beside = beside(self.traces.is_some(), self.pushed(&index));
+        match (beside, &self.traces) {
+            (Beside::Trace, Some(traces)) => {
+                let wants_narrow = is_learnt(fs) || traces.are_few(&index);
+                traces.record(fs, index, Some(point).filter(|_| !local && wants_narrow));
+                (beside, None)
+            }
+            _ if local => (beside, None),
+            _ => (beside, self.start_as_learnt(fs, point)),
         }
-        if beside == Beside::Push && !local {
-            self.read_as_learnt(fs, point);
-        }
-        beside
     }
 
     /// Has the first start over a new mount, at `point`, read no more at a time than those did that its pack was learnt of: what is not
-    /// pushed, or not yet. To be called on a runtime.
-    pub fn read_as_learnt(&self, fs: &Arc<LayerFs>, point: &Path) {
-        if fs.boot().is_some_and(|boot| boot.is_learnt()) {
-            reads::narrow_for_start(fs, point, reads::limits(&self.config));
-        }
+    /// pushed, or not yet.
+    pub fn start_as_learnt(&self, fs: &LayerFs, point: &Path) -> Option<Start> {
+        is_learnt(fs).then(|| Start::to_come(point, &self.config)).flatten()
     }
 
     /// Whether starts of an index are to find pages pushed: the sooner it is mounted, the more of them.
@@ -249,6 +254,10 @@ impl BootPacks {
         // Every change is one call.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_learnt(fs: &LayerFs) -> bool {
+    fs.boot().is_some_and(|boot| boot.is_learnt())
 }
 
 /// What there is to be pushed.

@@ -5,11 +5,9 @@
 //! the layers, which such a start is to do without; and while a reader waits for those, the pack stands back for him.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use jaunt_layerfs::boot::{FirstTouches, TouchLimits};
-use jaunt_layerfs::fs::LayerFs;
+use jaunt_layerfs::boot::TouchLimits;
 use jaunt_layerfs::fuse::{Narrowed, ReadAhead};
 
 use crate::config::BootConfig;
@@ -18,8 +16,6 @@ use crate::config::BootConfig;
 /// it is pushed to the next start whether it is needed or not. So many pages are mapped at one fault in any case; with less, a start whose
 /// layers are local takes a third more time.
 const READ_AHEAD_KIB: u32 = 64;
-/// How often it is looked whether a start is over.
-const EVERY: Duration = Duration::from_secs(1);
 
 /// When a start is over, by configuration.
 pub(super) fn limits(config: &BootConfig) -> TouchLimits {
@@ -35,18 +31,26 @@ pub(super) fn narrow(point: &Path) -> Option<Narrowed> {
     narrowed.inspect_err(|error| tracing::debug!(%error, "a start reads all that is read ahead")).ok()
 }
 
-/// The same until the first start of `fs`, which is newly mounted there, is over. To be called on a runtime.
-pub(super) fn narrow_for_start(fs: &Arc<LayerFs>, point: &Path, limits: TouchLimits) {
-    let Some(narrowed) = narrow(point) else { return };
-    let touches = Arc::new(FirstTouches::new(limits));
-    if !fs.note_first_touches(touches.clone()) {
-        return;
+/// Little is read ahead on a mount because a start with a learnt pack is to come. Dropped, as much as ever is.
+#[derive(Debug)]
+pub struct Start {
+    narrowed: Narrowed,
+    lasts: Duration,
+}
+
+impl Start {
+    /// One on what is mounted at `point`.
+    pub(super) fn to_come(point: &Path, config: &BootConfig) -> Option<Self> {
+        let TouchLimits { settled, longest } = limits(config);
+        Some(Self { narrowed: narrow(point)?, lasts: longest.min(2 * settled) })
     }
-    let fs = Arc::downgrade(fs);
-    tokio::spawn(async move {
-        while fs.strong_count() > 0 && touches.take_over().is_none() {
-            tokio::time::sleep(EVERY).await;
-        }
-        drop(narrowed);
-    });
+
+    /// It begins: after twice the time that a traced start may rest before it is over, as much is read ahead as ever. Files that were opened
+    /// meanwhile keep to little. To be called on a runtime.
+    pub fn begin(self) {
+        tokio::spawn(async move {
+            tokio::time::sleep(self.lasts).await;
+            drop(self.narrowed);
+        });
+    }
 }

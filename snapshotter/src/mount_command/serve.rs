@@ -9,14 +9,15 @@ use jaunt_formats::Digest;
 use jaunt_layerfs::completion::{self, Completion};
 use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
-use jaunt_layerfs::fuse::{self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle};
+use jaunt_layerfs::fuse::{
+    self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle, Threads,
+};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
 
 use super::stop::Stop;
-use crate::boot::BootPacks;
-use crate::mounts::THREADS;
+use crate::boot::{BootPacks, Start};
 use crate::passthrough;
 
 /// How often a mount that was in use is tried again.
@@ -76,6 +77,8 @@ pub(super) struct Served {
     pub client: Client,
     pub repositories: Vec<Repository>,
     pub point: PathBuf,
+    /// Who answers.
+    pub threads: Threads,
     /// Whether the rest is fetched while nobody reads.
     pub complete: bool,
 }
@@ -102,14 +105,14 @@ impl Served {
         let armed = DetachOnDrop::new(&self.point);
         if complete.is_none() {
             // Nothing is pushed here. Before anybody can open a file, for which it holds from then on.
-            self.packs.read_as_learnt(&fs, &self.point);
+            self.packs.start_as_learnt(&fs, &self.point).into_iter().for_each(Start::begin);
         }
         let mut adapter = Adapter::new(fs.clone(), tokio::runtime::Handle::current());
         if mounted.negotiated.has_passthrough() {
             // Nobody takes over from this process, so nothing needs to be recorded.
             adapter = adapter.with_passthrough(complete, BackingIds::default());
         }
-        let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
+        let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, self.threads)?;
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
         let ended = until_end(&self.point, session, stop).await;
         armed.disarm();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jaunt_layerfs::fs::LayerFs;
 
 use super::{Mounts, blocking, complete, lock, other};
+use crate::boot::Start;
 use crate::fallback::error_chain;
 use crate::lazy::{LazyChain, LazyError, LazyMounts, RootAttributes, Usage};
 use crate::passthrough;
@@ -116,6 +117,8 @@ impl Mounts {
         if lock(&self.expected).remove(&chain.snapshot_id) {
             self.fill(&fs, chain);
         }
+        let start = lock(&self.starts).remove(&chain.snapshot_id);
+        start.into_iter().for_each(Start::begin);
         Ok(root)
     }
 
