@@ -269,7 +269,6 @@ fn assemble(
     let originals = Arc::new(Originals::new(client.clone(), known, config.containerd.clone(), limit));
     let mounts = Mounts::open(supervisor, client.clone(), catalog, index_dir, layers, completion);
     mounts.avoid(&config.avoid_kernel_features);
-    mounts.linger(config.linger_microseconds.time());
     mounts.serve_always(config.direct_io.clone());
     mounts.use_packs(packs.clone());
     let (sent, worth) = (packs.send_counters().clone(), packs.worth().clone());

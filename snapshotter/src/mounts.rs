@@ -24,7 +24,7 @@ use jaunt_formats::{DiffId, Digest};
 use jaunt_layerfs::completion::Completion;
 use jaunt_layerfs::erofs;
 use jaunt_layerfs::fs::{CompleteChain, LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, READ_AHEAD_KIB, ReadAhead, SessionError, SessionHandle, Threads};
+use jaunt_layerfs::fuse::{self, READ_AHEAD_KIB, ReadAhead, SessionError, SessionHandle};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::observed::Observed;
 use jaunt_layerfs::source::{RegistrySource, Source};
@@ -83,8 +83,6 @@ pub struct Mounts {
     giving: tokio::sync::RwLock<()>,
     /// Repositories whose images are served, complete or not.
     served_always: OnceLock<Vec<RepositoryPrefix>>,
-    /// How long the threads of FUSE mounts linger, if it was said.
-    linger: OnceLock<Duration>,
     /// Whether the kernel may be asked for complete mounts.
     uses_erofs: AtomicBool,
     /// Whether new FUSE mounts may have passthrough.
@@ -148,7 +146,6 @@ impl Mounts {
             changing: tokio::sync::Mutex::default(),
             giving: tokio::sync::RwLock::default(),
             served_always: OnceLock::new(),
-            linger: OnceLock::new(),
             uses_erofs: AtomicBool::new(true),
             uses_passthrough: AtomicBool::new(true),
             unfit: Mutex::default(),
@@ -163,15 +160,6 @@ impl Mounts {
     pub fn avoid(&self, features: &BTreeSet<KernelFeature>) {
         self.uses_erofs.fetch_and(!features.contains(&KernelFeature::Erofs), Ordering::Relaxed);
         self.uses_passthrough.fetch_and(!features.contains(&KernelFeature::Passthrough), Ordering::Relaxed);
-    }
-
-    /// Has the threads that serve mounts linger so long ([`Threads::linger`]) from now on.
-    pub fn linger(&self, time: Duration) {
-        let _ = self.linger.set(time);
-    }
-
-    fn threads(&self) -> Threads {
-        Threads { count: THREADS, linger: self.linger.get().copied().unwrap_or(Threads::LINGER) }
     }
 
     /// Has chains read from boot packs as well from now on.
@@ -213,10 +201,7 @@ impl Mounts {
         let holds = holds && connection.negotiated.has_passthrough();
         let adapter = passthrough::adapter(fs.clone(), complete, &held.path, &connection, is_new);
         let pusher = (beside == Some(Beside::Push) && !holds).then(|| pusher(&root, &connection)).flatten();
-        match adapter
-            .map_err(SessionError::from)
-            .and_then(|adapter| connection.serve(adapter, self.threads()))
-        {
+        match adapter.map_err(SessionError::from).and_then(|adapter| connection.serve(adapter, THREADS)) {
             Ok(session) => {
                 if let Some(pusher) = pusher {
                     session.push(&fs, Box::new(pusher));
@@ -328,7 +313,7 @@ impl Mounts {
                 return self.fail_readers(HeldMount { connection: Some(connection), ..held });
             }
         };
-        match connection.serve(adapter, self.threads()) {
+        match connection.serve(adapter, THREADS) {
             Ok(session) => {
                 tracing::info!(snapshot = chain.snapshot_id, chain = %chain.chain_id, "serves a mount anew");
                 let (server, root) = (Server::Session(session), held.path.join(ROOT_NAME));

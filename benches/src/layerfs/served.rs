@@ -13,7 +13,7 @@ use jaunt_formats::{
 };
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
 use jaunt_layerfs::fuse::mount::detach;
-use jaunt_layerfs::fuse::{self, Adapter, MountOptions, SessionHandle, Threads};
+use jaunt_layerfs::fuse::{self, Adapter, MountOptions, SessionHandle};
 use jaunt_layerfs::index_file::open_index;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::Source;
@@ -22,7 +22,7 @@ use jaunt_tests::error::{At as _, Error, Result};
 use tokio::runtime::Runtime;
 
 /// As many as the daemon has for a mount.
-const THREADS: Threads = Threads { count: 2, linger: Threads::LINGER };
+const THREADS: usize = 2;
 
 /// A mount. It is gone when this is.
 pub struct Served {

@@ -1,5 +1,4 @@
-//! A file system whose requests are noted while it answers them ([`super::in_flight`]), and looked for afterwards
-//! ([`super::linger`]).
+//! A file system whose requests are noted while it answers them ([`super::in_flight`]).
 //!
 //! What it answers later than it returns, it notes by itself.
 
@@ -10,31 +9,17 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
-use std::sync::Arc;
-
 use super::in_flight::{InFlight, Taken};
-use super::linger::{Answering, Linger};
 
 /// Passes everything on that a read-only file system is asked. Without a table, nothing is noted.
 pub(super) struct Noting<F> {
     pub fs: F,
     pub table: Option<InFlight>,
-    pub linger: Arc<Linger>,
-}
-
-/// A request that is being answered. When it has been, it is noted no more, and then the next is looked for.
-struct During<'n> {
-    _taken: Option<Taken>,
-    _answering: Answering<'n>,
 }
 
 impl<F> Noting<F> {
-    fn during(&self, request: &Request) -> During<'_> {
-        let answering = self.linger.begin();
-        During {
-            _taken: self.table.as_ref().map(|table| table.take(request.unique().0)),
-            _answering: answering,
-        }
+    fn take(&self, request: &Request) -> Option<Taken> {
+        Some(self.table.as_ref()?.take(request.unique().0))
     }
 }
 
@@ -48,7 +33,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.lookup(request, parent, name, reply);
     }
 
@@ -57,17 +42,17 @@ impl<F: Filesystem> Filesystem for Noting<F> {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.getattr(request, ino, handle, reply);
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.readlink(request, ino, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.open(request, ino, flags, reply);
     }
 
@@ -82,7 +67,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.read(request, ino, handle, offset, size, flags, owner, reply);
     }
 
@@ -94,7 +79,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.flush(request, ino, handle, owner, reply);
     }
 
@@ -108,12 +93,12 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.release(request, ino, handle, flags, owner, flush, reply);
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.opendir(request, ino, flags, reply);
     }
 
@@ -125,7 +110,7 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.readdir(request, ino, handle, offset, reply);
     }
 
@@ -137,22 +122,22 @@ impl<F: Filesystem> Filesystem for Noting<F> {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.readdirplus(request, ino, handle, offset, reply);
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.statfs(request, ino, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.getxattr(request, ino, name, size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let _during = self.during(request);
+        let _taken = self.take(request);
         self.fs.listxattr(request, ino, size, reply);
     }
 }

@@ -5,8 +5,7 @@
 //! FUSE_INIT waits ([`Negotiated::synthetic_request`]); its answer is taken out at the other end and
 //! checked; then the real device is put in the socket's place (`dup3`). The library holds one descriptor
 //! number throughout and notices nothing. Its option to clone descriptors must stay off: requests taken
-//! through a clone die with it and could not be sent again. Where threads linger, the device stays open by a number of its own as well, to be
-//! looked at.
+//! through a clone die with it and could not be sent again.
 //!
 //! Requests that a predecessor had taken and not answered are asked for once more before the first read
 //! (Linux 6.9 and later). On an older kernel they are answered EIO, as far as the predecessor noted them ([`super::in_flight`]);
@@ -27,13 +26,12 @@ use zerocopy::IntoBytes;
 use super::abi::{NOTIFY_RESEND, OutHeader, len_of};
 use super::in_flight::InFlight;
 use super::init::{InitError, Negotiated};
-use super::linger::{Linger, Threads};
 use super::noting::Noting;
 use super::numbers::Told;
 use super::push::{PageSink, Push};
 use crate::fs::{Condemned, LayerFs};
 
-/// Serves `device` with `fs` on `threads`, until the file system is unmounted and out of use.
+/// Serves `device` with `fs` on `threads` threads, until the file system is unmounted and out of use.
 ///
 /// No other process may be reading from the device: its requests would be asked for again and answered
 /// twice.
@@ -41,7 +39,7 @@ pub fn serve<F: Filesystem>(
     fs: F,
     device: OwnedFd,
     negotiated: &Negotiated,
-    threads: impl Into<Threads>,
+    threads: usize,
 ) -> Result<SessionHandle, SessionError> {
     serve_noting(fs, device, negotiated, None, threads)
 }
@@ -53,12 +51,9 @@ pub fn serve_noting<F: Filesystem>(
     device: OwnedFd,
     negotiated: &Negotiated,
     in_flight: Option<&InFlight>,
-    threads: impl Into<Threads>,
+    threads: usize,
 ) -> Result<SessionHandle, SessionError> {
-    let threads = threads.into();
-    let linger = Arc::new(Linger::new(threads.linger));
-    let fs = Noting { fs, table: in_flight.cloned(), linger: linger.clone() };
-    let session = adopt(fs, negotiated, threads.count)?;
+    let session = adopt(Noting { fs, table: in_flight.cloned() }, negotiated, threads)?;
     put_in_place_of(&session, &device)?;
     if negotiated.can_resend() {
         resend(&session).map_err(SessionError::Resend)?;
@@ -71,13 +66,13 @@ pub fn serve_noting<F: Filesystem>(
             );
         }
     }
-    linger.on(device);
+    drop(device);
     let notifier = session.notifier();
     let thread = std::thread::Builder::new()
         .name("fuse".to_owned())
         .spawn(move || session.run())
         .map_err(SessionError::Threads)?;
-    Ok(SessionHandle { thread, notifier, linger, forgotten: Mutex::default(), pushed: Mutex::default() })
+    Ok(SessionHandle { thread, notifier, forgotten: Mutex::default(), pushed: Mutex::default() })
 }
 
 /// Asks the kernel to send every request again that was taken from `device` and not answered.
@@ -96,7 +91,6 @@ pub fn resend(device: impl AsFd) -> io::Result<()> {
 pub struct SessionHandle {
     thread: JoinHandle<io::Result<()>>,
     notifier: Notifier,
-    linger: Arc<Linger>,
     /// What is not believed any more, and the kernel has nothing of.
     forgotten: Mutex<BTreeSet<Condemned>>,
     pushed: Mutex<Option<Push>>,
@@ -106,11 +100,6 @@ impl SessionHandle {
     /// Whether the session is over, because the file system is out of use or the device failed.
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
-    }
-
-    /// Requests that a thread found which had not gone to sleep yet ([`Threads::linger`]).
-    pub fn found_awake(&self) -> u64 {
-        self.linger.found()
     }
 
     /// Waits for the end of the session; an error is the device's.

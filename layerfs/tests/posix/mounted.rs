@@ -4,10 +4,9 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jaunt_layerfs::fs::{LayerFs, ROOT_NAME};
-use jaunt_layerfs::fuse::{self, Adapter, MountOptions, SessionHandle, Threads};
+use jaunt_layerfs::fuse::{self, Adapter, MountOptions, SessionHandle};
 use jaunt_layerfs::index_file::open_index;
 use jaunt_layerfs::layers::{Layers, Settings};
 use jaunt_layerfs::source::{MemorySource, Source};
@@ -36,8 +35,6 @@ pub struct Mounted {
     complete: Option<Complete>,
     layers: u16,
     source: Arc<dyn Source>,
-    /// How long its threads linger, from the next [`Self::again`] on. At first as on nodes.
-    pub linger: Duration,
 }
 
 impl Mounted {
@@ -70,7 +67,6 @@ impl Mounted {
             complete: None,
             layers,
             source,
-            linger: Threads::LINGER,
         };
         mounted.mount(options);
         mounted
@@ -106,11 +102,6 @@ impl Mounted {
         self.fs.as_ref().unwrap()
     }
 
-    /// Requests of the lazy ones that nobody had to be woken for.
-    pub fn found_awake(&self) -> u64 {
-        self.session.as_ref().unwrap().found_awake()
-    }
-
     /// A path beside the mounts, on an ordinary disk.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -133,8 +124,7 @@ impl Mounted {
         let mounted = fuse::mount::mount(&self.path("mnt"), options).unwrap();
         let fs = self.fs.insert(Arc::new(fs));
         let adapter = Adapter::new(fs.clone(), self.runtime.handle().clone());
-        let threads = Threads { count: 2, linger: self.linger };
-        self.session = Some(fuse::serve(adapter, mounted.device, &mounted.negotiated, threads).unwrap());
+        self.session = Some(fuse::serve(adapter, mounted.device, &mounted.negotiated, 2).unwrap());
         overlay(&self.direct(), &self.path(""));
         self.complete =
             Complete::new(self.path("complete"), &self.path("index"), &self.source, &self.runtime);

@@ -89,21 +89,3 @@ fn readers_that_wait_hold_up_nobody_who_asks_for_something_else() {
     assert_eq!(right, [Some(true); READERS]);
     assert_eq!(answer.unwrap(), (READERS + 1, "file-0".into(), true));
 }
-
-#[test]
-fn who_asks_one_thing_after_the_other_finds_a_thread_awake() {
-    if !can_mount() || thread::available_parallelism().unwrap().get() < 2 {
-        return;
-    }
-    let names: Vec<String> = (0..100).map(|number| number.to_string()).collect();
-    let mut mounted = Mounted::new(Image::new(vec![names.iter().map(|name| file(name, [])).collect()]));
-    // The longer one, so that a slow machine's requests follow one another, too.
-    for (linger, finds) in [(Duration::ZERO, false), (Duration::from_secs(1), true)] {
-        mounted.linger = linger;
-        mounted.again();
-        for name in &names {
-            fs::symlink_metadata(mounted.direct().join(name)).unwrap();
-        }
-        assert_eq!(mounted.found_awake() > 0, finds, "{linger:?}");
-    }
-}

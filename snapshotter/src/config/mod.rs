@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use boot::{BootConfig, RepositoryPrefix};
 pub use completion::CompletionConfig;
 pub use credentials::CredentialsConfig;
-pub use kernel::{KernelFeature, Linger};
+pub use kernel::KernelFeature;
 pub use metrics::{MetricsAddress, MetricsConfig};
 pub use originals::OriginalsPolicy;
 pub use registries::{ClientFiles, RegistriesConfig, RegistryFlags};
@@ -71,8 +71,6 @@ pub struct Settings {
     pub resolve_timeout_seconds: Option<u64>,
     /// How long a container's read waits for registries in trouble before it is an error.
     pub read_deadline_seconds: Option<u64>,
-    /// How long a thread that has answered a request looks for the next before it sleeps, in microseconds; 0: not at all.
-    pub linger_microseconds: Option<Linger>,
     /// Features of the kernel that are not used, as if it had none.
     #[serde(default)]
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
@@ -129,8 +127,6 @@ pub struct Config {
     pub resolve_timeout_seconds: u64,
     /// See [`Settings::read_deadline_seconds`].
     pub read_deadline_seconds: u64,
-    /// See [`Settings::linger_microseconds`].
-    pub linger_microseconds: Linger,
     /// See [`Settings::avoid_kernel_features`].
     pub avoid_kernel_features: BTreeSet<KernelFeature>,
     /// See [`Settings::direct_io`].
@@ -214,7 +210,6 @@ impl Settings {
             docker_config: flags.docker_config.or(self.docker_config),
             resolve_timeout_seconds: flags.resolve_timeout_seconds.or(self.resolve_timeout_seconds),
             read_deadline_seconds: flags.read_deadline_seconds.or(self.read_deadline_seconds),
-            linger_microseconds: flags.linger_microseconds.or(self.linger_microseconds),
             avoid_kernel_features: self
                 .avoid_kernel_features
                 .into_iter()
@@ -255,7 +250,6 @@ impl Settings {
             docker_config: self.docker_config,
             resolve_timeout_seconds: self.resolve_timeout_seconds.unwrap_or(10),
             read_deadline_seconds: self.read_deadline_seconds.unwrap_or(30),
-            linger_microseconds: self.linger_microseconds.unwrap_or_default(),
             avoid_kernel_features: self.avoid_kernel_features,
             direct_io: self.direct_io,
             trust: self.trust.unwrap_or_default(),

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use jaunt_distribution::Client;
 use jaunt_formats::{Platform, Reference};
-use jaunt_layerfs::fuse::Threads;
 use jaunt_layerfs::layers::{self, Layers};
 use jaunt_layerfs::store::{Store, StoreError};
 
@@ -26,7 +25,6 @@ use crate::daemon;
 use crate::fallback::{Fallback, FallbackCode};
 use crate::index_store::IndexStore;
 use crate::metastore::MetaStore;
-use crate::mounts::THREADS;
 use crate::resolve::{Resolve as _, ResolveLimits, Resolver};
 
 pub use point::{PointError, umount};
@@ -182,7 +180,6 @@ async fn prepare(
         client,
         repositories: records.sources(&resolved.index).into_iter().collect(),
         point,
-        threads: Threads { count: THREADS, linger: config.linger_microseconds.time() },
         complete: args.complete,
     })
 }

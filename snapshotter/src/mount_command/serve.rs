@@ -9,15 +9,14 @@ use jaunt_formats::Digest;
 use jaunt_layerfs::completion::{self, Completion};
 use jaunt_layerfs::fs::{FsError, LayerFs, RootPlace};
 use jaunt_layerfs::fuse::mount::{self, DetachOnDrop, UnmountError};
-use jaunt_layerfs::fuse::{
-    self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle, Threads,
-};
+use jaunt_layerfs::fuse::{self, Adapter, BackingIds, MountError, MountOptions, SessionError, SessionHandle};
 use jaunt_layerfs::index_file::{IndexFileError, open_index};
 use jaunt_layerfs::layers::Layers;
 use jaunt_layerfs::source::{RegistrySource, Source};
 
 use super::stop::Stop;
 use crate::boot::{BootPacks, Start};
+use crate::mounts::THREADS;
 use crate::passthrough;
 
 /// How often a mount that was in use is tried again.
@@ -77,8 +76,6 @@ pub(super) struct Served {
     pub client: Client,
     pub repositories: Vec<Repository>,
     pub point: PathBuf,
-    /// Who answers.
-    pub threads: Threads,
     /// Whether the rest is fetched while nobody reads.
     pub complete: bool,
 }
@@ -112,7 +109,7 @@ impl Served {
             // Nobody takes over from this process, so nothing needs to be recorded.
             adapter = adapter.with_passthrough(complete, BackingIds::default());
         }
-        let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, self.threads)?;
+        let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
         let ended = until_end(&self.point, session, stop).await;
         armed.disarm();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jaunt_layerfs::erofs::Detached;
-use jaunt_layerfs::fuse::{InFlight, Negotiated, SessionError, SessionHandle, Threads, fuser, serve_noting};
+use jaunt_layerfs::fuse::{InFlight, Negotiated, SessionError, SessionHandle, fuser, serve_noting};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -189,11 +189,7 @@ impl Handle {
 
 impl Connection {
     /// Serves it in this process ([`jaunt_layerfs::fuse::serve_noting`]).
-    pub fn serve<F: fuser::Filesystem>(
-        self,
-        fs: F,
-        threads: impl Into<Threads>,
-    ) -> Result<SessionHandle, SessionError> {
+    pub fn serve<F: fuser::Filesystem>(self, fs: F, threads: usize) -> Result<SessionHandle, SessionError> {
         serve_noting(fs, self.device, &self.negotiated, self.in_flight.as_ref(), threads)
     }
 }
