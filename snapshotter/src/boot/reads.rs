@@ -42,7 +42,7 @@ impl Start {
     /// One on what is mounted at `point`.
     pub(super) fn to_come(point: &Path, config: &BootConfig) -> Option<Self> {
         let TouchLimits { settled, longest } = limits(config);
-        Some(Self { narrowed: narrow(point)?, lasts: longest.min(2 * settled) })
+        Some(Self { narrowed: narrow(point)?, lasts: longest.min(settled.saturating_mul(2)) })
     }
 
     /// It begins: after twice the time that a traced start may rest before it is over, as much is read ahead as ever. Files that were opened
