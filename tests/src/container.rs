@@ -29,6 +29,7 @@ pub enum Readiness {
 #[derive(Debug)]
 pub struct Container {
     id: String,
+    run: Command,
     child: Child,
     kill: Command,
     lines: Receiver<(Instant, String)>,
@@ -42,21 +43,9 @@ impl Container {
         format!("{}-c{}", scratch.name(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    pub(crate) fn start(id: String, mut command: Command, kill: Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| Error::Spawn { command: line(&command), source })?;
-        let (sender, lines) = channel();
-        if let Some(stdout) = child.stdout.take() {
-            follow(stdout, sender.clone());
-        }
-        if let Some(stderr) = child.stderr.take() {
-            follow(stderr, sender);
-        }
-        Ok(Self { id, child, kill, lines, said: Vec::new() })
+    pub(crate) fn start(id: String, mut run: Command, kill: Command) -> Result<Self> {
+        let (child, lines) = spawned(&mut run)?;
+        Ok(Self { id, run, child, kill, lines, said: Vec::new() })
     }
 
     /// Its ID in containerd.
@@ -121,6 +110,18 @@ impl Container {
         if status.success() { Ok(self.said.join("\n")) } else { Err(self.failure(status)) }
     }
 
+    /// The same of one that prints something and ends at once. What such a program prints gets lost now and then between containerd's shim and
+    /// its client (containerd's issue 5741), so one that ended well without a word is run once more.
+    pub fn finish_saying(&mut self, limit: Duration) -> Result<String> {
+        let said = self.finish(limit)?;
+        if !said.is_empty() {
+            return Ok(said);
+        }
+        eprintln!("container {} ended without a word: once more", self.id);
+        (self.child, self.lines) = spawned(&mut self.run)?;
+        self.finish(limit)
+    }
+
     /// Kills and removes it; harmless on one that has ended.
     pub fn stop(&mut self) -> Result<()> {
         if self.child.try_wait().at(&self.id)?.is_some() {
@@ -160,6 +161,20 @@ impl Drop for Container {
             eprintln!("stopping container {}: {error}", self.id);
         }
     }
+}
+
+/// The program that runs a container, and what that prints.
+fn spawned(run: &mut Command) -> Result<(Child, Receiver<(Instant, String)>)> {
+    let spawned = run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|source| Error::Spawn { command: line(run), source })?;
+    let (sender, lines) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        follow(stdout, sender.clone());
+    }
+    if let Some(stderr) = child.stderr.take() {
+        follow(stderr, sender);
+    }
+    Ok((child, lines))
 }
 
 /// Sends each line with the moment it arrived; a last line may lack its newline.

@@ -139,7 +139,7 @@ fn a_wrong_span_is_an_error_for_its_readers_only() {
     node.pull(&pushed.reference).unwrap();
     let script = "sha256sum /data/other; sha256sum /data/one && exit 1; head -c 1000 /data/one | sha256sum; echo ready";
     let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-c", script]).unwrap();
-    let said = container.finish(LIMIT).unwrap();
+    let said = container.finish_saying(LIMIT).unwrap();
     assert!(said.contains(&Digest::of(&noise(4, 3 << 20)).hex()), "{said}");
     assert!(said.contains(&Digest::of(&noise(3, 3 << 20)[..1000]).hex()), "{said}");
     assert!(said.to_lowercase().contains("i/o error") || said.contains("Input/output error"), "{said}");
@@ -152,7 +152,7 @@ fn a_wrong_span_is_an_error_for_its_readers_only() {
     // Mended at the source, the file reads well: nothing wrong was kept.
     fs::write(&blob, good).unwrap();
     let mut again = node.containerd.run_with(&pushed.reference, &["/bin/sha256sum", "/data/one"]).unwrap();
-    assert!(again.finish(LIMIT).unwrap().contains(&Digest::of(&noise(3, 3 << 20)).hex()));
+    assert!(again.finish_saying(LIMIT).unwrap().contains(&Digest::of(&noise(3, 3 << 20)).hex()));
 }
 
 /// Flips four bytes of a converted layer where it holds `content`; returns the file and what it held.

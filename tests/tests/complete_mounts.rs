@@ -116,7 +116,7 @@ fn a_container_sees_the_same_inode_numbers_over_a_lazy_mount_after_a_restart_and
     let words = ["/bin/sh", "-ec", "echo ready; ls -1ai /d /opaque /bin /etc"];
     let numbers = |node: &Node<'_>| {
         let mut container = node.containerd.run_with(&pushed.reference, &words).unwrap();
-        let said = container.finish(LIMIT).unwrap();
+        let said = container.finish_saying(LIMIT).unwrap();
         // Above them is the container's own root.
         said.lines().filter(|line| !line.ends_with(" ..")).collect::<Vec<_>>().join("\n")
     };
@@ -161,7 +161,9 @@ fn a_kernel_without_erofs_has_complete_images_served() {
     let lazy = pulled_and_completed(&bed, &pushed.reference, &config);
     let words = ["/bin/sh", "-ec", "echo ready; sha256sum /d/spans"];
     let mut container = lazy.containerd.run_with(&pushed.reference, &words).unwrap();
-    assert!(container.finish(LIMIT).unwrap().contains(&Digest::of(&noise(1, 3 << 20)).hex().to_string()));
+    assert!(
+        container.finish_saying(LIMIT).unwrap().contains(&Digest::of(&noise(1, 3 << 20)).hex().to_string())
+    );
     assert_eq!(complete_mounts(&lazy), Vec::<PathBuf>::new());
 }
 

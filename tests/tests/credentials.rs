@@ -125,7 +125,8 @@ fn without_a_login_a_private_image_is_unpacked_and_with_a_pull_secret_it_is_lazy
     pull(&private, &node, &node.containerd.socket());
     assert_eq!(backings(bed, &node), ["lazy", "lazy"]);
     let read = ["/bin/sha256sum", "/data/one"];
-    let said = node.containerd.run_with(&private.pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    let said =
+        node.containerd.run_with(&private.pushed.reference, &read).unwrap().finish_saying(LIMIT).unwrap();
     assert!(said.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{said}");
 }
 

@@ -159,7 +159,7 @@ fn one(seed: u64) {
         interrupted(remove, &bed, &mut node, &mut dice);
     }
     wait_until("a pull after all", LIMIT, || node.pull(reference).is_ok()).unwrap();
-    let said = node.containerd.run(reference).unwrap().finish(LIMIT).unwrap();
+    let said = node.containerd.run(reference).unwrap().finish_saying(LIMIT).unwrap();
     for n in 0..FILES {
         let line = format!("{}  /data/{n}", Digest::of(&noise(n + 1, FILE_BYTES)).hex());
         assert!(said.contains(&line), "{said}");
@@ -210,7 +210,7 @@ fn where_the_kernel_sends_nothing_again_no_pages_are_pushed_and_the_pack_serves_
         let pushed = || log().matches("what its boot pack brought is in the page cache").count();
         node.pull(&reference).unwrap();
         let words = ["/bin/sh", "-c", "cat /many/* | sha256sum"];
-        let said = node.containerd.run_with(&reference, &words).unwrap().finish(LIMIT).unwrap();
+        let said = node.containerd.run_with(&reference, &words).unwrap().finish_saying(LIMIT).unwrap();
         assert!(said.contains(&digest_of_many()), "{said}\n{}", log());
         if pushes {
             wait_until("pages", LIMIT, || pushed() == 1).unwrap();

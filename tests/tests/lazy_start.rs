@@ -67,7 +67,7 @@ fn a_container_writes_over_what_it_has_not_fetched() {
     node.pull(&pushed.reference).unwrap();
     let script = "echo more >> /data/unread && head -c 1048581 /data/unread | sha256sum && rm -r /data && ls / && echo x > /new";
     let mut container = node.containerd.run_with(&pushed.reference, &["/bin/sh", "-ec", script]).unwrap();
-    let said = container.finish(LIMIT).unwrap();
+    let said = container.finish_saying(LIMIT).unwrap();
     let content = [noise(7, 1 << 20), b"more\n".to_vec()].concat();
     assert!(said.starts_with(&jaunt_formats::Digest::of(&content).hex()), "{said}");
     assert!(!said.lines().any(|line| line == "data"), "{said}");
@@ -108,7 +108,7 @@ fn unpacked_layers_sit_above_lazy_ones() {
     let mut kinds = backings(&bed, &node);
     kinds.sort();
     assert_eq!(kinds, ["eager", "lazy", "lazy"]);
-    let said = node.containerd.run(&derived.reference).unwrap().finish(LIMIT).unwrap();
+    let said = node.containerd.run(&derived.reference).unwrap().finish_saying(LIMIT).unwrap();
     assert!(said.starts_with("own\n"), "{said}");
     assert!(said.contains(&jaunt_formats::Digest::of(&noise(7, 1 << 20)).hex()), "{said}");
 }
@@ -175,11 +175,11 @@ fn a_restarted_node_needs_no_network() {
     let node = bed.node();
     node.pull(&pushed.reference).unwrap();
     let read = ["/bin/sh", "-c", "sha256sum /data/unread; echo ready"];
-    let first = node.containerd.run_with(&pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    let first = node.containerd.run_with(&pushed.reference, &read).unwrap().finish_saying(LIMIT).unwrap();
     drop(node);
     bed.registry.stop().unwrap();
     let node = bed.node();
-    let second = node.containerd.run_with(&pushed.reference, &read).unwrap().finish(LIMIT).unwrap();
+    let second = node.containerd.run_with(&pushed.reference, &read).unwrap().finish_saying(LIMIT).unwrap();
     assert_eq!(first, second);
 }
 

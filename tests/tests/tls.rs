@@ -112,7 +112,7 @@ impl Gated {
         assert_eq!(backings(&self.bed, node), ["lazy"; 2], "{:#}", status(&self.bed, node));
         let mut container =
             node.containerd.run_with(&self.reference(), &["/bin/sha256sum", "/data/one"]).unwrap();
-        let said = container.finish(LIMIT).unwrap();
+        let said = container.finish_saying(LIMIT).unwrap();
         assert!(said.starts_with(&Digest::of(&noise(1, 2 << 20)).hex()), "{said}");
     }
 

@@ -30,7 +30,7 @@ pub fn read_in_container(node: &Node<'_>, reference: &str, files: &[(&str, &[u8]
     let paths: Vec<String> = files.iter().map(|(path, _)| format!("/{path}")).collect();
     let script = format!("sha256sum {}", paths.join(" "));
     let mut container: Container = node.containerd.run_with(reference, &["/bin/sh", "-c", &script]).unwrap();
-    let said = container.finish(LIMIT).unwrap();
+    let said = container.finish_saying(LIMIT).unwrap();
     let sums: Vec<String> =
         files.iter().map(|(path, bytes)| format!("{}  /{path}", Digest::of(bytes).hex())).collect();
     assert_eq!(said, sums.join("\n"));
