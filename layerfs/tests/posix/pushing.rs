@@ -203,6 +203,14 @@ fn what_a_pack_brings_is_read_without_asking_us() {
     if !can_mount() {
         return;
     }
+    // A machine may take pages back ahead of any need (DAMON), by regions of memory that nobody has used for a while: what was just stored may
+    // lie in one. Not each time.
+    let asked = (0..3).map(|_| reads_of_what_was_pushed()).find(|reads| *reads == 0);
+    assert_eq!(asked, Some(0), "the kernel had them");
+}
+
+/// Reads that reach us of files that were pushed.
+fn reads_of_what_was_pushed() -> u64 {
     let bed = Bed::new();
     assert_eq!(bed.pushed(), 0);
     bed.load();
@@ -213,11 +221,14 @@ fn what_a_pack_brings_is_read_without_asking_us() {
     read(&bed.root(), HOT[0]);
     read(&bed.root(), HOT[1]);
     assert!(fs::read(bed.root().join("deep/again")).unwrap() == content(HOT[0]));
-    assert_eq!(reads(), 0, "the kernel had them");
-    assert_eq!(bed.boot.figures().used_bytes, 0, "nobody was seen to use them");
+    let asked = reads();
+    if asked == 0 {
+        assert_eq!(bed.boot.figures().used_bytes, 0, "nobody was seen to use them");
+    }
     read(&bed.root(), HOT[2]);
     read(&bed.root(), COLD);
-    assert!(reads() > 0, "what was not pushed is read");
+    assert!(reads() > asked, "what was not pushed is read");
+    asked
 }
 
 #[test]
