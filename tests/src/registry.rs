@@ -9,10 +9,11 @@ use std::time::Duration;
 use jaunt_formats::Digest;
 use rustix::process::Signal;
 
+use crate::cold;
 use crate::error::{At as _, Error, Result};
 use crate::http::{self, Response};
 use crate::network::Network;
-use crate::process::{Daemon, cpu_seconds, run};
+use crate::process::{Daemon, cpu_seconds};
 use crate::scratch::Scratch;
 
 const PORT: u16 = 5000;
@@ -190,10 +191,7 @@ impl Registry {
 
     /// Reads all of the registry's files, as a machine of its own would have them in memory.
     pub fn warm(&self) -> Result<()> {
-        run(std::process::Command::new("sh")
-            .args(["-ec", "find \"$0\" -type f -exec cat {} + > /dev/null"])
-            .arg(&self.data))?;
-        Ok(())
+        cold::warm(&self.data)
     }
 
     /// Requests that it has answered so far.

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use jaunt_tests::error::{At as _, Result};
-use jaunt_tests::process::{Daemon, run, wait_until};
-use jaunt_tests::{Binaries, Container, Network, Node, Pod, Registry, Scratch, cold};
+use jaunt_tests::process::{Daemon, wait_until};
+use jaunt_tests::{Binaries, Container, Network, Node, Pod, Registry, Scratch, cold, host};
 use tokio::runtime::Runtime;
 
 use super::cost::{self, Cost};
@@ -105,7 +104,7 @@ impl Bench<'_> {
                 self.cool()?;
             }
             if null.is_some() {
-                warm(&case.tree)?;
+                cold::warm(&case.tree)?;
             }
             let start = self.start((&node, &before), case, laid, repository)?;
             self.say(case, system, &start);
@@ -144,8 +143,8 @@ impl Bench<'_> {
     fn cool(&self) -> Result<()> {
         cold::drop_caches()?;
         self.registry.warm()?;
-        run(Command::new("sh").args(["-ec", "cat \"$(command -v ctr)\" > /dev/null"]))?;
-        Ok(())
+        let client = host::find("ctr").unwrap_or_default();
+        cold::warm(&fs::canonicalize(&client).at(&client)?)
     }
 
     /// A node of ours that takes the kubelet's image calls, as is advised for one.
@@ -238,10 +237,4 @@ fn config(below: Below) -> String {
         Below::JauntPacked => format!("{STREAMING}{NEVER_TRACED}"),
         _ => STREAMING.to_owned(),
     }
-}
-
-/// Has all files below `tree` in the page cache.
-fn warm(tree: &Path) -> Result<()> {
-    run(Command::new("sh").args(["-ec", "find \"$0\" -type f -exec cat {} + > /dev/null"]).arg(tree))?;
-    Ok(())
 }
