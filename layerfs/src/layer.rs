@@ -11,7 +11,7 @@ use jaunt_formats::launch::LaunchLayer;
 use tokio::time::Instant;
 
 use crate::class::Class;
-use crate::fetch::{Fetcher, Landed};
+use crate::fetch::{Beside, Fetcher, Landed};
 use crate::prefetch::{Misses, Prefetcher};
 use crate::recent_failures::RecentFailures;
 use crate::source::Source;
@@ -124,10 +124,8 @@ impl Layer {
             let diff_id = fetcher.layer.diff_id.0;
             return Err(ReadErrors::from(ReadError::OutOfRange { diff_id, range }));
         };
-        if around {
-            self.suggest_neighbours(&spans);
-        }
-        let reading = self.read_spans(&range, spans);
+        let beside = if around { self.suggest_neighbours(&spans) } else { Beside::Nothing };
+        let reading = self.read_spans(&range, spans, beside);
         let mut reading = std::pin::pin!(reading);
         let waiting = fetcher.node.pool.urgency.wait();
         if let Ok(read) = tokio::time::timeout(URGENT, &mut reading).await {
@@ -143,10 +141,15 @@ impl Layer {
     /// # Errors
     /// A span could not be had.
     pub async fn fetch(&self, spans: Range<usize>, class: Class) -> Result<(), ReadErrors> {
-        self.0.fetcher.want(spans, class, None).await.map(drop)
+        self.0.fetcher.want(spans, class, Beside::Nothing, None).await.map(drop)
     }
 
-    async fn read_spans(&self, range: &Range<u64>, spans: Range<usize>) -> Result<Vec<u8>, ReadErrors> {
+    async fn read_spans(
+        &self,
+        range: &Range<u64>,
+        spans: Range<usize>,
+        beside: Beside,
+    ) -> Result<Vec<u8>, ReadErrors> {
         let (fetcher, begun) = (&self.0.fetcher, Instant::now());
         let missing = spans.clone().filter(|at| !fetcher.is_local(*at));
         if let Some(error) = self.0.failures.find(missing) {
@@ -155,7 +158,7 @@ impl Layer {
         let deadline = begun + fetcher.node.settings.read_deadline;
         // What the store turns out not to have any more when it is read is missing in the next round.
         for _ in 0..ROUNDS {
-            let landed = fetcher.want(spans.clone(), Class::Demand, Some(deadline)).await;
+            let landed = fetcher.want(spans.clone(), Class::Demand, beside, Some(deadline)).await;
             let landed = landed.inspect_err(|error| {
                 let missing = spans.clone().filter(|at| !fetcher.is_local(*at));
                 self.0.failures.note(missing, error, begun.elapsed());
@@ -191,10 +194,15 @@ impl Layer {
         whole.then_some(bytes)
     }
 
-    fn suggest_neighbours(&self, spans: &Range<usize>) {
+    /// Whether what lies around a miss is to come with it, which is if another was near. Where the line is slow, or too much is
+    /// brought along already, that is fetched once no reader waits.
+    fn suggest_neighbours(&self, spans: &Range<usize>) -> Beside {
         let fetcher = &self.0.fetcher;
-        let Some(miss) = spans::blob_range(&fetcher.layer, spans) else { return };
-        let Some(around) = self.0.misses.note(&miss) else { return };
+        if !fetcher.node.settings.ahead {
+            return Beside::Nothing;
+        }
+        let Some(miss) = spans::blob_range(&fetcher.layer, spans) else { return Beside::Nothing };
+        let Some(around) = self.0.misses.note(&miss) else { return Beside::Nothing };
         let (before, after) = spans::around(&fetcher.layer, &around, spans);
         for side in [before, after] {
             if !side.clone().all(|span| fetcher.is_local(span)) {
@@ -203,6 +211,7 @@ impl Layer {
                 self.0.prefetcher.suggest(async move { fetcher.guess(side, Class::Nearby).await });
             }
         }
+        Beside::Neighbours
     }
 }
 

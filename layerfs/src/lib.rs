@@ -32,6 +32,8 @@ pub mod index_file;
 pub mod layer;
 pub mod layers;
 pub mod metrics;
+#[cfg(test)]
+mod neighbour_tests;
 pub mod observed;
 #[cfg(test)]
 mod original_tests;

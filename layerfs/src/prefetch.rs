@@ -4,7 +4,8 @@
 //! a second read misses close to an earlier one, the spans around it are fetched as well. Measured on a Python
 //! start (pandas, 176 misses without this): 60 % fewer misses for a tenth of the image more.
 //!
-//! Strictly optional: a job starts only while no reader waits for a fetch, is small, and is dropped when newer
+//! As far as that is cheap, they come with the request for the miss itself ([`Beside`](crate::fetch::Beside)); what is left is
+//! a job here. Strictly optional: a job starts only while no reader waits for a fetch, is small, and is dropped when newer
 //! ones fill the queue. The newest runs first: that is where the program is.
 
 use std::collections::VecDeque;

@@ -10,6 +10,8 @@ const FETCH: u64 = 4 << 20;
 const FETCH_TAR: u64 = 16 << 20;
 /// Bytes of tar prefetched on either side of a miss at most: eight times the compressed reach.
 const PREFETCH_TAR: u64 = 4 << 20;
+/// Compressed bytes that a request brings along behind what it is for at most, and twice as many as before it.
+const BESIDE: u64 = 2 << 20;
 /// Bytes between two wanted spans that are fetched along: half a millisecond at 1 Gbit/s, for which no second request is
 /// made. The spans among them are kept, those here already part two requests, and what no span covers is thrown away:
 /// frames of podman's layers do not touch.
@@ -49,6 +51,28 @@ pub(crate) fn around(
     let last =
         spans.partition_point(|span| span.blob_offset.0 < range.end && span.tar_range().end <= highest);
     (first.min(run.start)..run.start, run.end..last.max(run.end))
+}
+
+/// The spans before and behind a run of them that a request for it may bring along, up to one to `leave_out`, where
+/// so many bytes come in one `round_trip`: those of two before it, which it waits for, and of six behind it. (A request takes
+/// several times the shortest that was seen with usual registries, and processors at both ends.)
+pub(crate) fn beside(
+    layer: &LaunchLayer,
+    run: &Range<usize>,
+    round_trip: u64,
+    leave_out: impl Fn(usize) -> bool,
+) -> (Range<usize>, Range<usize>) {
+    let Some(own) = blob_range(layer, run) else { return (run.start..run.start, run.end..run.end) };
+    let before = round_trip.saturating_mul(2).min(BESIDE / 2);
+    let behind = round_trip.saturating_mul(6).min(BESIDE);
+    let within = own.start.saturating_sub(before)..own.end.saturating_add(behind);
+    let (above, below) = around(layer, &within, run);
+    let comes = |first, last, joint, at: usize| !leave_out(at) && fit(layer, first, last, joint);
+    let ends = |at: usize| layer.spans[at].blob_range().end;
+    let below = below.take_while(|&at| ends(at) <= within.end && comes(run.start, at, (at - 1, at), at));
+    let end = below.last().map_or(run.end, |last| last + 1);
+    let above = above.rev().take_while(|&at| comes(at, end - 1, (at, at + 1), at));
+    (above.last().unwrap_or(run.start)..run.start, run.end..end)
 }
 
 /// Whether wanted spans from `first` to `last` are one request, of which `joint` are two that follow each other.
@@ -104,6 +128,26 @@ mod tests {
         for range in [0..600, 700..713, 612..1024, 1124..1125] {
             assert_eq!(covering(&layer, &range), None, "{range:?}");
         }
+    }
+
+    #[test]
+    fn what_a_request_brings_along_is_near_whole_missing_and_little_where_the_line_is_slow() {
+        let spans: Vec<_> = (0..100).map(|at| (at * 100_000, 100_000, at * 200_000, 200_000)).collect();
+        let layer = layer(&spans);
+        let none = |_| false;
+        assert_eq!(beside(&layer, &(50..51), 100_000, none), (48..50, 51..57));
+        assert_eq!(beside(&layer, &(50..51), 49_999, none), (50..50, 51..53));
+        assert_eq!(beside(&layer, &(50..51), 16_666, none), (50..50, 51..51));
+        assert_eq!(beside(&layer, &(50..51), u64::MAX, none), (40..50, 51..71), "bounded in the blob");
+        assert_eq!(beside(&layer, &(50..51), 100_000, |at| at == 48 || at == 53), (49..50, 51..53));
+        assert_eq!(beside(&layer, &(0..1), 100_000, none), (0..0, 1..7));
+        assert_eq!(beside(&layer, &(99..100), 100_000, none), (97..99, 100..100));
+        assert_eq!(
+            beside(&layer, &(50..80), u64::MAX, none),
+            (50..50, 80..91),
+            "one request has 4 MiB in all"
+        );
+        assert_eq!(beside(&layer, &(7..7), 100_000, none), (7..7, 7..7));
     }
 
     #[test]

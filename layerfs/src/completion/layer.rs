@@ -12,7 +12,7 @@ use super::aside::{Wanted, aside};
 use super::check::{self, Fault};
 use super::trouble::{Stop, Trouble};
 use crate::class::Class;
-use crate::fetch::Fetcher;
+use crate::fetch::{Beside, Fetcher};
 use crate::layer::{Handle, Layer, OriginalError};
 use crate::spans;
 
@@ -121,7 +121,7 @@ impl Shared {
                 return Err(Stop::Unneeded);
             }
             let deadline = Some(Instant::now() + PATIENCE);
-            let landed = target.fetcher.want(run.clone(), Class::Background, deadline).await;
+            let landed = target.fetcher.want(run.clone(), Class::Background, Beside::Nothing, deadline).await;
             match landed {
                 Err(_) if !target.is_needed() => return Err(Stop::Unneeded),
                 landed => drop(landed?),

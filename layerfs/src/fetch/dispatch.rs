@@ -3,19 +3,29 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Fetcher;
-use super::run::Run;
+use super::run::{Along, Run};
+use super::{Fetcher, Outcome};
 use crate::class::Class;
+use crate::single_flight::Ticket;
 use crate::spans;
+
+/// What a request brings beside what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing.
+    Nothing,
+    /// What lies around it, as far as that takes little more time than the request itself.
+    Neighbours,
+}
 
 impl Fetcher {
     /// Sees to it that those of a run of spans that are wanted are fetched, as `class` has its turn.
-    pub(crate) fn dispatch(self: &Arc<Self>, keys: Range<usize>, class: Class) {
+    pub(crate) fn dispatch(self: &Arc<Self>, keys: Range<usize>, class: Class, beside: Beside) {
         let this = self.clone();
-        tokio::spawn(async move { this.fetch_wanted(keys, class).await });
+        tokio::spawn(async move { this.fetch_wanted(keys, class, beside).await });
     }
 
-    async fn fetch_wanted(self: Arc<Self>, keys: Range<usize>, class: Class) {
+    async fn fetch_wanted(self: Arc<Self>, keys: Range<usize>, class: Class, beside: Beside) {
         // Whoever wants them may be gone, and others may have taken them along, by the time it is their turn.
         while let Some(first) = self.flights.first_wanted(keys.clone(), class) {
             if class.stands_back() {
@@ -30,17 +40,67 @@ impl Fetcher {
                 let mut between = joint.0 + 1..joint.1;
                 spans::fit(&self.layer, first, last, joint) && between.all(|at| !self.is_local(at))
             };
-            let run = Run::new(&self.layer, self.flights.take(first, class, fits));
+            let tickets = self.flights.take(first, class, fits);
+            let run = match beside {
+                Beside::Neighbours if passage.is_some() => self.with_neighbours(tickets),
+                _ => Run::new(&self.layer, tickets),
+            };
             if run.is_empty() {
                 continue;
             }
             if let Some(passage) = &mut passage {
-                passage.expect(run.bytes());
+                passage.expect(run.own_bytes(&self.layer));
             }
             if self.flights.first_wanted(keys.clone(), class).is_some() {
-                self.dispatch(keys, class);
+                self.dispatch(keys, class, beside);
             }
             return self.fetch(run, passage).await;
         }
+    }
+
+    /// A run of what was taken, and of what lies around it as far as that is cheap: a request less. Memory for that is what
+    /// those that stand back may have, so that no reader waits for it.
+    fn with_neighbours(self: &Arc<Self>, tickets: Vec<Ticket<Outcome>>) -> Run {
+        let own = match (tickets.first(), tickets.last()) {
+            (Some(first), Some(last)) => first.key()..last.key() + 1,
+            _ => 0..0,
+        };
+        let run = Run::new(&self.layer, tickets);
+        if run.is_empty() || self.last_trouble().is_some() {
+            return run;
+        }
+        // What other readers wait for is not to wait for what lies between.
+        let leave_out =
+            |at| self.is_local(at) || self.flights.first_wanted(at..at + 1, Class::Ahead).is_some();
+        let (before, behind) = spans::beside(&self.layer, &own, self.lane().round_trip(), leave_out);
+        let neighbours: Vec<usize> = before.clone().chain(behind.clone()).collect();
+        let decoded = |at: &usize| u64::from(self.layer.spans[*at].tar_len);
+        let Some(largest) = neighbours.iter().map(decoded).max() else { return run };
+        let len = |of| spans::blob_range(&self.layer, of).map_or(0, |range| range.end - range.start);
+        let held = self.node.pool.hold_now(Class::Nearby, len(&before) + len(&behind) + largest);
+        let Some(held) = held.map(Arc::new) else { return run };
+        let (followers, news) = self.join(&neighbours, Class::Nearby);
+        let fits = |first, last, joint: (usize, usize)| {
+            let mut between = joint.0 + 1..joint.1;
+            before.start <= first && last < behind.end && between.all(|at| !self.is_local(at))
+        };
+        let is_behind = |first, last, joint| first >= own.end && fits(first, last, joint);
+        let behind_own = self.flights.take(own.end, Class::Nearby, is_behind);
+        let is_before = |first, last, joint| last < own.start && fits(first, last, joint);
+        let last = own.start.checked_sub(1);
+        let before_own = last.map(|last| self.flights.take(last, Class::Nearby, is_before));
+        let before_own = before_own.unwrap_or_default();
+        // Nobody wants them for their own sake: without a reader of the miss nothing comes along. Those who have come to want what
+        // others took meanwhile are seen to.
+        drop(followers);
+        if let Some(news) = news
+            && self.flights.first_wanted(news.clone(), Class::Nearby).is_some()
+        {
+            self.dispatch(news, Class::Nearby, Beside::Nothing);
+        }
+        if before_own.is_empty() && behind_own.is_empty() {
+            return run;
+        }
+        run.with(&self.layer, before_own, behind_own, Along { own, followers: Vec::new(), held })
     }
 }

@@ -31,7 +31,7 @@ impl Fetcher {
         bytes: Bytes,
         source: Arc<dyn Source>,
         wrong: usize,
-        holds: (Decoder, Arc<Held>),
+        holds: (Decoder, Option<Arc<Held>>),
     ) {
         let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {

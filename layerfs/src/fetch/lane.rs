@@ -112,6 +112,13 @@ impl Lane {
         self.lock().window.bytes()
     }
 
+    /// Bytes that come in one round trip; none where enough stands back already to bring nothing along.
+    pub(crate) fn round_trip(&self) -> u64 {
+        let state = self.lock();
+        let standing_back: usize = state.requests[Class::Boot as usize..].iter().sum();
+        if standing_back < 2 * STANDING_BACK { state.window.round_trip() } else { 0 }
+    }
+
     /// Whether nothing is under way.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
@@ -171,7 +178,7 @@ impl Passage {
         Arc::ptr_eq(&self.lane, lane)
     }
 
-    /// Says how many bytes will come, before the first has.
+    /// Says how many bytes are still to come.
     pub(crate) fn expect(&mut self, bytes: u64) {
         {
             let under_way = &mut self.lane.lock().under_way[self.class as usize];

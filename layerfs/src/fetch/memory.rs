@@ -52,6 +52,18 @@ impl Memory {
         started.await.ok()
     }
 
+    /// The same at once, if nobody as urgent waits for it.
+    pub(crate) fn hold_now(self: &Arc<Self>, class: Class, bytes: u64) -> Option<Held> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        let mut state = self.lock();
+        let waited_for = state.queues.first().is_some_and(|(first, _)| first <= class);
+        if waited_for || !state.admits(class, kib) {
+            return None;
+        }
+        state.held[class as usize] += kib;
+        Some(Held { memory: self.clone(), class, kib })
+    }
+
     fn give_what_may(self: &Arc<Self>) {
         loop {
             // Sent without the lock: a waiter that is gone leaves something to be dropped, which takes the lock.

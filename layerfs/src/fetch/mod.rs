@@ -42,6 +42,7 @@ use crate::trace::Trace;
 use crate::trouble_log::TroubleLog;
 use crate::verify::TarBytes;
 pub use bucket::Bucket;
+pub(crate) use dispatch::Beside;
 use original::Original;
 use pool::{Lent, Pool};
 pub(crate) use urgency::Urgency;

@@ -88,6 +88,11 @@ impl Pool {
         self.memory.hold(class, bytes).await
     }
 
+    /// Memory for `bytes`, if there is some for `class` at once.
+    pub(crate) fn hold_now(&self, class: Class, bytes: u64) -> Option<Held> {
+        self.memory.hold_now(class, bytes)
+    }
+
     /// Lends `bytes`, if there are so many to lend.
     pub(crate) fn lend(&self, bytes: u64) -> Option<Lent> {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
@@ -167,6 +172,14 @@ mod tests {
         assert!(reader.is_some(), "some is left to readers alone");
         drop((ahead, reader));
         more.await.unwrap();
+        let now = |class, mib: u64| pool.hold_now(class, mib << 20);
+        assert!(
+            now(Class::Nearby, 7).is_none() && now(Class::Nearby, 1 << 40).is_none(),
+            "at once or not at all"
+        );
+        let nearby = now(Class::Nearby, 5);
+        assert!(nearby.is_some() && now(Class::Nearby, 2).is_none() && now(Class::Demand, 10).is_some());
+        drop(nearby);
 
         let _readers =
             (pool.hold(Class::Demand, 10 << 20).await.unwrap(), pool.hold(Class::Demand, 1 << 20).await);

@@ -44,7 +44,7 @@ impl Fetcher {
         source: &Arc<dyn Source>,
         run: &mut Run,
         passage: Passage,
-        held: &Arc<Held>,
+        held: Arc<Held>,
     ) -> Result<(), Stop> {
         let (blob, range) = (self.layer.converted.digest, run.blob());
         self.node.metrics.fetches.inc();
@@ -52,6 +52,7 @@ impl Fetcher {
         let (stream, patience) =
             (source.fetch(blob, range.clone()), Patience::new(self.node.settings.silence));
         let mut incoming = Incoming::new(stream, passage, patience);
+        let mut held = Some(held);
         let mut at = range.start;
         while let Some(next) = run.front() {
             let span = self.layer.spans[next].blob_range();
@@ -60,7 +61,12 @@ impl Fetcher {
             at = span.end;
             let Some(ticket) = run.pop_front(&self.layer) else { break };
             let Some(decoder) = self.node.pool.decoder().await else { break };
-            self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, held.clone()));
+            let memory = run.memory_of(next).or_else(|| held.clone());
+            self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, memory));
+            // Neighbours may stand back for long, and readers that come meanwhile need the memory.
+            if run.has_its_own() && held.take().is_some() {
+                self.bring_along(run, &mut incoming.passage);
+            }
         }
         let class = class.unwrap_or(Class::Background);
         self.node.settings.trace.end(traced, || What::Fetch { blob, range: range.clone(), class });
@@ -129,12 +135,12 @@ impl Fetcher {
         asked: &(Digest, Range<u64>),
         class: impl Fn() -> Option<Class>,
     ) -> Result<Bytes, Stop> {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let failed = |trouble, cause: &str| {
             let (place, (blob, range), cause) = (source.name().to_owned(), asked.clone(), cause.into());
             Stop::Failed(SourceError { place, blob, range, trouble, cause })
         };
-        let outcome = match self.next_piece(incoming, class).await? {
+        let outcome = match self.next_piece(incoming, class, &mut begun).await? {
             Waited::Piece(Some(Ok(piece))) => Ok(piece),
             Waited::Piece(Some(Err(error))) => Err(Stop::Failed(error)),
             Waited::Piece(None) => Err(failed(Trouble::Broken, "the answer ended early")),
@@ -154,11 +160,13 @@ impl Fetcher {
         Ok(piece)
     }
 
-    /// The next piece, unless nobody needs it, or it is time to stand back.
+    /// The next piece, unless nobody needs it, or it is time to stand back. What was spent on that is not waited for the piece
+    /// since it `begun`.
     async fn next_piece(
         &self,
         incoming: &mut Incoming,
         class: impl Fn() -> Option<Class>,
+        begun: &mut Instant,
     ) -> Result<Waited, Stop> {
         let mut ends = incoming.patience.ends(Instant::now());
         loop {
@@ -166,13 +174,14 @@ impl Fetcher {
             let class = class().ok_or(Stop::Unneeded)?;
             incoming.passage.becomes(class);
             if class.stands_back() && !self.node.pool.urgency.is_quiet() {
-                let begun = Instant::now();
+                let stood = Instant::now();
                 tokio::select! {
                     () = self.node.pool.urgency.quiet() => {}
                     () = changed => {}
                     () = tokio::time::sleep(STAND_BACK) => return Err(Stop::StoodBack),
                 }
-                ends += begun.elapsed();
+                ends += stood.elapsed();
+                *begun += stood.elapsed();
                 continue;
             }
             tokio::select! {

@@ -15,8 +15,9 @@ use super::round::{Next, Round};
 use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;
 use crate::read_error::ReadErrors;
-use crate::single_flight::Ticket;
+use crate::single_flight::{Follower, Ticket};
 use crate::source::{Source, SourceError, Trouble};
+use crate::spans;
 
 /// How long a host is left alone at most, however long it wants to be: it may be well before that.
 const LONGEST_REST: Duration = Duration::from_secs(300);
@@ -25,10 +26,23 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 pub(super) struct Run {
     tickets: VecDeque<Ticket<Outcome>>,
     blob: Range<u64>,
-    /// Decoded bytes of the largest span.
+    /// Decoded bytes of the largest span, neighbours aside.
     largest: u64,
     /// How often they arrived wrong already.
     pub(super) wrong: usize,
+    /// What it brings along beside that for which it was made.
+    along: Option<Along>,
+}
+
+/// What a run brings along: neighbours of what it was made for. With its first request or not at all, so that nothing is
+/// held for them while it waits.
+pub(super) struct Along {
+    /// What it was made for.
+    pub(super) own: Range<usize>,
+    /// What wants the neighbours that are still to come, once all of its own has.
+    pub(super) followers: Vec<Follower<Outcome>>,
+    /// Memory for them: what arrives, and a span decoded.
+    pub(super) held: Arc<Held>,
 }
 
 /// Why receiving stopped before the end.
@@ -43,13 +57,36 @@ pub(super) enum Stop {
 
 impl Run {
     pub(super) fn new(layer: &LaunchLayer, tickets: Vec<Ticket<Outcome>>) -> Self {
-        let span = |ticket: &Ticket<Outcome>| &layer.spans[ticket.key()];
-        let blob = match (tickets.first(), tickets.last()) {
-            (Some(first), Some(last)) => span(first).blob_offset.0..span(last).blob_range().end,
-            _ => 0..0,
-        };
-        let largest = tickets.iter().map(|ticket| u64::from(span(ticket).tar_len)).max().unwrap_or(0);
-        Self { tickets: tickets.into(), blob, largest, wrong: 0 }
+        let mut run = Self { tickets: tickets.into(), blob: 0..0, largest: 0, wrong: 0, along: None };
+        run.measure(layer);
+        run
+    }
+
+    fn measure(&mut self, layer: &LaunchLayer) {
+        let keys = || self.tickets.iter().map(Ticket::key);
+        self.largest = keys().map(|at| u64::from(layer.spans[at].tar_len)).max().unwrap_or(0);
+        self.blob = blob_range(layer, &self.tickets);
+    }
+
+    /// The same with neighbours before it and behind it.
+    pub(super) fn with(
+        mut self,
+        layer: &LaunchLayer,
+        before: Vec<Ticket<Outcome>>,
+        behind: Vec<Ticket<Outcome>>,
+        along: Along,
+    ) -> Self {
+        self.tickets.extend(behind);
+        before.into_iter().rev().for_each(|ticket| self.tickets.push_front(ticket));
+        Self { blob: blob_range(layer, &self.tickets), along: Some(along), ..self }
+    }
+
+    /// Brings nothing along any more but what `is_wanted` by now.
+    fn leave_neighbours(&mut self, layer: &LaunchLayer, is_wanted: impl Fn(&Ticket<Outcome>) -> bool) {
+        let Some(Along { own, followers, .. }) = self.along.take() else { return };
+        drop(followers);
+        self.tickets.retain(|ticket| own.contains(&ticket.key()) || is_wanted(ticket));
+        self.measure(layer);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -64,6 +101,9 @@ impl Run {
     /// Hands the next span's ticket over to who lands it.
     pub(super) fn pop_front(&mut self, layer: &LaunchLayer) -> Option<Ticket<Outcome>> {
         let ticket = self.tickets.pop_front()?;
+        if let Some(along) = &mut self.along {
+            along.followers.retain(|follower| follower.key() != ticket.key());
+        }
         self.blob.start = self.front().map_or(self.blob.end, |next| layer.spans[next].blob_offset.0);
         Some(ticket)
     }
@@ -78,9 +118,26 @@ impl Run {
         self.blob.end - self.blob.start
     }
 
-    /// Bytes that fetching it holds: what arrives, and two spans decoded.
-    fn memory(&self) -> u64 {
-        self.bytes() + 2 * self.largest
+    /// Bytes until what it was made for is here.
+    pub(super) fn own_bytes(&self, layer: &LaunchLayer) -> u64 {
+        let own = self.along.as_ref().and_then(|along| spans::blob_range(layer, &along.own));
+        own.map_or(self.blob.end, |own| own.end).saturating_sub(self.blob.start)
+    }
+
+    /// Whether nothing but neighbours is still to come.
+    pub(super) fn has_its_own(&self) -> bool {
+        self.along.as_ref().is_some_and(|along| self.front().is_none_or(|next| next >= along.own.end))
+    }
+
+    /// Memory of its own for a span: that which is held for neighbours, if it is one.
+    pub(super) fn memory_of(&self, span: usize) -> Option<Arc<Held>> {
+        self.along.as_ref().filter(|along| !along.own.contains(&span)).map(|along| along.held.clone())
+    }
+
+    /// Bytes that fetching it holds, beside those held for neighbours: what arrives, and two spans decoded.
+    fn memory(&self, layer: &LaunchLayer) -> u64 {
+        let own = self.along.as_ref().and_then(|along| spans::blob_range(layer, &along.own));
+        own.map_or(self.bytes(), |own| own.end - own.start) + 2 * self.largest
     }
 
     /// Decoded bytes of its largest span.
@@ -103,12 +160,23 @@ impl Run {
         self.tickets.drain(..).collect()
     }
 
-    pub(super) fn tickets(&self) -> impl Iterator<Item = &Ticket<Outcome>> {
-        self.tickets.iter()
+    /// The spans for whose sake it goes on: what comes along alone is no reason until all of its own is here.
+    pub(super) fn needed(&self) -> impl Iterator<Item = &Ticket<Outcome>> {
+        let own = self.along.as_ref().filter(|_| !self.has_its_own()).map(|along| along.own.clone());
+        self.tickets.iter().filter(move |ticket| own.as_ref().is_none_or(|own| own.contains(&ticket.key())))
     }
 
     pub(super) fn fail(self, error: &ReadErrors) {
         self.tickets.into_iter().for_each(|ticket| ticket.complete(Err(error.clone())));
+    }
+}
+
+fn blob_range(layer: &LaunchLayer, tickets: &VecDeque<Ticket<Outcome>>) -> Range<u64> {
+    match (tickets.front(), tickets.back()) {
+        (Some(first), Some(last)) => {
+            spans::blob_range(layer, &(first.key()..last.key() + 1)).unwrap_or_default()
+        }
+        _ => 0..0,
     }
 }
 
@@ -121,7 +189,7 @@ impl Fetcher {
 
     /// How urgently a run is needed by now, if it is.
     pub(super) fn class_of(&self, run: &Run) -> Option<Class> {
-        self.flights.class_of(run.tickets())
+        self.flights.class_of(run.needed())
     }
 
     /// Fetches a run, with a passage to the first source or none yet.
@@ -135,6 +203,7 @@ impl Fetcher {
                 Next::Ask(source) => source,
                 other => {
                     passage = None;
+                    self.leave_neighbours(&mut run);
                     match self.otherwise(&mut run, &mut round, other).await {
                         ControlFlow::Continue(()) => continue,
                         ControlFlow::Break(None) => return,
@@ -146,6 +215,7 @@ impl Fetcher {
             let passed = match passage.take().filter(|passage| passage.leads(&lane)) {
                 Some(passage) => Some(Ok(passage)),
                 None => {
+                    self.leave_neighbours(&mut run);
                     let enter = |class| lane.enter(class, run.bytes()).map(Some);
                     self.as_class_is(|| self.class_of(&run), enter).await
                 }
@@ -155,19 +225,19 @@ impl Fetcher {
                 round.was_not_asked(&*source);
                 continue;
             };
-            let Some(held) = self.hold(&run, run.memory()).await.map(Arc::new) else { return };
+            let Some(held) = self.hold(&run, run.memory(&self.layer)).await.map(Arc::new) else { return };
             if lane.fell_silent_after(chosen) {
                 // Found out by others while this waited.
                 round.was_not_asked(&*source);
                 continue;
             }
-            let received = self.receive(&source, &mut run, passed, &held).await;
-            drop(held);
+            let received = self.receive(&source, &mut run, passed, held).await;
             match received {
                 Ok(()) => return self.note_trouble(None),
                 Err(Stop::Unneeded) => return,
                 Err(Stop::StoodBack) => {
                     round.again(source);
+                    self.leave_neighbours(&mut run);
                     self.stand_back(&run).await;
                 }
                 Err(Stop::Failed(error)) => {
@@ -176,9 +246,24 @@ impl Fetcher {
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));
                     round.failed(&*source, error);
+                    self.leave_neighbours(&mut run);
                 }
             }
         }
+    }
+
+    /// Neighbours that readers have come to wait for stay.
+    fn leave_neighbours(&self, run: &mut Run) {
+        run.leave_neighbours(&self.layer, |ticket| self.flights.class_of([ticket]).is_some());
+    }
+
+    /// Goes on with what a run brings along, all of its own being here, as what it is needed for by now.
+    pub(super) fn bring_along(&self, run: &mut Run, passage: &mut Passage) {
+        let Some(along) = &mut run.along else { return };
+        let join = |ticket: &Ticket<Outcome>| self.flights.join(ticket.key(), Class::Nearby).0;
+        along.followers = run.tickets.iter().map(join).collect();
+        passage.becomes(self.class_of(run).unwrap_or(Class::Nearby));
+        passage.expect(run.bytes());
     }
 
     /// Waits until no reader waits, unless one comes to need the run.

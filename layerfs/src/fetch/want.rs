@@ -8,6 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::dispatch::Beside;
 use super::{Fetcher, Landed, Outcome};
 use crate::class::Class;
 use crate::read_error::{ReadError, ReadErrors};
@@ -28,6 +29,7 @@ impl Fetcher {
         self: &Arc<Self>,
         spans: Range<usize>,
         class: Class,
+        beside: Beside,
         deadline: Option<Instant>,
     ) -> Result<Vec<Option<Landed>>, ReadErrors> {
         let begun = Instant::now();
@@ -41,7 +43,7 @@ impl Fetcher {
                 return Ok(landed);
             }
             let mut all_told = true;
-            for follower in self.join(&missing, class) {
+            for follower in self.join_and_see_to(&missing, class, beside) {
                 let at = follower.key() - spans.start;
                 let Some(outcome) = self.outcome(follower, begun, deadline).await? else {
                     all_told = false;
@@ -63,7 +65,8 @@ impl Fetcher {
             return;
         }
         let missing: Vec<usize> = spans.filter(|at| !self.is_local(*at)).collect();
-        let mut wanted: FuturesUnordered<_> = self.join(&missing, class).into_iter().collect();
+        let mut wanted: FuturesUnordered<_> =
+            self.join_and_see_to(&missing, class, Beside::Nothing).into_iter().collect();
         // What lands is in the store or, where that is full, dropped: nobody reads it now.
         while let Ok(Some(outcome)) = tokio::time::timeout(GUESS, wanted.next()).await {
             if let Some(Err(error)) = outcome {
@@ -74,7 +77,25 @@ impl Fetcher {
     }
 
     /// Joins every span, and sees to those that nobody has seen to yet.
-    fn join(self: &Arc<Self>, missing: &[usize], class: Class) -> Vec<Follower<Outcome>> {
+    fn join_and_see_to(
+        self: &Arc<Self>,
+        missing: &[usize],
+        class: Class,
+        beside: Beside,
+    ) -> Vec<Follower<Outcome>> {
+        let (followers, news) = self.join(missing, class);
+        if let Some(news) = news {
+            self.dispatch(news, class, beside);
+        }
+        followers
+    }
+
+    /// Joins every span. The second value has those that nobody has seen to yet, as the caller must.
+    pub(super) fn join(
+        &self,
+        missing: &[usize],
+        class: Class,
+    ) -> (Vec<Follower<Outcome>>, Option<Range<usize>>) {
         let mut followers = Vec::with_capacity(missing.len());
         let mut news: Option<Range<usize>> = None;
         for &at in missing {
@@ -88,10 +109,7 @@ impl Fetcher {
             }
             followers.push(follower);
         }
-        if let Some(news) = news {
-            self.dispatch(news, class);
-        }
-        followers
+        (followers, news)
     }
 
     async fn outcome(

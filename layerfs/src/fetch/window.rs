@@ -74,14 +74,23 @@ impl Window {
 
     /// Bytes to have under way.
     pub(crate) fn bytes(&self) -> u64 {
-        let (Some(rate), Some(round_trip)) = (self.rate.highest(), self.round_trip.highest()) else {
-            return FIRST;
-        };
-        // A float becomes the nearest integer there is, and never less than 0.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let product = (GAIN * rate * -round_trip) as u64;
-        product.clamp(LEAST, MOST)
+        self.per_round_trip().map_or(FIRST, |product| bytes(GAIN * product).clamp(LEAST, MOST))
     }
+
+    /// Bytes that come in one round trip; none before anything is known.
+    pub(crate) fn round_trip(&self) -> u64 {
+        self.per_round_trip().map_or(0, bytes)
+    }
+
+    fn per_round_trip(&self) -> Option<f64> {
+        Some(self.rate.highest()? * -self.round_trip.highest()?)
+    }
+}
+
+/// A float becomes the nearest integer there is, and never less than 0.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn bytes(float: f64) -> u64 {
+    float as u64
 }
 
 /// The highest of the values noted of late: of this stretch of [`MEMORY`] and the one before.
@@ -174,10 +183,11 @@ mod tests {
     fn the_window_is_bounded_and_a_failure_halves_it() {
         let (mut window, now) = (Window::default(), Instant::now());
         assert_eq!(window.bytes(), FIRST);
+        assert_eq!(window.round_trip(), 0);
         let sent = window.sent(now);
         window.answered(&sent, now + seconds(0.01));
         window.delivered(&sent, 4_000_000, now + seconds(0.02));
-        assert_eq!(window.bytes(), 4_000_000);
+        assert_eq!((window.bytes(), window.round_trip()), (4_000_000, 2_000_000));
         window.failed();
         assert_eq!(window.bytes(), 2_000_000);
         (0..20).for_each(|_| window.failed());
@@ -200,5 +210,6 @@ mod tests {
         }
         assert_eq!(window.round_trip.highest(), Some(-0.1));
         assert_eq!(window.bytes(), LEAST, "0.1 s of 2 MB/s, twice");
+        assert_eq!(window.round_trip(), 200_000);
     }
 }
