@@ -89,6 +89,14 @@ impl Client {
         Self { longest_skip: longest, ..self.clone() }
     }
 
+    /// Makes ready what the first request to an HTTPS registry would wait for: the authorities that the system trusts, whose reading
+    /// takes tens of milliseconds. What goes wrong is told by requests.
+    pub async fn prepare(&self) {
+        if let Err(error) = self.transport().http.prepare().await {
+            tracing::debug!(%error, "connections by TLS are not ready");
+        }
+    }
+
     /// Waits until every upload that was dropped unfinished has been cancelled: for those about to end.
     pub async fn settled(&self) {
         self.shared.endings.over().await;

@@ -250,6 +250,8 @@ fn assemble(
     let store = open_metadata(root).map_err(|source| DaemonError::State { root: root.clone(), source })?;
     let indexes = IndexStore::open(root).map_err(state(config))?;
     let client = Client::new(ClientConfig { given_logins, ..config.client(patience()) })?;
+    let preparing = client.clone();
+    tokio::spawn(async move { preparing.prepare().await });
     let catalog: Arc<dyn Catalog> = Arc::new(store.clone());
     let records = store.clone();
     let (trace, settings) = traced(config);

@@ -95,6 +95,15 @@ impl Router {
         Ok(routes)
     }
 
+    /// How to connect to hosts that have no settings of their own.
+    pub(crate) async fn ordinary(&self) -> Result<Dial, Arc<HostsError>> {
+        let inner = Arc::clone(&self.0);
+        let load =
+            move || Dial::load(&TlsSettings::default(), &inner.settings.tls, inner.connect_timeout, None);
+        let loaded = tokio::task::spawn_blocking(load).await;
+        loaded.unwrap_or_else(|source| Err(HostsError::Interrupted { source })).map_err(Arc::new)
+    }
+
     /// How to connect to a URL that a host connected to by `from` led to, on another origin.
     pub(crate) async fn elsewhere(&self, url: &Url, from: &Dial) -> Result<Dial, Arc<HostsError>> {
         let routes = self.routes(&host_of(url)).await?;

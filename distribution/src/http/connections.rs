@@ -1,15 +1,17 @@
-//! Pools of connections: one for each way of dialling hosts, and of each two: one that honours the
-//! system's proxies, and one for loopback, which no proxy can serve.
+//! Pools of connections: one for each way of dialling hosts, and of each several: those that trust authorities, which plain HTTP
+//! has no use for, and those past the system's proxies, for loopback, which no proxy can serve.
 //!
-//! A pool is made when it is first needed: reading the system's authorities takes milliseconds.
+//! A pool is made when it is first needed, once, by a thread that may block: reading the system's authorities takes tens of
+//! milliseconds, and nobody who asks another host waits for it.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jaunt_formats::Digest;
 use lru::LruCache;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy, Url, redirect};
+use tokio::sync::OnceCell;
 
 use crate::hosts::{Dial, is_loopback};
 use crate::limits;
@@ -23,15 +25,26 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(crate) struct Connections {
     user_agent: String,
     connect_timeout: Duration,
-    pools: Mutex<LruCache<Pool, Client>>,
+    /// Whether the system's proxy for plain HTTP is one to be trusted first.
+    proxy_is_tls: bool,
+    pools: Mutex<LruCache<Pool, Arc<OnceCell<Client>>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Pool {
     /// Plain HTTP on loopback.
     Plain,
-    /// A way of dialling, and whether past all proxies.
-    Dialled(Digest, bool),
+    /// A way of dialling.
+    Dialled(Digest, Way),
+}
+
+/// What differs between URLs whose hosts are dialled alike.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Way {
+    /// Past all proxies.
+    loopback: bool,
+    /// With authorities to trust.
+    trusts: bool,
 }
 
 impl Connections {
@@ -41,36 +54,56 @@ impl Connections {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut pools = LruCache::new(NonZeroUsize::new(limits::DIALS).unwrap_or(NonZeroUsize::MIN));
         let plain = builder(user_agent, connect_timeout).no_proxy().tls_certs_only([]).build()?;
-        pools.put(Pool::Plain, plain);
-        Ok(Self { user_agent: user_agent.to_owned(), connect_timeout, pools: Mutex::new(pools) })
+        pools.put(Pool::Plain, Arc::new(OnceCell::new_with(Some(plain))));
+        let proxies = PROXY_VARIABLES.iter().filter_map(|name| std::env::var(name).ok());
+        let proxy_is_tls = proxies.into_iter().any(|proxy| proxy.to_ascii_lowercase().starts_with("https:"));
+        let user_agent = user_agent.to_owned();
+        Ok(Self { user_agent, connect_timeout, proxy_is_tls, pools: Mutex::new(pools) })
     }
 
     /// The pool for a URL whose host is dialled so.
-    pub(crate) fn to(&self, url: &Url, dial: &Dial) -> Result<Client, reqwest::Error> {
-        let loopback = url.host_str().is_some_and(is_loopback);
+    pub(crate) async fn to(self: &Arc<Self>, url: &Url, dial: &Dial) -> Result<Client, reqwest::Error> {
+        let way = self.way(url, dial);
         let parts = dial.parts();
         let ordinary = parts.proxy.is_none() && parts.connect_timeout == self.connect_timeout;
-        let pool = match (loopback, url.scheme()) {
-            (true, "http") if ordinary => Pool::Plain,
-            _ => Pool::Dialled(dial.fingerprint(), loopback),
+        let pool = match way {
+            Way { loopback: true, trusts: false } if ordinary => Pool::Plain,
+            way => Pool::Dialled(dial.fingerprint(), way),
         };
-        let lock = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = lock().get(&pool) {
-            return Ok(client.clone());
-        }
-        let client = self.dialled(dial, loopback)?;
-        // Whoever else made it meanwhile has made the same.
-        Ok(lock().get_or_insert(pool, || client).clone())
+        let cell = self.lock().get_or_insert(pool, Arc::default).clone();
+        let make = || async {
+            let (this, its_dial) = (self.clone(), dial.clone());
+            let made = tokio::task::spawn_blocking(move || this.dialled(&its_dial, way)).await;
+            // Threads are refused only while the runtime ends.
+            made.unwrap_or_else(|_| self.dialled(dial, way))
+        };
+        cell.get_or_try_init(make).await.cloned()
     }
 
-    fn dialled(&self, dial: &Dial, loopback: bool) -> Result<Client, reqwest::Error> {
-        self.builder(dial, loopback)?.build().or_else(|error| {
+    fn way(&self, url: &Url, dial: &Dial) -> Way {
+        let loopback = url.host_str().is_some_and(is_loopback);
+        let proxy_is_tls = match &dial.parts().proxy {
+            Some(proxy) => proxy.scheme() == "https",
+            None => self.proxy_is_tls && !loopback,
+        };
+        Way { loopback, trusts: url.scheme() != "http" || proxy_is_tls }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<Pool, Arc<OnceCell<Client>>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dialled(&self, dial: &Dial, way: Way) -> Result<Client, reqwest::Error> {
+        if !way.trusts {
+            return self.builder(dial, way)?.tls_certs_only([]).build();
+        }
+        self.builder(dial, way)?.build().or_else(|error| {
             tracing::warn!(%error, "no CA certificates found: HTTPS registries cannot be trusted");
-            self.builder(dial, loopback)?.tls_certs_only([]).build()
+            self.builder(dial, way)?.tls_certs_only([]).build()
         })
     }
 
-    fn builder(&self, dial: &Dial, loopback: bool) -> Result<ClientBuilder, reqwest::Error> {
+    fn builder(&self, dial: &Dial, way: Way) -> Result<ClientBuilder, reqwest::Error> {
         let parts = dial.parts();
         let mut builder = builder(&self.user_agent, parts.connect_timeout);
         let authorities = parts.authorities.iter().map(|authority| Certificate::from_der(authority));
@@ -83,7 +116,7 @@ impl Connections {
         }
         Ok(match &parts.proxy {
             Some(proxy) => builder.proxy(Proxy::all(proxy.clone())?),
-            None if loopback => builder.no_proxy(),
+            None if way.loopback => builder.no_proxy(),
             None => builder,
         })
     }
@@ -99,4 +132,29 @@ fn builder(user_agent: &str, connect_timeout: Duration) -> ClientBuilder {
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .user_agent(user_agent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hosts::TlsSettings;
+
+    #[tokio::test]
+    async fn plain_http_reads_no_authorities_and_who_needs_them_has_them_read_once() {
+        let pools = Arc::new(Connections::new("test", Duration::from_secs(1)).unwrap());
+        let none = TlsSettings::default();
+        let dial = Dial::load(&none, &none, Duration::from_secs(1), None).unwrap();
+        let way = |url: &str, dial: &Dial| pools.way(&url.parse().unwrap(), dial);
+        let (plain, tls) = (way("http://r.example/v2/", &dial), way("https://r.example/v2/", &dial));
+        assert_eq!((plain.trusts, plain.loopback, tls.trusts), (false, false, true));
+        assert!(way("http://127.0.0.1:5000/v2/", &dial).loopback);
+        let proxy = Some("https://proxy.example:3128".parse().unwrap());
+        let proxied = Dial::load(&none, &none, Duration::from_secs(1), proxy).unwrap();
+        assert!(way("http://r.example/v2/", &proxied).trusts, "its proxy is to be trusted");
+
+        let url: Url = "https://r.example/v2/".parse().unwrap();
+        let both = tokio::join!(pools.to(&url, &dial), pools.to(&url, &dial));
+        assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(pools.lock().len(), 2, "that on loopback, and one for both");
+    }
 }

@@ -115,6 +115,14 @@ impl Http {
         Ok(Self { connections, router, attempts: config.attempts.max(1), patience: config.read_timeout })
     }
 
+    /// Makes what the first request to an HTTPS host without settings of its own waits for.
+    pub(crate) async fn prepare(&self) -> Result<(), Failure> {
+        let dial = self.router.ordinary().await.map_err(|source| Failure::Settings { source })?;
+        // Never asked: it stands for all of them.
+        let Ok(url) = Url::parse("https://registry.invalid/") else { return Ok(()) };
+        self.connections.to(&url, &dial).await.map(drop).map_err(|error| Failure::dialling(&url, error))
+    }
+
     /// How to connect to a URL that a host connected to by `from` led to; `there` is of that host.
     pub(crate) async fn dial(&self, url: &Url, there: &Url, from: &Dial) -> Result<Dial, Failure> {
         if url.origin() == there.origin() {
@@ -148,7 +156,7 @@ impl Http {
     pub(crate) async fn send_stream(&self, request: Request, body: reqwest::Body) -> Result<Answer, Failure> {
         let (url, dial) = (request.url.clone(), request.dial.clone());
         let hop = Hop { request: &request, url, dial, elsewhere: None };
-        let built = self.build(&hop)?.body(body);
+        let built = self.build(&hop).await?.body(body);
         let response = built.send().await.map_err(|error| Failure::sending(&request.url, error))?;
         match redirect_target(&request.method, &response)? {
             Some(_) => Err(Failure::Redirect(format!("a {} was redirected", request.method))),
@@ -181,7 +189,7 @@ impl Http {
     }
 
     async fn send_once(&self, hop: &Hop<'_>) -> Result<Response, Failure> {
-        let mut built = self.build(hop)?;
+        let mut built = self.build(hop).await?;
         if !hop.request.body.is_empty() {
             built = built.body(hop.request.body.clone());
         }
@@ -191,9 +199,9 @@ impl Http {
         }
     }
 
-    fn build(&self, hop: &Hop<'_>) -> Result<reqwest::RequestBuilder, Failure> {
+    async fn build(&self, hop: &Hop<'_>) -> Result<reqwest::RequestBuilder, Failure> {
         let Hop { request, url, dial, elsewhere } = hop;
-        let client = self.connections.to(url, dial).map_err(|error| Failure::dialling(url, error))?;
+        let client = self.connections.to(url, dial).await.map_err(|error| Failure::dialling(url, error))?;
         let mut headers = HeaderMap::new();
         if elsewhere.is_none() {
             headers.extend(request.host_headers.clone());
