@@ -9,9 +9,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jaunt_formats::Digest;
+
 use crate::client::Client;
 use crate::error::Error;
 use crate::hosts::{Capabilities, HostsError, Route, Routes};
+use crate::repository::Repository;
 use crate::target::Target;
 use crate::turn::{Deadline, Turn};
 
@@ -56,6 +59,27 @@ impl Client {
         }
         let (target, own, several) = (target.clone(), Arc::clone(&routes.own), left.len() > 1);
         Ok(Candidates { target, left, own, several, deadline: self.deadline(), own_error: None })
+    }
+
+    /// Notes that somebody gave up waiting for a blob, of which he had asked at that moment: whoever kept him waiting, if it is a
+    /// mirror, is asked after the others for minutes. This client gives hosts more time than a reader of several sources does, and so
+    /// may never come to see it itself.
+    pub fn kept_silent(&self, repository: &Repository, blob: &Digest, asked: Instant) {
+        let key = (repository.clone(), *blob);
+        let found = self.whereabouts().of(&key);
+        self.whereabouts().forget_all(&key);
+        let Some(routes) = self.router().known(repository.host()) else { return };
+        let mirrors = || routes.mirrors.iter().filter(|_| self.asks_mirrors());
+        let waited_for = match &found {
+            Some(found) => mirrors().find(|mirror| mirror.api().as_str() == found.api),
+            // Others may have given up waiting for the same host before.
+            None if mirrors().any(|mirror| mirror.standing.fell_after(asked)) => None,
+            None => mirrors().find(|mirror| mirror.capabilities.pull && !mirror.standing.rests()),
+        };
+        if let Some(mirror) = waited_for {
+            tracing::warn!(mirror = mirror.host(), %blob, "a mirror kept a reader waiting in vain: others are asked before it");
+            mirror.standing.kept_silent();
+        }
     }
 
     /// The registry itself: for what is written, and for what must not be missed.

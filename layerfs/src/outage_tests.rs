@@ -1,14 +1,20 @@
-//! Registries that are gone, silent or dripping: who else is asked, how often, and for how long. With the clock paused.
+//! Registries that are gone, silent or dripping: who else is asked, how often, and for how long. With the clock paused, but where
+//! there are sockets.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
+use jaunt_formats::Digest;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::layer::ReadError;
-use crate::layers::Layers;
+use crate::layers::{Layers, Settings};
+use crate::slow_registry::{self, SlowRegistry};
 use crate::source::{ByteStream, Source, Trouble};
 use crate::testing::{Fixture, FnSource, Line, NOT_AHEAD, error};
 
@@ -162,4 +168,41 @@ async fn what_nobody_will_give_is_an_error_at_once() {
         layer.read(fixture.tar_range(0..1)).await.unwrap_err();
         assert!(begun.elapsed() < SECOND, "{trouble:?}: {:?}", begun.elapsed());
     }
+}
+
+/// A mirror that begins every answer with its head and a byte, and sends no more; and how many it has begun.
+async fn stalling_mirror(len: usize) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, begun) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let count = begun.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let Ok(Some((_, range))) = slow_registry::request(&mut socket).await else { continue };
+            let (start, last, of) = (range.start, range.end - 1, range.len());
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\ncontent-length: {of}\r\ncontent-range: bytes {start}-{last}/{len}\r\n\r\nx"
+            );
+            socket.write_all(head.as_bytes()).await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            open.push(socket);
+        }
+    });
+    (address, begun)
+}
+
+/// doc/SEMANTICS.md B6: nor does a mirror, which the client alone knows of.
+#[tokio::test]
+async fn a_mirror_that_answers_and_then_keeps_silent_costs_one_wait() {
+    let fixture = Fixture::new(40);
+    let blob = (fixture.layer.converted.digest, fixture.blob.clone());
+    let (mirror, begun) = stalling_mirror(blob.1.len()).await;
+    let registry = SlowRegistry::new([blob], 1 << 30, Digest::of(b"none"));
+    let settings = Settings { silence: Duration::from_millis(300), ..NOT_AHEAD() };
+    let layer = fixture.open_with(settings, &[registry.source_behind(mirror)]);
+    for at in [0, 10, 20, 30] {
+        let range = fixture.tar_range(at..at + 1);
+        assert!(layer.read(range.clone()).await.unwrap() == fixture.bytes(range));
+    }
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use jaunt_distribution::{Client, ClientConfig};
+use jaunt_distribution::{ApiRoot, Client, ClientConfig, Host, HostSettings, RegistryHosts};
 use jaunt_formats::Digest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -120,7 +120,20 @@ impl SlowRegistry {
 
     /// One of its hosts, through the real client.
     pub(crate) fn source(&self, host: usize) -> Arc<dyn Source> {
-        let config = ClientConfig { auth_files: Vec::new(), ..ClientConfig::default() };
+        self.source_with(host, HostSettings::default())
+    }
+
+    /// The first of its hosts behind a mirror, through the real client.
+    pub(crate) fn source_behind(&self, mirror: SocketAddr) -> Arc<dyn Source> {
+        let api = ApiRoot::parse(&format!("http://{mirror}"), false).unwrap();
+        let mirrors = vec![Host { api: Some(api), ..Host::default() }];
+        let hosts = RegistryHosts { mirrors, server: Host::default() };
+        let registries = [(self.hosts[0].to_string(), hosts)].into();
+        self.source_with(0, HostSettings { registries, ..HostSettings::default() })
+    }
+
+    fn source_with(&self, host: usize, hosts: HostSettings) -> Arc<dyn Source> {
+        let config = ClientConfig { auth_files: Vec::new(), hosts, ..ClientConfig::default() };
         let repository = format!("{}/a/b", self.hosts[host]).parse().unwrap();
         Arc::new(RegistrySource::new(Client::new(config).unwrap(), repository))
     }
@@ -217,7 +230,7 @@ impl Shared {
 }
 
 /// The blob and the range that the next request is for; `None` once the client has gone.
-async fn request(socket: &mut TcpStream) -> io::Result<Option<(Digest, Range<usize>)>> {
+pub(crate) async fn request(socket: &mut TcpStream) -> io::Result<Option<(Digest, Range<usize>)>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if socket.read_buf(&mut head).await? == 0 {
@@ -225,7 +238,7 @@ async fn request(socket: &mut TcpStream) -> io::Result<Option<(Digest, Range<usi
         }
     }
     let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-    let path = head.split(' ').nth(1).unwrap();
+    let path = head.split(' ').nth(1).unwrap().split('?').next().unwrap();
     let blob = path.rsplit('/').next().unwrap().parse().unwrap();
     let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")).unwrap();
     let (start, last) = range.split_once('-').unwrap();

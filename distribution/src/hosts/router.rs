@@ -95,6 +95,11 @@ impl Router {
         Ok(routes)
     }
 
+    /// The routes to a registry as they were last read, if they were.
+    pub(crate) fn known(&self, registry: &str) -> Option<Arc<Routes>> {
+        lock(&self.0.routes).peek(registry).map(|known| Arc::clone(&known.routes))
+    }
+
     /// How to connect to hosts that have no settings of their own.
     pub(crate) async fn ordinary(&self) -> Result<Dial, Arc<HostsError>> {
         let inner = Arc::clone(&self.0);

@@ -4,12 +4,16 @@
 //! good --fell--> resting (1 s, then twice as long each time, a minute at most) --time--> good
 //!   \<--------------------------------rose-------------------------------------------/
 //! ```
+//!
+//! One that answers and then keeps silent rises with every answer. Who was left waiting for the rest says so, and it rests for long.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// Of a host that kept somebody waiting for what it had begun to send.
+const REST_OF_SILENT: Duration = Duration::from_secs(300);
 
 /// How a host has answered of late. Clones share it, and so it outlives a reading of the settings.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +42,16 @@ impl Standing {
         };
         state.rest = Some((Instant::now(), rest));
         first
+    }
+
+    /// Whether it has fallen since that moment, and not risen.
+    pub(crate) fn fell_after(&self, moment: Instant) -> bool {
+        self.lock().rest.is_some_and(|(began, _)| began > moment)
+    }
+
+    /// Somebody gave up waiting for it.
+    pub(crate) fn kept_silent(&self) {
+        self.lock().rest = Some((Instant::now(), REST_OF_SILENT));
     }
 
     /// A call went well.

@@ -242,7 +242,7 @@ impl Fetcher {
                 }
                 Err(Stop::Failed(error)) => {
                     tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
-                    self.note_failure(&source, &error);
+                    self.note_failure(&source, &error, chosen);
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));
                     round.failed(&*source, error);
@@ -315,12 +315,16 @@ impl Fetcher {
         }
     }
 
-    /// Notes what a source answered, for whoever asks it next.
-    pub(super) fn note_failure(&self, source: &Arc<dyn Source>, error: &SourceError) {
+    /// Notes what a source answered that was asked at that moment, for whoever asks it next.
+    pub(super) fn note_failure(&self, source: &Arc<dyn Source>, error: &SourceError, asked: Instant) {
         self.node.metrics.note_failure(source.host(), error.trouble.name());
         self.sources.failed(&**source, &error.blob, error.trouble);
-        if let Trouble::Busy { rest } = error.trouble {
-            self.node.pool.lane(source.host()).rest(Instant::now() + rest.min(LONGEST_REST));
+        match error.trouble {
+            Trouble::Busy { rest } => {
+                self.node.pool.lane(source.host()).rest(Instant::now() + rest.min(LONGEST_REST));
+            }
+            Trouble::Silent => source.kept_silent(&error.blob, asked.into_std()),
+            _ => {}
         }
     }
 

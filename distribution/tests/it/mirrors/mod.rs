@@ -2,6 +2,8 @@
 
 mod secrets;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -321,4 +323,49 @@ async fn settings_come_from_directories_and_faults_in_them_are_one_registrys() {
         broken.display()
     );
     assert_eq!(error.to_string(), want);
+}
+
+/// Who gives up waiting before the client would says so.
+#[tokio::test]
+async fn a_mirror_that_keeps_a_reader_waiting_is_asked_after_the_registry() {
+    let part = |len: usize| {
+        format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\ncontent-range: bytes 0-2/3\r\n\r\n{}",
+            &"xyz"[..len]
+        )
+    };
+    // One says nothing at all, one begins to answer.
+    for begins in [false, true] {
+        let asked = Arc::<AtomicUsize>::default();
+        let (count, head) = (asked.clone(), part(1));
+        let silent = RawServer::start(move |_, mut stream| {
+            let (count, head) = (count.clone(), head.clone());
+            async move {
+                read_head(&mut stream).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                if begins {
+                    send(&mut stream, &head, b"").await;
+                }
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+        })
+        .await;
+        let answer = ResponseTemplate::new(206).insert_header("content-range", "bytes 0-2/3");
+        let (other, registry) = (MockServer::start().await, serving(answer.set_body_bytes("xyz")).await);
+        let mirrors = vec![host(&format!("http://{}", silent.address)), host(&other.uri())];
+        let client = client(&registry, mirrors);
+        let (repository, digest) = (repository(&registry), Digest::of(b"xyz"));
+        let read = || client.blob_range_stream(&repository, &digest, 0..3).try_collect::<Vec<_>>();
+        let begun = Instant::now();
+        for _ in 0..2 {
+            let waited = tokio::time::timeout(Duration::from_millis(200), read()).await;
+            assert!(waited.is_err());
+        }
+        // Both say so, and it is one host's fault.
+        (0..2).for_each(|_| client.kept_silent(&repository, &digest, begun));
+        for _ in 0..2 {
+            assert_eq!(read().await.unwrap().concat(), b"xyz");
+        }
+        assert_eq!((asked.load(Ordering::Relaxed), counts(&[&other, &registry]).await), (2, vec![1, 2]));
+    }
 }
