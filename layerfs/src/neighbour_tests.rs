@@ -1,11 +1,12 @@
 //! What a miss brings along that was near another, on a simulated line, with the clock paused.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
 use crate::class::Class;
@@ -28,11 +29,9 @@ async fn opened(round_trip: Duration, rate: f64) -> (Fixture, Line, Layer) {
     (fixture, line, layer)
 }
 
-/// What was asked for after that, as runs of spans.
+/// What was asked for after that.
 fn asked(fixture: &Fixture, line: &Line) -> Vec<Range<usize>> {
-    let spans = &fixture.layer.spans;
-    let at = |offset: u64| spans.partition_point(|span| span.blob_offset.0 < offset);
-    line.asked().into_iter().skip(2).map(|(_, range)| at(range.start)..at(range.end)).collect()
+    line.runs(fixture).split_off(2)
 }
 
 async fn read(fixture: &Fixture, layer: &Layer, span: usize) -> Duration {
@@ -105,7 +104,7 @@ async fn neighbours_take_no_memory_from_readers_and_are_left_where_there_is_none
     assert_eq!(line.under_way().0, 1);
     let all = |class| std::iter::from_fn(move || pool.hold_now(class, 64 << 10)).collect::<Vec<_>>();
     let (background, demand) = (all(Class::Background), all(Class::Demand));
-    assert!(background.len() < 95 && demand.len() == 160, "{} and {}", background.len(), demand.len());
+    assert!(background.len() < 63 && demand.len() == 192, "{} and {}", background.len(), demand.len());
     drop((background, demand, other));
     sleep(2000 * MS).await;
     assert!(pool.is_whole().await);
@@ -191,10 +190,7 @@ async fn no_byte_is_asked_for_twice_where_neighbours_come_along() {
         });
         join_all(readers).await;
         assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
-        let mut asked: Vec<_> = line.asked().into_iter().map(|(_, range)| range).collect();
-        asked.sort_by_key(|range| range.start);
-        let twice = asked.windows(2).find(|pair| pair[0].end > pair[1].start);
-        assert!(twice.is_none(), "seed {seed}: {twice:?}");
+        assert_eq!(line.asked_once(), fixture.blob.len() as u64, "seed {seed}");
     }
 }
 
@@ -216,10 +212,82 @@ async fn many_readers_at_once_do_not_wait_for_what_comes_along() {
     join_all(readers).await;
     // Whoever is in the way of a reader goes on after two seconds.
     assert!(begun.elapsed() < 1500 * MS, "{:?}", begun.elapsed());
-    assert!(
-        line.asked().iter().any(|(_, range)| range.end - range.start > 4 * SPAN as u64),
-        "some came along"
-    );
+    let brings =
+        |run: &Range<usize>| run.len() > 1 && (run.start..run.end).any(|at| at >= 64 && at % 32 == 9);
+    assert!(line.runs(&fixture)[1..].iter().any(brings), "some came along");
     sleep(10_000 * MS).await;
     assert!(layer.fetcher().node.pool.is_whole().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_wait_for_is_left_to_them() {
+    let (fixture, line, layer) = opened(20 * MS, RATE).await;
+    // Fetched ahead of another, and queued while that one is on the line.
+    let other = layer.fetch(100..180, Class::Ahead);
+    let ahead = async {
+        sleep(MS).await;
+        layer.fetch(61..62, Class::Ahead).await
+    };
+    let near = async {
+        sleep(2 * MS).await;
+        read(&fixture, &layer, 60).await
+    };
+    let _ = tokio::join!(other, ahead, near);
+    let run = asked(&fixture, &line).into_iter().find(|run| run.contains(&60)).unwrap();
+    assert!(run.len() > 1 && run.end == 61, "{run:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_read_what_comes_along_is_not_let_down_by_the_first_reader() {
+    let (fixture, line, layer) = opened(20 * MS, RATE).await;
+    let mut first = layer.read(fixture.tar_range(60..61)).boxed();
+    assert!(tokio::time::timeout(5 * MS, &mut first).await.is_err());
+    let second = layer.clone();
+    let range = fixture.tar_range(62..63);
+    let waiting = tokio::spawn(async move { second.read(range).await });
+    sleep(5 * MS).await;
+    drop(first);
+    assert!(waiting.await.unwrap().unwrap() == fixture.bytes(fixture.tar_range(62..63)));
+    assert_eq!(asked(&fixture, &line).iter().filter(|run| run.contains(&62)).count(), 1);
+    sleep(5000 * MS).await;
+    assert!(layer.fetcher().node.pool.is_whole().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_request_has_no_holes_where_others_wait_for_what_came_along() {
+    let fixture = Fixture::new(100);
+    let line = Line::new(&fixture, 20 * MS, RATE);
+    let fails = Arc::new(AtomicBool::new(false));
+    let (noted, failing) = (line.clone(), fails.clone());
+    let source = FnSource::source("breaks off", move |blob, range: Range<u64>| {
+        match failing.swap(false, Ordering::Relaxed) {
+            true => stream::once(async move {
+                sleep(20 * MS).await;
+                Err(error(blob, range, Trouble::Broken))
+            })
+            .boxed(),
+            false => noted.fetch(blob, range),
+        }
+    });
+    let layer = fixture.open_with(Settings::default(), &[source]);
+    layer.read_alone(fixture.tar_range(0..30)).await.unwrap();
+    layer.read(fixture.tar_range(50..51)).await.unwrap();
+    fails.store(true, Ordering::Relaxed);
+    let other = async {
+        sleep(5 * MS).await;
+        read(&fixture, &layer, 63).await
+    };
+    tokio::join!(read(&fixture, &layer, 60), other);
+    sleep(5000 * MS).await;
+    let runs = line.runs(&fixture);
+    assert!(runs.contains(&(60..64)), "{runs:?}");
+    line.asked_once();
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_full_disk_nothing_comes_along() {
+    let (fixture, line, layer) = opened(20 * MS, RATE).await;
+    layer.fetcher().node.cannot_keep(&fixture.layer.diff_id.0);
+    read(&fixture, &layer, 60).await;
+    assert_eq!(asked(&fixture, &line)[0], 60..61);
 }

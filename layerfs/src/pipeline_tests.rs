@@ -1,6 +1,5 @@
 //! The pipeline on a simulated line, with the clock paused: what is asked for, in which order, and how long it takes.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +21,6 @@ fn open(fixture: &Fixture, line: &Line) -> Layer {
     fixture.open_with(NOT_AHEAD(), &[line.source()])
 }
 
-/// Requests as runs of spans.
-fn runs(fixture: &Fixture, line: &Line) -> Vec<Range<usize>> {
-    let spans = &fixture.layer.spans;
-    let at = |offset: u64| spans.partition_point(|span| span.blob_offset.0 < offset);
-    line.asked().into_iter().map(|(_, range)| at(range.start)..at(range.end)).collect()
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_large_read_has_several_ranges_in_flight_and_asks_for_nothing_twice() {
     let fixture = Fixture::new(400);
@@ -39,18 +31,10 @@ async fn a_large_read_has_several_ranges_in_flight_and_asks_for_nothing_twice() 
     let least = Duration::from_secs_f64(fixture.blob.len() as f64 / RATE) + 100 * MS;
     assert!(begun.elapsed() < least + 20 * MS, "{:?} for what takes {least:?}", begun.elapsed());
     assert!(line.under_way().1 > 1);
-    let mut runs = runs(&fixture, &line);
+    let mut runs = line.runs(&fixture);
     runs.sort_by_key(|run| run.start);
     assert!(runs.windows(2).all(|pair| pair[0].end == pair[1].start), "{runs:?}");
     assert_eq!((runs[0].start, runs[runs.len() - 1].end), (0, 400));
-}
-
-/// The bytes asked for, each of which was asked for once.
-fn asked_once(line: &Line) -> u64 {
-    let mut asked: Vec<_> = line.asked().into_iter().map(|(_, range)| range).collect();
-    asked.sort_by_key(|range| range.start);
-    assert!(asked.windows(2).all(|pair| pair[0].end <= pair[1].start), "{asked:?}");
-    asked.iter().map(|range| range.end - range.start).sum()
 }
 
 /// doc/SEMANTICS.md B3: what lies between wanted spans, too.
@@ -62,9 +46,9 @@ async fn short_spans_between_wanted_ones_are_kept_and_local_ones_are_not_fetched
     let layer = open(&fixture, &line);
     let odd = (1..100).step_by(2).map(|at| layer.read(fixture.tar_range(at..at + 1)));
     assert!(join_all(odd).await.into_iter().all(|read| read.is_ok()));
-    assert_eq!((line.asked().len(), runs(&fixture, &line).pop()), (1, Some(1..100)));
+    assert_eq!((line.asked().len(), line.runs(&fixture).pop()), (1, Some(1..100)));
     assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
-    assert_eq!((runs(&fixture, &line), asked_once(&line)), (vec![1..100, 0..1], len));
+    assert_eq!((line.runs(&fixture), line.asked_once()), (vec![1..100, 0..1], len));
 
     let fixture = fixture.anew();
     let line = Line::new(&fixture, MS, RATE);
@@ -73,7 +57,7 @@ async fn short_spans_between_wanted_ones_are_kept_and_local_ones_are_not_fetched
         layer.read(fixture.tar_range(at..at + 1)).await.unwrap();
     }
     assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
-    assert_eq!((line.asked().len(), asked_once(&line)), (100, len));
+    assert_eq!((line.asked().len(), line.asked_once()), (100, len));
 }
 
 /// doc/SEMANTICS.md B3: whoever reads what, at whatever time.
@@ -98,7 +82,7 @@ async fn no_byte_is_asked_for_twice_however_readers_meet() {
         });
         join_all(readers).await;
         assert!(layer.read(0..fixture.tar.len() as u64).await.unwrap() == fixture.tar);
-        assert_eq!(asked_once(&line), fixture.blob.len() as u64, "seed {seed}");
+        assert_eq!(line.asked_once(), fixture.blob.len() as u64, "seed {seed}");
     }
 }
 
@@ -146,7 +130,7 @@ async fn who_reads_a_large_file_here_and_there_fetches_what_he_reads_alone() {
     }
     sleep(1000 * MS).await;
     assert_eq!(line.asked().len(), read.len(), "one request of one span for each");
-    assert!(runs(&fixture, &line).iter().all(|run| run.len() == 1));
+    assert!(line.runs(&fixture).iter().all(|run| run.len() == 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +146,7 @@ async fn what_several_readers_want_side_by_side_is_one_request() {
     };
     let (_, others) = tokio::join!(first, others);
     assert!(others.into_iter().all(|read| read.is_ok()));
-    assert_eq!(runs(&fixture, &line), [0..30, 40..50]);
+    assert_eq!(line.runs(&fixture), [0..30, 40..50]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,7 +189,7 @@ async fn classes_have_their_turn_in_strict_order() {
         join_all(order.map(|(at, class)| layer.fetch(at..at + 40, class))).await
     };
     let _ = tokio::join!(reader, wanted);
-    assert_eq!(runs(&fixture, &line), [0..60, 100..140, 160..200, 200..240, 300..340]);
+    assert_eq!(line.runs(&fixture), [0..60, 100..140, 160..200, 200..240, 300..340]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -226,7 +210,7 @@ async fn a_reader_takes_over_what_the_background_wants_or_fetches() {
     layer.read(fixture.tar_range(3..4)).await.unwrap();
     assert!(begun.elapsed() < 1000 * MS, "{:?}", begun.elapsed());
     other.await.unwrap();
-    assert!(runs(&fixture, &line).iter().filter(|run| run.contains(&3)).count() == 1);
+    assert!(line.runs(&fixture).iter().filter(|run| run.contains(&3)).count() == 1);
 }
 
 #[tokio::test(start_paused = true)]

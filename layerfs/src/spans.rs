@@ -10,7 +10,7 @@ const FETCH: u64 = 4 << 20;
 const FETCH_TAR: u64 = 16 << 20;
 /// Bytes of tar prefetched on either side of a miss at most: eight times the compressed reach.
 const PREFETCH_TAR: u64 = 4 << 20;
-/// Compressed bytes that a request brings along behind what it is for at most, and twice as many as before it.
+/// Compressed bytes that a request brings along behind what it is for at most, and half as many before it.
 const BESIDE: u64 = 2 << 20;
 /// Bytes between two wanted spans that are fetched along: half a millisecond at 1 Gbit/s, for which no second request is
 /// made. The spans among them are kept, those here already part two requests, and what no span covers is thrown away:

@@ -228,6 +228,21 @@ impl Line {
         self.0.asked.lock().unwrap().clone()
     }
 
+    /// What was asked for, as runs of the fixture's spans.
+    pub(crate) fn runs(&self, fixture: &Fixture) -> Vec<Range<usize>> {
+        let spans = &fixture.layer.spans;
+        let at = |offset: u64| spans.partition_point(|span| span.blob_offset.0 < offset);
+        self.asked().into_iter().map(|(_, range)| at(range.start)..at(range.end)).collect()
+    }
+
+    /// How many bytes were asked for, each of which was asked for once.
+    pub(crate) fn asked_once(&self) -> u64 {
+        let mut asked: Vec<_> = self.asked().into_iter().map(|(_, range)| range).collect();
+        asked.sort_by_key(|range| range.start);
+        assert!(asked.windows(2).all(|pair| pair[0].end <= pair[1].start), "{asked:?}");
+        asked.iter().map(|range| range.end - range.start).sum()
+    }
+
     /// Requests under way now, and the most there have been at a time.
     pub(crate) fn under_way(&self) -> (usize, usize) {
         (self.0.under_way.load(Ordering::Relaxed), self.0.most.load(Ordering::Relaxed))

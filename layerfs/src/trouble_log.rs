@@ -76,6 +76,11 @@ struct Failing {
 }
 
 impl<K: Ord> TroubleLog<K> {
+    /// Whether `what` fails, as far as it is kept in mind.
+    pub fn fails(&self, what: &K) -> bool {
+        self.any.load(Ordering::Acquire) && self.lock().failing.contains_key(what)
+    }
+
     /// `what` failed. Says what is to be told of it, if anything.
     pub fn failed(&self, what: K, now: Instant) -> Option<Say> {
         let mut state = self.lock();

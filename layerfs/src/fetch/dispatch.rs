@@ -9,6 +9,9 @@ use crate::class::Class;
 use crate::single_flight::Ticket;
 use crate::spans;
 
+/// Requests to a host that stand back, from which number on none brings anything along.
+const STANDING_BACK: usize = 4;
+
 /// What a request brings beside what is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beside {
@@ -36,9 +39,8 @@ impl Fetcher {
             // A host that rests is nothing to wait for: whom else to ask is for the run to see.
             let mut passage = self.lane().enter(class, bytes).await.ok();
             // Neither does a run pass over what is here: that would be fetched again.
-            let fits = |first, last, joint: (usize, usize)| {
-                let mut between = joint.0 + 1..joint.1;
-                spans::fit(&self.layer, first, last, joint) && between.all(|at| !self.is_local(at))
+            let fits = |first, last, joint| {
+                spans::fit(&self.layer, first, last, joint) && self.nothing_local_between(joint)
             };
             let tickets = self.flights.take(first, class, fits);
             let run = match beside {
@@ -66,13 +68,15 @@ impl Fetcher {
             _ => 0..0,
         };
         let run = Run::new(&self.layer, tickets);
-        if run.is_empty() || self.last_trouble().is_some() {
+        let lane = self.lane();
+        let in_trouble = self.last_trouble().is_some() || self.node.unkept.fails(&self.layer.diff_id.0);
+        if run.is_empty() || in_trouble || lane.standing_back() >= STANDING_BACK {
             return run;
         }
         // What other readers wait for is not to wait for what lies between.
         let leave_out =
             |at| self.is_local(at) || self.flights.first_wanted(at..at + 1, Class::Ahead).is_some();
-        let (before, behind) = spans::beside(&self.layer, &own, self.lane().round_trip(), leave_out);
+        let (before, behind) = spans::beside(&self.layer, &own, lane.round_trip(), leave_out);
         let neighbours: Vec<usize> = before.clone().chain(behind.clone()).collect();
         let decoded = |at: &usize| u64::from(self.layer.spans[*at].tar_len);
         let Some(largest) = neighbours.iter().map(decoded).max() else { return run };
@@ -80,16 +84,14 @@ impl Fetcher {
         let held = self.node.pool.hold_now(Class::Nearby, len(&before) + len(&behind) + largest);
         let Some(held) = held.map(Arc::new) else { return run };
         let (followers, news) = self.join(&neighbours, Class::Nearby);
-        let fits = |first, last, joint: (usize, usize)| {
-            let mut between = joint.0 + 1..joint.1;
-            before.start <= first && last < behind.end && between.all(|at| !self.is_local(at))
+        let take = |nearest: Option<usize>, side: &Range<usize>| {
+            let fits = |first, last, joint| {
+                side.start <= first && last < side.end && self.nothing_local_between(joint)
+            };
+            nearest.map_or_else(Vec::new, |nearest| self.flights.take(nearest, Class::Nearby, fits))
         };
-        let is_behind = |first, last, joint| first >= own.end && fits(first, last, joint);
-        let behind_own = self.flights.take(own.end, Class::Nearby, is_behind);
-        let is_before = |first, last, joint| last < own.start && fits(first, last, joint);
-        let last = own.start.checked_sub(1);
-        let before_own = last.map(|last| self.flights.take(last, Class::Nearby, is_before));
-        let before_own = before_own.unwrap_or_default();
+        let before_own = take(before.clone().next_back(), &before);
+        let behind_own = take(behind.clone().next(), &behind);
         // Nobody wants them for their own sake: without a reader of the miss nothing comes along. Those who have come to want what
         // others took meanwhile are seen to.
         drop(followers);
@@ -102,5 +104,10 @@ impl Fetcher {
             return run;
         }
         run.with(&self.layer, before_own, behind_own, Along { own, followers: Vec::new(), held })
+    }
+
+    /// Whether none of the spans between two is here.
+    fn nothing_local_between(&self, joint: (usize, usize)) -> bool {
+        (joint.0 + 1..joint.1).all(|at| !self.is_local(at))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Requests start in order of class, strictly, and within a class in the order in which they came. A request starts
 //! while less than a [`Window`] of what is as urgent, or more so, is under way: a reader does not wait for what is fetched
-//! ahead of another. Classes that stand back start none while something more urgent is under way, and two at a time at most:
-//! one on the line while the other is decoded. A request counts as what it is needed for by now, which may change.
+//! ahead of another. Classes that stand back start none while a reader's request is under way, nor beside two that are as urgent or
+//! more so: one on the line while the other is decoded. A request counts as what it is needed for by now, which may change.
 //!
 //! Hosts have a lane each: one that is silent holds up nobody else's readers. A host that wants to be left alone for a
 //! while is: who waits for it then is told so, and asks another.
@@ -64,7 +64,7 @@ pub(crate) struct Passage {
     lane: Arc<Lane>,
     class: Class,
     sent: Sent,
-    /// Bytes that are still to come.
+    /// Bytes that are still to come, and count.
     left: u64,
     answered: bool,
 }
@@ -112,11 +112,14 @@ impl Lane {
         self.lock().window.bytes()
     }
 
-    /// Bytes that come in one round trip; none where enough stands back already to bring nothing along.
+    /// Bytes that come in one round trip.
     pub(crate) fn round_trip(&self) -> u64 {
-        let state = self.lock();
-        let standing_back: usize = state.requests[Class::Boot as usize..].iter().sum();
-        if standing_back < 2 * STANDING_BACK { state.window.round_trip() } else { 0 }
+        self.lock().window.round_trip()
+    }
+
+    /// Requests under way that stand back.
+    pub(crate) fn standing_back(&self) -> usize {
+        self.lock().requests[Class::Boot as usize..].iter().sum()
     }
 
     /// Whether nothing is under way.
@@ -157,7 +160,6 @@ impl Lane {
 impl State {
     fn admits(&self, class: Class) -> bool {
         let [demand, ahead, ..] = self.requests;
-        let others = self.requests.iter().sum::<usize>() - demand - ahead;
         let bytes = |from: Class| -> u64 { self.under_way[from as usize..=class as usize].iter().sum() };
         match class {
             Class::Demand => demand < REQUESTS && bytes(Class::Demand) < self.window.bytes(),
@@ -165,8 +167,8 @@ impl State {
                 ahead < AHEAD && demand + ahead < REQUESTS && bytes(Class::Demand) < self.window.bytes()
             }
             _ => {
-                let others_bytes: u64 = self.under_way[Class::Boot as usize..].iter().sum();
-                demand + ahead == 0 && others < STANDING_BACK && others_bytes < self.window.bytes()
+                let others: usize = self.requests[Class::Boot as usize..=class as usize].iter().sum();
+                demand + ahead == 0 && others < STANDING_BACK && bytes(Class::Boot) < self.window.bytes()
             }
         }
     }
@@ -178,7 +180,7 @@ impl Passage {
         Arc::ptr_eq(&self.lane, lane)
     }
 
-    /// Says how many bytes are still to come.
+    /// Says how many of the bytes that are still to come count by now.
     pub(crate) fn expect(&mut self, bytes: u64) {
         {
             let under_way = &mut self.lane.lock().under_way[self.class as usize];
@@ -285,7 +287,7 @@ mod tests {
         drop(latest);
         let boot = poll(&mut boot).unwrap();
         let background = poll(&mut background).unwrap();
-        let (mut third, none) = enter(&lane, Class::Boot, 1);
+        let (mut third, none) = enter(&lane, Class::Background, 1);
         assert!(none.is_none(), "two stand back at a time");
         // A reader does not wait for what stands back.
         let (_, reader) = enter(&lane, Class::Demand, 1);
@@ -359,6 +361,24 @@ mod tests {
         drop(background);
         assert_eq!(lane.lock().under_way, [0; Class::ALL.len()]);
         assert_eq!(lane.lock().requests, [0; Class::ALL.len()]);
+    }
+
+    #[tokio::test]
+    async fn a_boot_pack_does_not_wait_for_what_is_less_urgent() {
+        let lane = Arc::new(Lane::default());
+        let along: Vec<_> = (0..4).map(|_| enter(&lane, Class::Demand, 1).1.unwrap()).collect();
+        let (mut pack, none) = enter(&lane, Class::Boot, 1);
+        let (mut background, too) = enter(&lane, Class::Background, 1);
+        assert!(none.is_none() && too.is_none());
+        let _nearby: Vec<_> = along
+            .into_iter()
+            .map(|mut passage| {
+                passage.becomes(Class::Nearby);
+                passage
+            })
+            .collect();
+        assert!(poll(&mut pack).is_some() && poll(&mut background).is_none());
+        assert_eq!(lane.standing_back(), 4);
     }
 
     #[tokio::test]

@@ -16,6 +16,8 @@ const ALL: u32 = 16 << 10;
 const NOT_DEMAND: u32 = 10 << 10;
 /// The part of that for classes that stand back.
 const STANDING_BACK: u32 = 6 << 10;
+/// The part of that which is given to who would not wait for it: the next frame of a boot pack has room beside it.
+const AT_ONCE: u32 = 4 << 10;
 
 /// The memory of a node's fetches.
 #[derive(Default)]
@@ -52,16 +54,16 @@ impl Memory {
         started.await.ok()
     }
 
-    /// The same at once, if nobody as urgent waits for it.
+    /// The same at once, if nobody as urgent waits for it and there is enough for others.
     pub(crate) fn hold_now(self: &Arc<Self>, class: Class, bytes: u64) -> Option<Held> {
         let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
         let mut state = self.lock();
         let waited_for = state.queues.first().is_some_and(|(first, _)| first <= class);
-        if waited_for || !state.admits(class, kib) {
+        let is_much = class.stands_back() && state.held_by(Class::stands_back).saturating_add(kib) > AT_ONCE;
+        if waited_for || is_much || !state.admits(class, kib) {
             return None;
         }
-        state.held[class as usize] += kib;
-        Some(Held { memory: self.clone(), class, kib })
+        Some(self.give(&mut state, class, kib))
     }
 
     fn give_what_may(self: &Arc<Self>) {
@@ -79,8 +81,12 @@ impl Memory {
             return None;
         }
         let start = state.queues.pop(class)?;
+        Some((start, self.give(&mut state, class, kib)))
+    }
+
+    fn give(self: &Arc<Self>, state: &mut State, class: Class, kib: u32) -> Held {
         state.held[class as usize] += kib;
-        Some((start, Held { memory: self.clone(), class, kib }))
+        Held { memory: self.clone(), class, kib }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -91,12 +97,15 @@ impl Memory {
 
 impl State {
     fn admits(&self, class: Class, kib: u32) -> bool {
-        let held = |of: fn(Class) -> bool| -> u32 {
-            Class::ALL.into_iter().filter(|class| of(*class)).map(|class| self.held[class as usize]).sum()
-        };
-        held(|_| true) + kib <= ALL
-            && (class == Class::Demand || held(|class| class != Class::Demand) + kib <= NOT_DEMAND)
-            && (!class.stands_back() || held(Class::stands_back) + kib <= STANDING_BACK)
+        let fits = |of, most| self.held_by(of).saturating_add(kib) <= most;
+        fits(|_| true, ALL)
+            && (class == Class::Demand || fits(|class| class != Class::Demand, NOT_DEMAND))
+            && (!class.stands_back() || fits(Class::stands_back, STANDING_BACK))
+    }
+
+    /// What classes of a kind hold.
+    fn held_by(&self, kind: fn(Class) -> bool) -> u32 {
+        Class::ALL.into_iter().filter(|class| kind(*class)).map(|class| self.held[class as usize]).sum()
     }
 }
 

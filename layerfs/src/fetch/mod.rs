@@ -93,6 +93,12 @@ impl Node {
             wrong: TroubleLog::default(),
         })
     }
+
+    /// As if the disk had no room for a layer.
+    #[cfg(test)]
+    pub(crate) fn cannot_keep(&self, diff_id: &Digest) {
+        let _ = self.unkept.failed(*diff_id, std::time::Instant::now());
+    }
 }
 
 /// What became of a span.

@@ -177,8 +177,9 @@ mod tests {
             now(Class::Nearby, 7).is_none() && now(Class::Nearby, 1 << 40).is_none(),
             "at once or not at all"
         );
-        let nearby = now(Class::Nearby, 5);
-        assert!(nearby.is_some() && now(Class::Nearby, 2).is_none() && now(Class::Demand, 10).is_some());
+        let nearby = now(Class::Nearby, 4);
+        assert!(nearby.is_some() && now(Class::Nearby, 1).is_none() && now(Class::Demand, 10).is_some());
+        assert!(pool.hold(Class::Boot, 2 << 20).now_or_never().is_some(), "a frame of a pack has room");
         drop(nearby);
 
         let _readers =

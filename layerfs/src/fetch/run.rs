@@ -81,11 +81,15 @@ impl Run {
         Self { blob: blob_range(layer, &self.tickets), along: Some(along), ..self }
     }
 
-    /// Brings nothing along any more but what `is_wanted` by now.
+    /// Brings nothing along any more but what `is_wanted` by now, and what lies between that and its own.
     fn leave_neighbours(&mut self, layer: &LaunchLayer, is_wanted: impl Fn(&Ticket<Outcome>) -> bool) {
         let Some(Along { own, followers, .. }) = self.along.take() else { return };
         drop(followers);
-        self.tickets.retain(|ticket| own.contains(&ticket.key()) || is_wanted(ticket));
+        let stays = |ticket: &Ticket<Outcome>| own.contains(&ticket.key()) || is_wanted(ticket);
+        let behind = self.tickets.iter().rposition(stays).map_or(0, |last| last + 1);
+        self.tickets.truncate(behind);
+        let before = self.tickets.iter().position(stays).unwrap_or(0);
+        self.tickets.drain(..before);
         self.measure(layer);
     }
 
@@ -160,10 +164,9 @@ impl Run {
         self.tickets.drain(..).collect()
     }
 
-    /// The spans for whose sake it goes on: what comes along alone is no reason until all of its own is here.
-    pub(super) fn needed(&self) -> impl Iterator<Item = &Ticket<Outcome>> {
-        let own = self.along.as_ref().filter(|_| !self.has_its_own()).map(|along| along.own.clone());
-        self.tickets.iter().filter(move |ticket| own.as_ref().is_none_or(|own| own.contains(&ticket.key())))
+    /// Whether a span is one that it brings along while something of its own is still to come.
+    fn is_beside(&self, span: usize) -> bool {
+        self.along.as_ref().is_some_and(|along| !along.own.contains(&span)) && !self.has_its_own()
     }
 
     pub(super) fn fail(self, error: &ReadErrors) {
@@ -187,9 +190,13 @@ impl Fetcher {
         self.node.pool.lane(first.as_deref().map_or("", Source::host))
     }
 
-    /// How urgently a run is needed by now, if it is.
+    /// How urgently a run is needed by now, if it is. Guesses at what it brings along are no reason to go on until all of its own
+    /// is here; readers of that are.
     pub(super) fn class_of(&self, run: &Run) -> Option<Class> {
-        self.flights.class_of(run.needed())
+        let (beside, own): (Vec<_>, Vec<_>) =
+            run.tickets.iter().partition(|ticket| run.is_beside(ticket.key()));
+        let beside = self.flights.class_of(beside).filter(|class| !class.stands_back());
+        beside.into_iter().chain(self.flights.class_of(own)).min()
     }
 
     /// Fetches a run, with a passage to the first source or none yet.
@@ -225,7 +232,7 @@ impl Fetcher {
                 round.was_not_asked(&*source);
                 continue;
             };
-            let Some(held) = self.hold(&run, run.memory(&self.layer)).await.map(Arc::new) else { return };
+            let Some(held) = self.hold_for(&mut run).await.map(Arc::new) else { return };
             if lane.fell_silent_after(chosen) {
                 // Found out by others while this waited.
                 round.was_not_asked(&*source);
@@ -254,7 +261,9 @@ impl Fetcher {
 
     /// Neighbours that readers have come to wait for stay.
     fn leave_neighbours(&self, run: &mut Run) {
-        run.leave_neighbours(&self.layer, |ticket| self.flights.class_of([ticket]).is_some());
+        run.leave_neighbours(&self.layer, |ticket| {
+            self.flights.class_of([ticket]).is_some_and(|class| !class.stands_back())
+        });
     }
 
     /// Goes on with what a run brings along, all of its own being here, as what it is needed for by now.
@@ -279,7 +288,19 @@ impl Fetcher {
         let _ = self.as_class_is(|| self.class_of(run), turn).await;
     }
 
-    /// Memory for a run; `None` once nobody needs it any more.
+    /// Memory for a run and, where there is some at once, for what it brings along as well; `None` once nobody needs it any more.
+    async fn hold_for(&self, run: &mut Run) -> Option<Held> {
+        if run.along.is_some() {
+            let class = self.class_of(run)?;
+            if let Some(held) = self.node.pool.hold_now(class, run.memory(&self.layer)) {
+                return Some(held);
+            }
+            self.leave_neighbours(run);
+        }
+        self.hold(run, run.memory(&self.layer)).await
+    }
+
+    /// Memory of so many bytes for a run; `None` once nobody needs it any more.
     pub(super) async fn hold(&self, run: &Run, bytes: u64) -> Option<Held> {
         self.as_class_is(|| self.class_of(run), |class| self.node.pool.hold(class, bytes)).await
     }
