@@ -28,7 +28,8 @@ pub(crate) struct Pool {
     pub(crate) urgency: Urgency,
     memory: Arc<Memory>,
     lent: Arc<Semaphore>,
-    decoders: Arc<Semaphore>,
+    /// For readers, and for what stands back.
+    decoders: [Arc<Semaphore>; 2],
     whole_layers: [Arc<Semaphore>; 2],
     set_aside: Arc<Semaphore>,
 }
@@ -65,7 +66,7 @@ impl Pool {
             urgency: Urgency::default(),
             memory: Arc::default(),
             lent: semaphore(LENT),
-            decoders: Arc::new(Semaphore::new(processors)),
+            decoders: std::array::from_fn(|_| Arc::new(Semaphore::new(processors))),
             whole_layers: WHOLE_LAYERS.map(semaphore),
             set_aside: semaphore(SET_ASIDE),
         }
@@ -129,14 +130,15 @@ impl Pool {
         memory.is_ok()
             && lanes.iter().all(|lane| lane.is_idle())
             && self.lent.available_permits() == LENT as usize
-            && self.decoders.available_permits() == processors
+            && self.decoders.iter().all(|decoders| decoders.available_permits() == processors)
             && self.set_aside.available_permits() == SET_ASIDE as usize
             && [0, 1].iter().all(|&of| self.whole_layers[of].available_permits() == WHOLE_LAYERS[of] as usize)
     }
 
-    /// Waits for a processor. Cancel-safe; `None` never comes while the pool is there.
-    pub(crate) async fn decoder(&self) -> Option<Decoder> {
-        self.decoders.clone().acquire_owned().await.ok().map(Decoder)
+    /// Waits for a processor. Readers wait for none of those that what stands back has: it may be held up by the disk. Cancel-safe;
+    /// `None` never comes while the pool is there.
+    pub(crate) async fn decoder(&self, class: Class) -> Option<Decoder> {
+        self.decoders[usize::from(class.stands_back())].clone().acquire_owned().await.ok().map(Decoder)
     }
 }
 
@@ -187,6 +189,18 @@ mod tests {
         let mut background = std::pin::pin!(pool.hold(Class::Background, 6 << 20));
         assert!(futures_util::poll!(&mut background).is_pending());
         assert!(pool.hold(Class::Demand, 2 << 20).now_or_never().is_some(), "who came first is less urgent");
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_no_processor_that_what_stands_back_has() {
+        let pool = Pool::new();
+        let mut held = Vec::new();
+        while let Some(Some(decoder)) = pool.decoder(Class::Boot).now_or_never() {
+            held.push(decoder);
+        }
+        assert!(pool.decoder(Class::Background).now_or_never().is_none());
+        assert!(pool.decoder(Class::Ahead).now_or_never().is_some());
+        assert!(pool.decoder(Class::Demand).now_or_never().is_some());
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Fetcher {
             let bytes = self.take(&mut incoming, source, run, span.end - span.start).await?;
             at = span.end;
             let Some(ticket) = run.pop_front(&self.layer) else { break };
-            let Some(decoder) = self.node.pool.decoder().await else { break };
+            let class = self.flights.class_of([&ticket]).unwrap_or(Class::Background);
+            let Some(decoder) = self.node.pool.decoder(class).await else { break };
             let memory = run.memory_of(next).or_else(|| held.clone());
             self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, memory));
             // Neighbours may stand back for long, and readers that come meanwhile need the memory.

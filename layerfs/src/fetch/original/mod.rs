@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use super::Fetcher;
 use super::run::Run;
+use crate::class::Class;
 use crate::read_error::{OriginalError, ReadError, ReadErrors};
 use crate::source::Trouble;
 use crate::store::LayerFile;
@@ -265,7 +266,8 @@ impl Fetcher {
     /// Lands what is wanted of a tar.
     async fn land_from(self: &Arc<Self>, tar: Arc<WholeTar>, run: &mut Run) {
         let Some(held) = self.hold(run, run.largest()).await else { return };
-        let Some(decoder) = self.node.pool.decoder().await else { return };
+        let class = self.class_of(run).unwrap_or(Class::Background);
+        let Some(decoder) = self.node.pool.decoder(class).await else { return };
         let (this, tickets) = (self.clone(), run.take_all());
         tokio::task::spawn_blocking(move || {
             for ticket in tickets {
