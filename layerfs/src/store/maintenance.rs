@@ -16,7 +16,7 @@ use super::layer_file::LayerFile;
 use super::regions::Regions;
 use super::shared::{Matter, Moment, SPARED};
 use super::usage::{self, Kept};
-use super::{LayerKey, Store, StoreError};
+use super::{GONE, LayerKey, Store, StoreError};
 
 /// How much the store may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,7 +194,7 @@ impl Store {
     /// Removes a layer that nobody has open: out of the way at once, then file by file.
     pub(super) fn remove_closed(&self, kept: &Kept) -> io::Result<()> {
         let mut gone = kept.path.clone();
-        gone.set_file_name(format!("gone-{}", kept.cut.display()));
+        gone.set_file_name(format!("{GONE}{}", kept.cut.display()));
         {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             if open.iter().any(|(key, layer)| layer.strong_count() > 0 && is_of(key, kept)) {

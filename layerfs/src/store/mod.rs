@@ -72,6 +72,9 @@ use self::shared::{Moment, Shared};
 use self::verdicts::Verdicts;
 use crate::sync;
 
+/// What the name of a layer begins with that is being deleted.
+const GONE: &str = "gone-";
+
 /// All layers of a node.
 pub struct Store {
     root: PathBuf,
@@ -178,15 +181,20 @@ impl Store {
         Ok(held)
     }
 
-    /// Deletes a layer that nobody holds; `false` if somebody does. It is under the lock, so that nobody can come to hold it meanwhile.
+    /// Deletes a layer that nobody holds; `false` if somebody does. Under the lock, so that nobody can come to hold it meanwhile, it is put
+    /// out of the way; its files are deleted after that.
     fn remove(&self, diff_id: DiffId) -> Result<bool, StoreError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
-            return Ok(false);
-        }
-        open.retain(|key, _| key.diff_id != diff_id);
         let path = self.directory(diff_id);
-        match std::fs::remove_dir_all(&path) {
+        let gone = self.root.join(format!("{GONE}{}", diff_id.0.hex()));
+        let renamed = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
+                return Ok(false);
+            }
+            open.retain(|key, _| key.diff_id != diff_id);
+            std::fs::rename(&path, &gone)
+        };
+        match renamed.and_then(|()| std::fs::remove_dir_all(&gone)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError { path, what: "delete the layer", source })
             }
@@ -233,10 +241,14 @@ fn probe(path: &Path) -> io::Result<()> {
     written.and(removed)
 }
 
-/// Deletes what was kept in another layout: nobody would ever ask for it again.
+/// Deletes what was kept in another layout, and what was being deleted: nobody would ever ask for it again.
 fn drop_other_layouts(root: &Path) -> io::Result<()> {
     for layer in std::fs::read_dir(root)? {
         let layer = layer?;
+        if layer.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
+            std::fs::remove_dir_all(layer.path())?;
+            continue;
+        }
         if diff_id_of(&layer.file_name()).is_none() || !layer.file_type()?.is_dir() {
             continue;
         }
