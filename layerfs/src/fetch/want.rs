@@ -16,6 +16,7 @@ use crate::single_flight::Follower;
 
 /// Rounds with a fetch that ended without an outcome: the next heals it; more would only spin while the daemon stops.
 const LOST: usize = 3;
+const SECOND: Duration = Duration::from_secs(1);
 /// How long nothing may come of what nobody has asked for yet.
 const GUESS: Duration = Duration::from_secs(5);
 
@@ -129,6 +130,8 @@ impl Fetcher {
                 Some(later) => deadline = later,
                 None => {
                     let (diff_id, last) = (self.layer.diff_id.0, self.last_trouble());
+                    // Whole seconds are enough to say.
+                    let after = Duration::from_secs(begun.elapsed().as_secs()).max(after.min(SECOND));
                     return Err(ReadErrors::from(ReadError::Deadline { diff_id, after, last }));
                 }
             }
