@@ -260,3 +260,31 @@ fn what_cannot_be_mounted_is_told_why() {
     assert!(other.contains("has no image for linux/s390x; it has: linux/"), "{other}");
     assert!(mounts::below(bed.scratch.path()).is_empty());
 }
+
+#[test]
+fn what_is_kept_from_earlier_mounts_goes_where_the_cap_is_reached() {
+    const CAP_MIB: u64 = 8;
+    needs_root!();
+    let bed = Bed::new();
+    let image = |seed: u64| Image::new().layer(layer([file("f", noise(seed, 6 << 20))])).build().unwrap();
+    let references = [1, 2].map(|seed| {
+        let pushed = image(seed).push(&bed.registry, &format!("of/{seed}"), "v1").unwrap();
+        bed.binaries.convert(&bed.scratch, &pushed.reference).unwrap();
+        pushed.reference
+    });
+    let config = bed.scratch.path().join("capped.toml");
+    std::fs::write(&config, format!("[store]\ncap_mib = {CAP_MIB}\n")).unwrap();
+    let layers = bed.scratch.path().join("cache/layers");
+    for (reference, seed) in references.iter().zip([1, 2]) {
+        let mount = Mount::start_with(&bed, reference, &["--config", &config.display().to_string()]);
+        assert!(std::fs::read(mount.point.join("f")).unwrap() == noise(seed, 6 << 20));
+        wait_until("room", LIMIT, || bytes_below(&layers) <= CAP_MIB << 20).unwrap();
+        end(mount);
+    }
+}
+
+/// What files below a directory take of the disk.
+fn bytes_below(directory: &Path) -> u64 {
+    let output = run(Command::new("du").args(["-s", "--block-size=1"]).arg(directory)).unwrap();
+    output.split_whitespace().next().unwrap().parse().unwrap()
+}

@@ -162,7 +162,7 @@ async fn prepare(
     let resolver = Resolver::new(client.clone(), records.clone(), indexes.clone(), ResolveLimits::default());
     // Nothing of what reads an image here says what its starts touch.
     let boot = BootConfig { keep_traces: 0, ..config.boot.clone() };
-    let store = Arc::new(Store::open(&path.join("layers"))?);
+    let store = Arc::new(Store::open(&path.join("layers"))?.with_cap(config.store.cap()));
     let layers = Layers::new(store, layers::Settings { background_limit: None, ..daemon::reading(&config) });
     let packs = BootPacks::open(path, layers.clone(), boot)
         .map_err(|source| state.error("keep boot packs", source))?;

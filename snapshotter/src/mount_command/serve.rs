@@ -18,6 +18,7 @@ use super::stop::Stop;
 use crate::boot::{BootPacks, Start};
 use crate::mounts::THREADS;
 use crate::passthrough;
+use crate::upkeep::upkeep_alone;
 
 /// How often a mount that was in use is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -110,6 +111,7 @@ impl Served {
             adapter = adapter.with_passthrough(complete, BackingIds::default());
         }
         let session = fuse::serve(adapter, mounted.device, &mounted.negotiated, THREADS)?;
+        tokio::spawn(upkeep_alone(self.layers.store().clone()));
         println!("mounted on {}; Ctrl-C or `jaunt-snapshotter umount` ends it", self.point.display());
         let ended = until_end(&self.point, session, stop).await;
         armed.disarm();
