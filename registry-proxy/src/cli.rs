@@ -162,7 +162,7 @@ pub struct OptimizeArgs {
     /// A trace of a start, as `jaunt-snapshotter trace` gives it (repeatable)
     #[arg(long, value_name = "FILE")]
     pub trace: Vec<PathBuf>,
-    /// The traces that nodes left beside the image count as well
+    /// The traces that nodes left beside the image count as well, and what was learnt of those before as one more
     #[arg(long)]
     pub gather: bool,
     /// Delete the traces that nodes left, once the pack is made of them

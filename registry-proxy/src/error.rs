@@ -115,6 +115,11 @@ pub enum Error {
     NoPack(Digest),
     #[error("the traces touch nothing")]
     EmptyTraces,
+    #[error(
+        "a boot pack of these traces would be empty: {absent} of the {paths} files that they name are not in the image{}",
+        if *paths > *absent { ", and nothing of the others was touched by half of the starts" } else { "" }
+    )]
+    EmptyPack { absent: usize, paths: usize },
     #[error("the image does not tell what its command needs: it names no program that is in it")]
     NothingForeseen,
     #[error("the traces touch more than {0} bytes")]

@@ -2,7 +2,8 @@
 //!
 //! The pack is cut from the converted layers in the registry, each span verified; the launch artifact is published anew with it,
 //! and the one before is removed as `detach` removes one. The image, its index and its layers stay as they are. The same
-//! traces give the same pack.
+//! traces give the same pack; beside such as were gathered, the pack that there is counts ([`Present`]). One that would be empty is
+//! refused: what the image has is better.
 //!
 //! A signature is of one artifact: who publishes another one signs it ([`--sign-key`](crate::cli::OptimizeArgs)) or, where the one before
 //! was signed, is refused.
@@ -14,9 +15,10 @@ use jaunt_formats::Digest;
 use jaunt_formats::boot::{MAX_TRACE_LEN, PACK_LEVEL, Trace};
 use serde_json::{Value, json};
 
-use crate::artifact::{Artifact, Unpublished};
+use crate::artifact::{self, Artifact, Unpublished};
 use crate::boot::carry::{self, Carried, Side};
 use crate::boot::gather::{self, Gathered};
+use crate::boot::present::Present;
 use crate::boot::{self, Draft, Wanted};
 use crate::cli::OptimizeArgs;
 use crate::console::{Console, bytes};
@@ -88,8 +90,13 @@ impl Work<'_> {
                 document["gathered"] = self.tell_gathered(image, &left);
             }
             if pack.is_none() {
-                self.console
-                    .line(&format!("left as it is: {} {subject}: nobody left a trace", image.platform));
+                if left.used.is_empty() {
+                    self.console
+                        .line(&format!("left as it is: {} {subject}: nobody left a trace", image.platform));
+                } else {
+                    document["artifact"] = json!(before.digest);
+                    self.unchanged(image, &before, &left, litter).await?;
+                }
                 return Ok(document);
             }
         }
@@ -112,9 +119,7 @@ impl Work<'_> {
         let new = Unpublished::new(&image.descriptor, before.index.clone(), boot, before.layers.clone())?;
         document["artifact"] = json!(new.digest);
         if new.digest == before.digest && before.is_tagged() {
-            self.console
-                .line(&format!("unchanged: {} {subject}, artifact {}", image.platform, before.digest));
-            self.consume(&subject, &left, litter).await?;
+            self.unchanged(image, &before, &left, litter).await?;
             return Ok(document);
         }
         if let Some(signer) = self.signer {
@@ -135,6 +140,19 @@ impl Work<'_> {
         Ok(document)
     }
 
+    /// The artifact before has all that was gathered.
+    async fn unchanged(
+        &self,
+        image: &Image,
+        before: &Artifact,
+        left: &Gathered,
+        litter: &mut Vec<Digest>,
+    ) -> Result<(), Error> {
+        let subject = image.descriptor.digest;
+        self.console.line(&format!("unchanged: {} {subject}, artifact {}", image.platform, before.digest));
+        self.consume(&subject, left, litter).await
+    }
+
     /// Deletes what was gathered, if that is wanted.
     async fn consume(
         &self,
@@ -142,7 +160,7 @@ impl Work<'_> {
         left: &Gathered,
         litter: &mut Vec<Digest>,
     ) -> Result<(), Error> {
-        if !self.args.consume {
+        if !self.args.consume || self.args.dry_run {
             return Ok(());
         }
         litter.extend(left.used.iter().map(|left| left.digest));
@@ -156,7 +174,7 @@ impl Work<'_> {
     }
 
     /// The pack that traces, or a predecessor's pack, ask for, and what was gathered for it; `None` where nobody has left a trace and nothing
-    /// else was asked for.
+    /// else was asked for, or the pack that there is was made of all the traces.
     async fn pack(&self, image: &Image, artifact: &Artifact) -> Result<(Option<Draft>, Gathered), Error> {
         let index = artifact.launch_index(self.place).await?;
         jaunt_formats::launch::check(&index)?;
@@ -170,16 +188,26 @@ impl Work<'_> {
                 return Ok((None, left));
             }
         }
-        let (made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
+        let (mut made_of, mut traces): (Vec<Digest>, Vec<Trace>) = traces.into_iter().unzip();
+        let new = Side { place: self.place, index: &index, layers: &artifact.layers };
         let mut follows = None;
         if let Some(from) = &self.args.from {
-            let new = Side { place: self.place, index: &index, layers: &artifact.layers };
             let Carried { pack, trace, moved } = self.predecessor(image, from, new).await?;
             if moved > 0 {
                 self.console.line(&format!("  {moved} files of the pack before have another name now"));
             }
             traces.push(trace);
             follows = Some(pack);
+        } else if let Some((present, Carried { pack, trace, .. })) =
+            self.present(artifact, &made_of, new).await?
+        {
+            if present == Present::All {
+                return Ok((None, left));
+            }
+            self.console.line("  the boot pack that there is counts as one start more");
+            made_of.push(pack);
+            traces.push(trace);
+            follows = artifact.boot.as_ref().and_then(artifact::follows);
         }
         if self.args.foresee {
             let foreseen = boot::foresee(self.place, named, &image.command).await?;
@@ -190,7 +218,27 @@ impl Work<'_> {
         }
         let limit = self.args.max_mib.saturating_mul(1 << 20);
         let made = boot::make(self.place, named, &traces, limit, PACK_LEVEL).await?;
+        let Wanted { extents, absent, paths, .. } = &made.wanted;
+        if extents.is_empty() {
+            return Err(Error::EmptyPack { absent: *absent, paths: *paths });
+        }
         Ok((Some(Draft { made_of, follows, ..made }), left))
+    }
+
+    /// What the image's own pack adds to what was gathered, and what it holds; `None` if nothing, or it is no good.
+    async fn present(
+        &self,
+        artifact: &Artifact,
+        traces: &[Digest],
+        own: Side<'_>,
+    ) -> Result<Option<(Present, Carried)>, Error> {
+        let present = Present::beside(artifact.boot.as_ref(), traces);
+        if !self.args.gather || present == Present::Nothing {
+            return Ok(None);
+        }
+        let carried = carry::if_sound(self.place, artifact, own).await?;
+        // An empty one knows of no start.
+        Ok(carried.filter(|carried| !carried.trace.touches.is_empty()).map(|carried| (present, carried)))
     }
 
     /// Which traces were used, and which not; the same as a document.

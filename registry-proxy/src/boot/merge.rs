@@ -27,7 +27,9 @@ pub struct Wanted {
     pub extents: Vec<Extent>,
     /// Files that they are of.
     pub files: usize,
-    /// Paths that traces name and the image has no regular file of.
+    /// Paths that traces name.
+    pub paths: usize,
+    /// Those of them that the image has no regular file of.
     pub absent: usize,
     /// Bytes that few starts touched, or that were beyond the limit.
     pub left_out: u64,
@@ -75,7 +77,8 @@ pub fn merge(index: &Index, traces: &[Trace], limit: u64) -> Result<Wanted, Erro
             }
         }
     }
-    Ok(Wanted { absent: absent.len(), ..choose(pages, traces.len(), limit) })
+    let (paths, absent) = (files.len(), absent.len());
+    Ok(Wanted { paths, absent, ..choose(pages, traces.len(), limit) })
 }
 
 /// Pages that a trace names of an image, counted no further than `limit`; the same page twice counts twice.

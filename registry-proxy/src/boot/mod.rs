@@ -7,6 +7,7 @@ pub mod carry;
 mod foresee;
 pub mod gather;
 mod merge;
+pub mod present;
 
 use bytes::Bytes;
 use jaunt_formats::Digest;

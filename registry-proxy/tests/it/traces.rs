@@ -6,7 +6,7 @@ use jaunt_formats::launch::{LaunchIndex, unpack};
 use jaunt_formats::media_type::{BOOT_TABLE, LAUNCH_BOOT_PACK, LAUNCH_INDEX, LAUNCH_TRACE};
 use serde_json::{Value, json};
 
-use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, noise, run, tar};
+use crate::support::{Layer, OCI_INDEX, OCI_MANIFEST, Registry, Run, noise, run, tar};
 
 const LEN: usize = 40_000;
 const FILES: [&str; 4] = ["app/always", "app/once", "app/never", "app/twice"];
@@ -166,6 +166,15 @@ fn traces_by_hand_make_a_pack_of_what_most_starts_touched_and_nothing_else_in_th
     let (reference, subject) = image(&registry);
     let starts: [&[&str]; 3] =
         [&["app/twice", "app/always"], &["app/twice", "app/once", "app/always"], &["app/always"]];
+    by_hand(&registry, &reference, &starts).succeeded();
+    let (held, files) = extents(&registry, &subject, &["app/twice", "app/always"]);
+    assert_eq!(held, files);
+    assert!(files[0].tar_offset > files[1].tar_offset, "the layer has them the other way round");
+    registry.run(&["verify", &reference]).succeeded();
+}
+
+/// Makes a pack of traces by hand: one for each list of files.
+fn by_hand(registry: &Registry, reference: &str, starts: &[&[&str]]) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let mut words = vec!["optimize".to_owned()];
     for (number, paths) in (1..).zip(starts) {
@@ -173,11 +182,79 @@ fn traces_by_hand_make_a_pack_of_what_most_starts_touched_and_nothing_else_in_th
         std::fs::write(&file, trace(number, paths)).unwrap();
         words.extend(["--trace".to_owned(), file.to_str().unwrap().to_owned()]);
     }
-    words.push(reference.clone());
-    registry.run(&words.iter().map(String::as_str).collect::<Vec<_>>()).succeeded();
-    let (held, files) = extents(&registry, &subject, &["app/twice", "app/always"]);
-    assert_eq!(held, files);
-    assert!(files[0].tar_offset > files[1].tar_offset, "the layer has them the other way round");
+    words.push(reference.to_owned());
+    registry.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn traces_of_another_image_are_refused_and_the_pack_stays() {
+    let Some(registry) = Registry::start() else { return };
+    let (reference, subject) = image(&registry);
+    by_hand(&registry, &reference, &[&["app/always"]]).succeeded();
+    let tag = format!("sha256-{}.jaunt", subject.hex());
+    let state = || (registry.manifest("app", &tag), registry.tags("app"), registry.blob_count());
+    let before = state();
+    let cases: [(&[&[&str]], &str); 2] = [
+        (
+            &[&["etc/other", "bin/other"], &["bin/other"]],
+            "2 of the 2 files that they name are not in the image",
+        ),
+        (&[&["app/once"], &["app/never"], &["app/twice"]], "nothing of the others was touched by half"),
+    ];
+    for (starts, words) in cases {
+        let run = by_hand(&registry, &reference, starts);
+        let told = run.failed();
+        assert!(told.contains(words) && told.contains(&subject.to_string()), "{told}");
+        assert_eq!(state(), before, "{starts:?}");
+    }
+    registry.run(&["verify", &reference]).succeeded();
+}
+
+#[test]
+fn what_was_learnt_counts_as_one_start_more_when_new_traces_are_gathered() {
+    let Some(registry) = Registry::start() else { return };
+    let (reference, subject) = image(&registry);
+    let tag = format!("sha256-{}.jaunt", subject.hex());
+    let published = || registry.manifest("app", &tag).unwrap();
+    let leave_traces = |numbers: std::ops::Range<u64>, paths: &[&str]| {
+        let traces: Vec<Value> =
+            numbers.map(|ready| artifact(&registry, &subject, &trace(ready, paths))).collect();
+        leave(&registry, &subject, &traces);
+    };
+    let gather = |more: &[&str]| {
+        let run = registry.run(&[&["optimize", "--gather"][..], more, &[reference.as_str()]].concat());
+        run.succeeded();
+        run.stdout
+    };
+    let held = || pack(&reference)["content_bytes"].clone();
+    leave_traces(0..3, &["app/once", "app/always"]);
+    gather(&["--consume"]);
+    assert_eq!(held(), 2 * LEN);
+
+    // Another night has one start, which does without something.
+    leave_traces(3..4, &["app/twice", "app/always"]);
+    let told = gather(&[]);
+    assert!(told.contains("counts as one start more"), "{told}");
+    assert_eq!(held(), 3 * LEN, "three starts were not forgotten for one");
+    assert_eq!(pack(&reference)["traces"].as_array().unwrap().len(), 2, "the trace, and the pack before");
+
+    // Who gathers the same again, or nothing, changes nothing.
+    let before = published();
+    let again: [&[&str]; 2] = [&[], &["--consume"]];
+    for more in again {
+        let told = gather(more);
+        assert!(told.contains("unchanged"), "{told}");
+        assert_eq!(published(), before);
+    }
+    assert_eq!(listed(&registry, &subject), (0, 1));
+    let told = gather(&["--consume"]);
+    assert!(told.contains("nobody left a trace"), "{told}");
+    assert_eq!(published(), before);
+
+    // Several that do without it outvote what was learnt.
+    leave_traces(4..7, &["app/always"]);
+    gather(&["--consume"]);
+    assert_eq!(held(), LEN);
     registry.run(&["verify", &reference]).succeeded();
 }
 

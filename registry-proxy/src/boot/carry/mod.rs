@@ -1,4 +1,4 @@
-//! A predecessor's pack as a trace: what it holds, by path and content digest, in its order.
+//! A pack that there is as a trace, a predecessor's or the image's own: what it holds, by path and content digest, in its order.
 //!
 //! A file that has another name now is touched there; one that has changed under its name is touched where it was before, as far as
 //! it reaches; one that is gone is left out.
@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use jaunt_formats::Digest;
 use jaunt_formats::boot::{BootPack, Extent, MAX_TOUCHES, Touch, Trace, TraceHead};
 use jaunt_formats::entry::PATH_MAX;
+use jaunt_formats::error_chain;
 use jaunt_formats::launch::{InodeId, InodeType, LaunchIndex};
 
 use super::merge::find;
@@ -58,6 +59,23 @@ pub async fn of_artifact(place: &Place, artifact: &Artifact, new: Side<'_>) -> R
     let touches = trace.touches.into_iter().flat_map(|touch| renamed(touch, new, &moved));
     let trace = Trace { head: trace.head, touches: touches.take(MAX_TOUCHES).collect() };
     Ok(Carried { pack: boot.digest, trace, moved: moved.len() })
+}
+
+/// The same; `None` where the pack is gone or no good, which is told.
+pub async fn if_sound(place: &Place, artifact: &Artifact, new: Side<'_>) -> Result<Option<Carried>, Error> {
+    let Some(blob) = artifact.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
+    if place.blob_exists(&blob).await?.is_none() {
+        tracing::warn!(%blob, "the boot pack there was is gone");
+        return Ok(None);
+    }
+    match of_artifact(place, artifact, new).await {
+        Ok(carried) => Ok(Some(carried)),
+        Err(error @ Error::Place(_)) => Err(error),
+        Err(error) => {
+            tracing::warn!(error = error_chain(&error), %blob, "the boot pack there was is no good");
+            Ok(None)
+        }
+    }
 }
 
 /// A touch where the file's content is now, and under the name that it had unless nothing is there.

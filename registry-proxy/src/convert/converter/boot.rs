@@ -14,7 +14,6 @@ use crate::console::bytes;
 use crate::error::Error;
 use crate::image::Image;
 use crate::manifest::Descriptor;
-use crate::place::Place;
 
 /// Bytes of files of which only the image tells that a start needs them.
 const FORESEEN_LIMIT: u64 = 64 << 20;
@@ -76,7 +75,7 @@ impl Converter<'_> {
 
     /// The pack that was learnt of this very image, converted by another recipe.
     async fn learnt(&self, before: &Artifact, new: Side<'_>, index: Digest) -> Result<Option<Draft>, Error> {
-        let Some(Carried { pack, trace, .. }) = self.carried(&self.place, before, new).await? else {
+        let Some(Carried { pack, trace, .. }) = carry::if_sound(&self.place, before, new).await? else {
             return Ok(None);
         };
         let made = boot::make(new.place, (index, new.index), &[trace], MAX_CONTENT_LEN, PACK_LEVEL).await?;
@@ -102,7 +101,7 @@ impl Converter<'_> {
             }
         };
         let Some((place, artifact)) = found else { return Ok(None) };
-        let Some(Carried { pack, trace, moved }) = self.carried(place, &artifact, new).await? else {
+        let Some(Carried { pack, trace, moved }) = carry::if_sound(place, &artifact, new).await? else {
             return Ok(None);
         };
         let named = (index, new.index);
@@ -119,28 +118,6 @@ impl Converter<'_> {
         let limit = self.boot_limit.unwrap_or(CARRIED_LIMIT);
         let made = boot::make(&self.place, named, &traces, limit, PACK_LEVEL).await?;
         Ok(Some((Draft { follows: Some(pack), ..made }, "that was learnt of the image before")))
-    }
-
-    /// What the pack of another artifact holds; `None` where it is gone or no good.
-    async fn carried(
-        &self,
-        place: &Place,
-        before: &Artifact,
-        new: Side<'_>,
-    ) -> Result<Option<Carried>, Error> {
-        let Some(blob) = before.boot.as_ref().map(|boot| boot.digest) else { return Ok(None) };
-        if place.blob_exists(&blob).await?.is_none() {
-            tracing::warn!(%blob, "the boot pack there was is gone");
-            return Ok(None);
-        }
-        match carry::of_artifact(place, before, new).await {
-            Ok(carried) => Ok(Some(carried)),
-            Err(error @ Error::Place(_)) => Err(error),
-            Err(error) => {
-                tracing::warn!(error = error_chain(&error), %blob, "the boot pack there was is no good");
-                Ok(None)
-            }
-        }
     }
 
     async fn foreseen(
