@@ -61,13 +61,12 @@ struct Open {
     since: Instant,
     /// A snapshot has used it: once none does any more, it may go.
     was_wanted: bool,
-    /// Whether starts go without what it would push, to show what has changed since it was learnt.
+    /// Whether starts go without what it would push, to show what has changed since it was learnt, or whether it is worth its bytes.
     sampled: bool,
 }
 
 impl Open {
-    fn new(boot: Arc<Boot>, config: &BootConfig) -> Self {
-        let sampled = one_in(config.trace_one_in);
+    fn new(boot: Arc<Boot>, sampled: bool) -> Self {
         Self { boot, since: Instant::now(), was_wanted: false, sampled }
     }
 }
@@ -156,7 +155,7 @@ impl BootPacks {
                 return None;
             }
             let boot = Arc::new(Boot::of(&pack));
-            open.insert(index, Open::new(boot.clone(), &self.config));
+            open.insert(index, Open::new(boot.clone(), self.is_sampled(&index)));
             boot
         };
         let (admitted, expected) = oneshot::channel();
@@ -184,7 +183,7 @@ impl BootPacks {
         // Nobody waits for the disk: whoever has opened it meanwhile was first.
         let opened = Arc::new(Boot::open(&self.path(digest), *digest, index.layers())?);
         let mut all = self.lock();
-        let open = all.entry(*digest).or_insert_with(|| Open::new(opened, &self.config));
+        let open = all.entry(*digest).or_insert_with(|| Open::new(opened, self.is_sampled(digest)));
         open.was_wanted = true;
         Some(open.boot.clone())
     }
@@ -219,6 +218,10 @@ impl BootPacks {
     /// Whether starts of an index are to find pages pushed: the sooner it is mounted, the more of them.
     pub fn is_pushed(&self, index: &Digest) -> bool {
         beside(self.traces.is_some(), self.pushed(index)) == Beside::Push
+    }
+
+    fn is_sampled(&self, index: &Digest) -> bool {
+        is_sampled(self.config.trace_one_in, self.worth.is_in_doubt(index))
     }
 
     fn pushed(&self, index: &Digest) -> Pushed {
@@ -280,6 +283,11 @@ fn beside(traces: bool, pushed: Pushed) -> Beside {
     }
 }
 
+/// Whether what is learnt is looked at: once in so many times, and every time while it is in doubt; never for 0.
+fn is_sampled(one_in_many: u64, in_doubt: bool) -> bool {
+    one_in(one_in_many) || in_doubt && one_in_many > 0
+}
+
 /// Once in so many calls, by chance; never for 0.
 fn one_in(many: u64) -> bool {
     // Every state has keys of its own.
@@ -329,5 +337,12 @@ mod tests {
     fn chance_keeps_to_its_bounds() {
         assert!(!(0..100).any(|_| one_in(0)));
         assert!((0..100).all(|_| one_in(1)));
+    }
+
+    #[test]
+    fn a_pack_in_doubt_is_looked_at_every_time_unless_none_ever_is() {
+        assert!((0..100).all(|_| is_sampled(u64::MAX, true)));
+        assert!(!(0..100).any(|_| is_sampled(u64::MAX, false)));
+        assert!(!(0..100).any(|_| is_sampled(0, true)));
     }
 }

@@ -6,12 +6,13 @@
 //!
 //! Off unless repositories are named: what a container touches is nobody's business by default, and the node's login must be one that may
 //! push. One trace is sent after the other, behind everything else; nothing is tried twice, and each image a few times only, on this node
-//! and by all nodes together. A repository that refuses is told of once.
+//! in a week and by all nodes together. A repository that refuses is told of once.
 
 use std::collections::HashSet;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jaunt_distribution::{Client, Error, InRepository, Repository, list_referrer};
@@ -32,6 +33,8 @@ const WAITING: usize = 16;
 const MAX_BESIDE: usize = 32;
 /// Tries that are remembered.
 const MAX_REMEMBERED: usize = 4096;
+/// How long they are: who gathers traces wants to know what has changed, also of nodes that have told of the image before.
+const REMEMBERED_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How many traces were sent, and how many could not be.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +141,7 @@ async fn send(client: &Client, pin: &Pin, text: Bytes) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// How often it was tried to send a trace of an index, in this life and before.
+/// How often it was tried to send a trace of an index of late, in this life and before. A try's time is its file's.
 struct Tries {
     directory: PathBuf,
     limit: u64,
@@ -150,7 +153,8 @@ impl Tries {
         let entries = std::fs::read_dir(&self.directory)?.collect::<io::Result<Vec<_>>>()?;
         let mut known = Vec::new();
         for entry in entries {
-            known.push((entry.metadata()?.modified()?, entry.path()));
+            let path = entry.path();
+            known.extend(noted(&path)?.map(|at| (at, path)));
         }
         known.sort_unstable();
         known.truncate(known.len().saturating_sub(MAX_REMEMBERED));
@@ -161,13 +165,31 @@ impl Tries {
     fn begin(&self, index: &Digest) -> io::Result<bool> {
         for number in 0..self.limit {
             let path = self.directory.join(format!("{}-{number}", index.hex()));
-            match OpenOptions::new().write(true).create_new(true).open(path) {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+            if noted(&path)?.is_none() {
+                File::create_new(path)?;
+                return Ok(true);
             }
         }
         Ok(false)
+    }
+}
+
+/// When a try was; `None` if there is none that is remembered any more: it is removed. One of the future was noted by a clock that has been
+/// set back since: it is as of now, or it would be remembered until then.
+fn noted(path: &Path) -> io::Result<Option<SystemTime>> {
+    let at = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.modified()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let now = SystemTime::now();
+    match now.duration_since(at) {
+        Ok(age) if age > REMEMBERED_FOR => std::fs::remove_file(path).map(|()| None),
+        Ok(_) => Ok(Some(at)),
+        Err(_) => {
+            File::options().write(true).open(path)?.set_modified(now)?;
+            Ok(Some(now))
+        }
     }
 }
 
@@ -185,5 +207,35 @@ mod tests {
         assert_eq!([begin(&one), begin(&one), begin(&one), begin(&other)], [true, true, false, true]);
         tries().open().unwrap();
         assert_eq!([begin(&one), begin(&other), begin(&other)], [false, true, false]);
+    }
+
+    #[test]
+    fn an_image_is_told_of_again_after_a_week_whatever_the_clock_did_meanwhile() {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        let dir = tempfile::tempdir().unwrap();
+        let tries = Tries { directory: dir.path().join("sent"), limit: 2 };
+        tries.open().unwrap();
+        let index = Digest::of(b"index");
+        let begin = || tries.begin(&index).unwrap();
+        let paths = [0, 1].map(|number| tries.directory.join(format!("{}-{number}", index.hex())));
+        let date =
+            |path: &Path, at| File::options().write(true).open(path).unwrap().set_modified(at).unwrap();
+        let now = SystemTime::now();
+        assert_eq!([begin(), begin(), begin()], [true, true, false]);
+        date(&paths[0], now - REMEMBERED_FOR + HOUR);
+        assert!(!begin(), "it was less than a week ago");
+        date(&paths[0], now - REMEMBERED_FOR - HOUR);
+        assert_eq!([begin(), begin()], [true, false], "the one that is long ago counts no more");
+
+        // One of the future is as of now, and not for as long as the clock was wrong and a week.
+        date(&paths[1], now + 1000 * REMEMBERED_FOR);
+        assert!(!begin());
+        let at = std::fs::metadata(&paths[1]).unwrap().modified().unwrap();
+        assert!((now..=SystemTime::now()).contains(&at), "{at:?}");
+
+        // Those that are long ago do not stay either, also of images that are not started any more.
+        date(&paths[0], now - REMEMBERED_FOR - HOUR);
+        tries.open().unwrap();
+        assert_eq!(paths.each_ref().map(|path| path.exists()), [false, true]);
     }
 }

@@ -4,8 +4,9 @@
 //! <root>/boot-worth.json    {"<digest of a pack>": <starts in a row that hardly used it>}
 //! ```
 //!
-//! Known of starts that are traced, for what the kernel was given unasked cannot be seen to be used. A start that makes use of the pack
-//! begins the count anew, and a pack that is made anew has another digest. That the file is lost costs a few fetches.
+//! Known of starts that are traced, for what the kernel was given unasked cannot be seen to be used. Once one hardly used a pack, the next
+//! ones are traced too, until it is known. A start that makes use of the pack begins the count anew, and a pack that is made anew has another
+//! digest. That the file is lost costs a few fetches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -38,7 +39,8 @@ pub struct Worth {
 struct State {
     /// Starts in a row that hardly used a pack.
     poor: BTreeMap<Digest, u32>,
-    /// Which pack came with a launch index, in this life.
+    /// Which pack came with a launch index, in this life: what is found again after a restart counts the bytes anew that are used of it, while
+    /// the layers may have them by then.
     packs: HashMap<Digest, Digest>,
 }
 
@@ -68,6 +70,12 @@ impl Worth {
         }
         state.packs.insert(index, pack);
         true
+    }
+
+    /// Whether the last start that was traced with the pack of an index hardly used it.
+    pub fn is_in_doubt(&self, index: &Digest) -> bool {
+        let state = self.lock();
+        state.packs.get(index).is_some_and(|pack| state.poor.contains_key(pack))
     }
 
     /// Notes what a traced start has used of the pack of an index.
@@ -129,6 +137,24 @@ fn write(path: &Path, poor: &BTreeMap<Digest, u32>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pack_is_in_doubt_from_a_start_that_hardly_used_it_to_one_that_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let [index, pack, other] = [b"index", b"paack", b"other"].map(|text| Digest::of(text));
+        let worth = Worth::open(dir.path());
+        let note = |worth: &Worth, used_bytes| {
+            worth.note(&index, BootFigures { content_bytes: 4 << 20, present_bytes: 4 << 20, used_bytes });
+            worth.is_in_doubt(&index)
+        };
+        assert!(worth.is_worth(index, pack) && !worth.is_in_doubt(&index), "nobody has started it yet");
+        assert_eq!([1000, 1000, 1 << 20, 1000].map(|used| note(&worth, used)), [true, true, false, true]);
+        // After a restart it is from when the pack is fetched again.
+        let again = Worth::open(dir.path());
+        assert!(!again.is_in_doubt(&index));
+        assert!(again.is_worth(index, pack) && again.is_in_doubt(&index));
+        assert!(again.is_worth(index, other) && !again.is_in_doubt(&index), "the next pack is another one");
+    }
 
     #[test]
     fn a_pack_that_three_starts_in_a_row_hardly_use_is_not_fetched_any_more() {

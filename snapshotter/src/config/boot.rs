@@ -18,7 +18,8 @@ pub struct BootConfig {
     pub max_mib: u64,
     /// Whether what a pack brings is put into the kernel's page cache before it is asked for.
     pub push: bool,
-    /// Of the starts of images whose pack was learnt, one in so many is traced, and nothing pushed for it; 0: none is.
+    /// Of the starts of images whose pack was learnt, one in so many is traced, and nothing pushed for it; so are the next ones once one
+    /// hardly used the pack, until it is known what it is worth. 0: none is.
     pub trace_one_in: u64,
     /// Traces of starts that are kept; 0: none are taken.
     pub keep_traces: u64,
@@ -28,7 +29,7 @@ pub struct BootConfig {
     pub longest_seconds: u64,
     /// Repositories to which traces of their images are sent: those of these names, and all below them. Empty: none.
     pub send_traces_to: Vec<RepositoryPrefix>,
-    /// Traces of one image that this node sends.
+    /// Traces of one image that this node sends within seven days.
     pub sent_traces: u64,
     /// Programs that make containers, read ahead when an image is pulled that is new to the node: names, or absolute paths.
     pub runtime: Vec<PathBuf>,
