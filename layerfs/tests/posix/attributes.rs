@@ -55,7 +55,7 @@ fn blocks_are_counted_as_on_a_disk() {
     if !can_mount() {
         return;
     }
-    let mounted = Mounted::new(Image::new(vec![vec![
+    let mounted = Mounted::lazily(Image::new(vec![vec![
         file("empty", ""),
         file("byte", "x"),
         file("page", vec![1; 4096]),

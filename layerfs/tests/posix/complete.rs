@@ -23,7 +23,7 @@ pub struct Complete {
 }
 
 impl Complete {
-    /// Fetches all of the image, and mounts it. `None` where this kernel cannot, or the image cannot be mounted this way.
+    /// Fetches all of the image, and mounts it. `None` where this kernel cannot.
     pub fn new(
         directory: PathBuf,
         index: &Path,
@@ -40,10 +40,6 @@ impl Complete {
         let chain = fs.hold_complete().unwrap_or_else(|| fill(&fs, runtime));
         match erofs::mount(&fs, &chain, &directory.join("image")) {
             Ok(mount) => mount.attach(&directory.join("mnt")).unwrap(),
-            Err(ErofsError::Image(erofs::ImageError::Unfit(why))) => {
-                eprintln!("not mounted as EROFS: {why}");
-                return None;
-            }
             Err(ErofsError::Attach(AttachError::Unsupported(errno))) => {
                 eprintln!("skipped: this kernel has no file-backed EROFS ({errno})");
                 return None;

@@ -12,6 +12,7 @@ mod erofs;
 mod exec;
 mod fixture;
 mod fsck;
+mod handles;
 mod idmap;
 mod locks;
 mod mounted;

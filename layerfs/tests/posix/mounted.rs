@@ -33,6 +33,8 @@ pub struct Mounted {
     session: Option<SessionHandle>,
     fs: Option<Arc<LayerFs>>,
     complete: Option<Complete>,
+    /// Whether there is to be a complete one as well.
+    both_ways: bool,
     layers: u16,
     source: Arc<dyn Source>,
 }
@@ -45,12 +47,27 @@ impl Mounted {
 
     /// The same, in another way.
     pub fn with(image: Image, options: &MountOptions) -> Self {
-        let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
-        Self::of((image.index, image.layers), Arc::new(MemorySource::new(blobs)), options)
+        let (index, source) = parts(image);
+        Self::of(index, source, options)
+    }
+
+    /// An image that no complete chain can show (erofs::ImageError::Unfit).
+    pub fn lazily(image: Image) -> Self {
+        let (index, source) = parts(image);
+        Self::made(index, source, &MountOptions::default(), false)
     }
 
     /// An index, of so many layers, whose content comes from `source`.
-    pub fn of((index, layers): (Vec<u8>, u16), source: Arc<dyn Source>, options: &MountOptions) -> Self {
+    pub fn of(index: (Vec<u8>, u16), source: Arc<dyn Source>, options: &MountOptions) -> Self {
+        Self::made(index, source, options, true)
+    }
+
+    fn made(
+        (index, layers): (Vec<u8>, u16),
+        source: Arc<dyn Source>,
+        options: &MountOptions,
+        both_ways: bool,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("index"), index).unwrap();
@@ -65,6 +82,7 @@ impl Mounted {
             session: None,
             fs: None,
             complete: None,
+            both_ways,
             layers,
             source,
         };
@@ -126,8 +144,10 @@ impl Mounted {
         let adapter = Adapter::new(fs.clone(), self.runtime.handle().clone());
         self.session = Some(fuse::serve(adapter, mounted.device, &mounted.negotiated, 2).unwrap());
         overlay(&self.direct(), &self.path(""));
-        self.complete =
-            Complete::new(self.path("complete"), &self.path("index"), &self.source, &self.runtime);
+        if self.both_ways {
+            let (path, index) = (self.path("complete"), self.path("index"));
+            self.complete = Complete::new(path, &index, &self.source, &self.runtime);
+        }
     }
 
     fn unmount(&mut self) {
@@ -144,6 +164,12 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         self.unmount();
     }
+}
+
+/// An image's index with the number of its layers, and where its content comes from.
+fn parts(image: Image) -> ((Vec<u8>, u16), Arc<dyn Source>) {
+    let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
+    ((image.index, image.layers), Arc::new(MemorySource::new(blobs)))
 }
 
 /// Mounts overlayfs as containers have it: `upper` and `work` are in a directory, and `merged` is the mount.

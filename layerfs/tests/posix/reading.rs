@@ -154,7 +154,7 @@ fn holes_read_as_zeros_and_are_not_seen() {
         return;
     }
     let (size, far) = (5 << 40, 4 << 40);
-    let mounted = Mounted::new(Image::new(vec![vec![
+    let mounted = Mounted::lazily(Image::new(vec![vec![
         sparse("huge", size, &[(0, b"start"), (far, b"far"), (size - 3, b"end")]),
         sparse("hole", 1 << 20, &[]),
         sparse("mixed", 300_000, &[(100_000, &noise(3, 150_000))]),

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::ops::Range;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use jaunt_formats::Digest;
@@ -24,6 +25,22 @@ const NEVER: Duration = Duration::from_secs(60);
 struct Gated {
     memory: MemorySource,
     gate: Arc<Semaphore>,
+    /// Requests that wait, or are answered.
+    open: Arc<()>,
+}
+
+impl Gated {
+    /// A mounted image whose content comes from behind a gate, which is open while it is mounted.
+    fn mounted(image: Image) -> (Mounted, Arc<Semaphore>, Arc<()>) {
+        let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
+        let (gate, open) = (Arc::new(Semaphore::new(1)), Arc::default());
+        let source = Self { memory: MemorySource::new(blobs), gate: gate.clone(), open: Arc::clone(&open) };
+        let options = MountOptions::default();
+        let mounted = Mounted::of((image.index, image.layers), Arc::new(source), &options);
+        // The complete chain has all it needs.
+        assert_eq!(gate.forget_permits(1), 1);
+        (mounted, gate, open)
+    }
 }
 
 impl Source for Gated {
@@ -36,9 +53,14 @@ impl Source for Gated {
     }
 
     fn fetch(&self, blob: Digest, range: Range<u64>) -> ByteStream {
-        let (gate, bytes) = (self.gate.clone(), self.memory.fetch(blob, range));
-        let open = async move { drop(gate.acquire().await) };
-        open.map(|()| bytes).flatten_stream().boxed()
+        let (gate, bytes, open) = (self.gate.clone(), self.memory.fetch(blob, range), self.open.clone());
+        let pass = async move { drop(gate.acquire().await) };
+        let bytes = pass.map(|()| bytes).flatten_stream();
+        let held = move |piece| {
+            let _ = &open;
+            piece
+        };
+        bytes.map(held).boxed()
     }
 }
 
@@ -51,14 +73,7 @@ fn readers_that_wait_hold_up_nobody_who_asks_for_something_else() {
     let mut entries: Vec<_> =
         names.iter().zip(1..).map(|(name, seed)| file(name, noise(seed, 300_000))).collect();
     entries.push(symlink("link", "file-0"));
-    let image = Image::new(vec![entries]);
-    let blobs = image.blobs.into_iter().map(|(digest, bytes)| (digest, bytes.into()));
-    let gate = Arc::new(Semaphore::new(1));
-    let source = Gated { memory: MemorySource::new(blobs), gate: gate.clone() };
-    let options = MountOptions::default();
-    let mounted = Mounted::of((image.index, image.layers), Arc::new(source), &options);
-    // The complete chain has all it needs.
-    assert_eq!(gate.forget_permits(1), 1);
+    let (mounted, gate, _) = Gated::mounted(Image::new(vec![entries]));
     let root = mounted.direct();
     let (told, read) = mpsc::channel();
     for (name, seed) in names.iter().zip(1..) {
@@ -88,4 +103,39 @@ fn readers_that_wait_hold_up_nobody_who_asks_for_something_else() {
     let right: Vec<_> = (0..READERS).map(|_| read.recv_timeout(NEVER).unwrap()).collect();
     assert_eq!(right, [Some(true); READERS]);
     assert_eq!(answer.unwrap(), (READERS + 1, "file-0".into(), true));
+}
+
+#[test]
+fn a_reader_that_is_killed_ends_without_its_bytes_and_past_the_page_cache_with_them() {
+    if !can_mount() {
+        return;
+    }
+    let entries =
+        ["cached", "direct"].into_iter().zip(1..).map(|(name, seed)| file(name, noise(seed, 300_000)));
+    let (mounted, gate, open) = Gated::mounted(Image::new(vec![entries.collect()]));
+    let from = |name: &str| format!("if={}", mounted.direct().join(name).display());
+    let mut killed = [from("cached"), from("direct")].map(|from| {
+        let (before, direct) = (Arc::strong_count(&open), from.ends_with("direct"));
+        let flags: &[&str] = if direct { &["iflag=direct"] } else { &[] };
+        let reader =
+            Command::new("dd").arg(from).args(flags).arg("of=/dev/null").stderr(Stdio::null()).spawn();
+        until(|| Arc::strong_count(&open) > before);
+        reader.unwrap()
+    });
+    killed.iter_mut().for_each(|reader| reader.kill().unwrap());
+    let [cached, direct] = &mut killed;
+    until(|| cached.try_wait().unwrap().is_some());
+    assert!(Arc::strong_count(&open) > 3, "what it was reading is still being fetched");
+    let waits = direct.try_wait().unwrap().is_none();
+    gate.add_permits(1);
+    until(|| direct.try_wait().unwrap().is_some());
+    assert!(waits);
+}
+
+fn until(happened: impl FnMut() -> bool) {
+    let (mut happened, begun) = (happened, Instant::now());
+    while !happened() {
+        assert!(begun.elapsed() < NEVER, "it never comes");
+        thread::sleep(Duration::from_millis(5));
+    }
 }

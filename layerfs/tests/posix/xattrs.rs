@@ -29,11 +29,24 @@ fn names(path: &Path) -> Result<Vec<String>, Errno> {
 /// S16: Extended attributes have their values up to 64 KiB and their names up to 255 bytes, also after a copy into a
 /// container's layer.
 #[test]
-fn attributes_have_the_values_they_were_packed_with() {
+fn attributes_may_have_all_the_length_that_linux_allows() {
     if !can_mount() {
         return;
     }
     let large = noise(9, 64 << 10);
+    let mounted = Mounted::lazily(Image::new(vec![vec![file("large", "x").xattr("user.large", &large)]]));
+    for root in mounted.lazy_roots() {
+        assert!(value(&root.join("large"), "user.large").unwrap() == large);
+    }
+}
+
+/// S16: Extended attributes have their values up to 64 KiB and their names up to 255 bytes, also after a copy into a
+/// container's layer.
+#[test]
+fn attributes_have_the_values_they_were_packed_with() {
+    if !can_mount() {
+        return;
+    }
     let many = (0..1000).fold(file("many", ""), |node, at| node.xattr(&format!("user.{at:04}"), b"x"));
     let mounted = Mounted::new(Image::new(vec![vec![
         dir("d").xattr("user.of-a-directory", b"d"),
@@ -41,7 +54,6 @@ fn attributes_have_the_values_they_were_packed_with() {
             .xattr("user.key", b"value\0\xff")
             .xattr("user.empty", b"")
             .xattr("security.other", b"s"),
-        file("large", "x").xattr("user.large", &large),
         many,
         file("none", "x"),
         symlink("link", "f").xattr("security.of-a-link", b"l"),
@@ -56,7 +68,6 @@ fn attributes_have_the_values_they_were_packed_with() {
         let mut small = [0; 3];
         assert_eq!(lgetxattr(&file, c"user.key", &mut small), Err(Errno::RANGE));
         assert_eq!(llistxattr(&file, &mut small), Err(Errno::RANGE));
-        assert!(value(&root.join("large"), "user.large").unwrap() == large);
         assert_eq!(names(&root.join("many")).unwrap().len(), 1000);
         assert_eq!(names(&root.join("none")).unwrap(), Vec::<String>::new());
         assert_eq!(value(&root.join("none"), "user.key"), Err(Errno::NODATA));
