@@ -3,12 +3,15 @@
 SHELL := /bin/sh
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 CARGO ?= cargo
-# Any image this machine can reach, instead of the demo's own; and how often each start is measured.
+# Any image this machine can reach, instead of the demo's own.
 IMAGE ?=
-RUNS ?= 1
-# Images that are measured, by their names in tests/images (all of them), and how often.
+# How often each start, or everything, is measured: each target has its own.
+demo: RUNS ?= 1
+bench-cold: RUNS ?= 5
+bench-convert bench-layerfs bench-node: ROUNDS ?= 5
+bench-nodes: ROUNDS ?= 3
+# Images that are measured, by their names in tests/images (all of them).
 IMAGES ?=
-ROUNDS ?= 5
 # What is measured of the file system, and which kinds of work (all of them).
 PARTS ?=
 ROWS ?=
@@ -81,7 +84,6 @@ demo: ## Start a real image cold and warm, with overlayfs and with Jaunt (IMAGE=
 bench: ## Measure single functions (criterion)
 	$(CARGO) bench --locked -p jaunt-benches
 
-bench-cold: RUNS = 5
 bench-cold: ## Measure starts, cold and warm (IMAGES=names, NETWORKS="1g 10g-0.5ms", RUNS=n, REPORT=directory)
 	@test "$$(id -u)" = 0 || { echo "make bench-cold: needs root, for containerd, mounts and a network of its own" >&2; exit 1; }
 	@tests/deps.sh demo
@@ -106,7 +108,6 @@ bench-node: ## Measure 200 calls and 100 containers at once on one node (ROUNDS=
 	@$(MAKE) --no-print-directory release
 	@exec target/release/bench-node --rounds "$(ROUNDS)" --report "$(REPORT)"
 
-bench-nodes: ROUNDS = 3
 bench-nodes: ## Measure 1 to 8 nodes that start one image at once, with and without nginx between (ROUNDS=n)
 	@test "$$(id -u)" = 0 || { echo "make bench-nodes: needs root, for containerd, mounts and networks of its own" >&2; exit 1; }
 	@tests/deps.sh demo

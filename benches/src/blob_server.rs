@@ -1,8 +1,9 @@
-//! A registry's answer to a range, without a registry: one blob in memory, over HTTP/1.1 on loopback.
+//! A registry's answer to a range, without a registry: blobs in memory, over HTTP/1.1 on loopback.
 //!
 //! A real registry takes milliseconds for a range and shares the processors that are measured; this one takes
 //! microseconds, so what is left is the line's and the reader's.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -11,6 +12,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
+use jaunt_formats::Digest;
+
+/// By their digests as text.
+type Blobs = HashMap<String, Bytes>;
+
+/// What is asked for, as far as it matters here.
+struct Request {
+    method: String,
+    /// What the path ends with.
+    name: String,
+    range: Option<Range<u64>>,
+}
 
 /// A running server; it stops listening when it is dropped.
 #[derive(Debug)]
@@ -20,11 +33,13 @@ pub struct BlobServer {
 }
 
 impl BlobServer {
-    /// Serves `blob`, whatever path is asked for.
+    /// Serves `blobs`, each under any path that ends with its digest.
     ///
     /// # Errors
     /// No address is free.
-    pub fn start(blob: Bytes) -> io::Result<Self> {
+    pub fn start(blobs: impl IntoIterator<Item = (Digest, Bytes)>) -> io::Result<Self> {
+        let blobs: Arc<Blobs> =
+            Arc::new(blobs.into_iter().map(|(digest, blob)| (digest.to_string(), blob)).collect());
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let (address, over) = (listener.local_addr()?, Arc::new(AtomicBool::new(false)));
         let stop = over.clone();
@@ -33,9 +48,9 @@ impl BlobServer {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
-                let blob = blob.clone();
+                let blobs = blobs.clone();
                 // A client that goes away has seen enough.
-                thread::spawn(move || serve(&client, &blob));
+                thread::spawn(move || serve(&client, &blobs));
             }
         });
         Ok(Self { address, over })
@@ -54,14 +69,15 @@ impl Drop for BlobServer {
     }
 }
 
-fn serve(client: &TcpStream, blob: &Bytes) -> io::Result<()> {
+fn serve(client: &TcpStream, blobs: &Blobs) -> io::Result<()> {
     client.set_nodelay(true)?;
     let (mut reader, mut writer) = (BufReader::new(client), client);
-    loop {
-        let Some((method, range)) = request(&mut reader)? else { return Ok(()) };
-        let len = blob.len() as u64;
-        let (status, range, extra) = match range {
-            Some(range) if range.start < range.end && range.end <= len => {
+    while let Some(Request { method, name, range }) = request(&mut reader)? {
+        let blob = blobs.get(&name);
+        let len = blob.map_or(0, |blob| blob.len() as u64);
+        let (status, range, extra) = match (blob, range) {
+            (None, _) => ("404 Not Found", 0..0, String::new()),
+            (Some(_), Some(range)) if range.start < range.end && range.end <= len => {
                 let extra = format!("Content-Range: bytes {}-{}/{len}\r\n", range.start, range.end - 1);
                 ("206 Partial Content", range, extra)
             }
@@ -72,25 +88,27 @@ fn serve(client: &TcpStream, blob: &Bytes) -> io::Result<()> {
             range.end - range.start
         );
         writer.write_all(head.as_bytes())?;
-        if method != "HEAD" {
+        if let Some(blob) = blob.filter(|_| method != "HEAD") {
             let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
             writer.write_all(&blob[at(range.start)..at(range.end)])?;
         }
     }
+    Ok(())
 }
 
-/// The method and the range of the next request; `None` at the end.
-fn request(reader: &mut impl io::BufRead) -> io::Result<Option<(String, Option<Range<u64>>)>> {
+/// The next request; `None` at the end.
+fn request(reader: &mut impl io::BufRead) -> io::Result<Option<Request>> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let Some(method) = line.split(' ').next().filter(|method| !method.is_empty()).map(str::to_owned) else {
-        return Ok(None);
-    };
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let Some(method) = words.next() else { return Ok(None) };
+    let path = words.next().unwrap_or_default();
+    let name = path.split('?').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
     let mut range = None;
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 || line == "\r\n" {
-            return Ok(Some((method, range)));
+            return Ok(Some(Request { method, name, range }));
         }
         if let Some((name, value)) = line.split_once(':')
             && name.eq_ignore_ascii_case("range")
@@ -121,13 +139,13 @@ impl Asker {
         Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), host })
     }
 
-    /// The bytes of a range.
+    /// The bytes of a range of a blob.
     ///
     /// # Errors
     /// They do not come.
-    pub fn get(&mut self, range: &Range<u64>) -> io::Result<Vec<u8>> {
+    pub fn get(&mut self, blob: &Digest, range: &Range<u64>) -> io::Result<Vec<u8>> {
         let (host, start, last) = (self.host, range.start, range.end.saturating_sub(1));
-        let request = format!("GET /blob HTTP/1.1\r\nHost: {host}\r\nRange: bytes={start}-{last}\r\n\r\n");
+        let request = format!("GET /{blob} HTTP/1.1\r\nHost: {host}\r\nRange: bytes={start}-{last}\r\n\r\n");
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut line = String::new();
         loop {
@@ -150,13 +168,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_come_one_after_the_other_on_one_connection() {
-        let blob: Bytes = (0..=255).cycle().take(100_000).collect();
-        let server = BlobServer::start(blob.clone()).unwrap();
+    fn ranges_of_blobs_come_one_after_the_other_on_one_connection() {
+        let one: Bytes = (0..=255).cycle().take(100_000).collect();
+        let other: Bytes = one.iter().rev().copied().collect();
+        let blobs = [one, other].map(|blob| (Digest::of(&blob), blob));
+        let server = BlobServer::start(blobs.clone()).unwrap();
         let mut asker = Asker::connect(server.address()).unwrap();
         for (start, end) in [(0, 1), (99_999, 100_000), (5, 70_000)] {
             let range = start as u64..end as u64;
-            assert_eq!(asker.get(&range).unwrap(), &blob[start..end]);
+            for (digest, blob) in &blobs {
+                assert_eq!(asker.get(digest, &range).unwrap(), &blob[start..end]);
+            }
         }
+    }
+
+    #[test]
+    fn a_blob_that_is_not_there_is_not_found() {
+        let server = BlobServer::start([]).unwrap();
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(b"GET /v2/r/blobs/sha256:00 HTTP/1.1\r\n\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "HTTP/1.1 404 Not Found\r\n");
     }
 }

@@ -5,15 +5,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 
 use clap::Parser;
 use jaunt_benches::cold::trace::Account;
-use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Report, Variant, Workshop, waterfall};
+use jaunt_benches::cold::{Below, Bench, Case, Figure, Line, Machine, Report, Variant, Workshop, waterfall};
 use jaunt_benches::revision::revision;
 use jaunt_benches::{Progress, files, program};
 use jaunt_tests::error::{At as _, Result};
-use jaunt_tests::process::run as run_program;
 use jaunt_tests::{Binaries, Network, Pod, Registry, Scratch};
 
 /// Whose starts are told of as well.
@@ -61,9 +59,7 @@ fn run(options: &Options) -> Result<()> {
     let network = Network::new(&scratch, Line::WORKSHOP.bits())?;
     let registry = Registry::remote(&scratch, &network)?;
     let (pod, runtime) = (Pod::new(&scratch)?, tokio::runtime::Runtime::new().at("the runtime")?);
-    report.cores = thread::available_parallelism().at("the number of processors")?.get();
-    report.kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    report.containerd = containerd(&scratch)?;
+    report.machine = Machine::this(&scratch)?;
     report.commit = revision();
     let workshop = Workshop {
         scratch: &scratch,
@@ -145,10 +141,4 @@ fn tell(options: &Options, bench: &Bench<'_>, line: &Line, case: &Case, below: B
     let file = options.report.join(format!("waterfall-{line_name}-{repository}.svg"));
     files::write(&file, waterfall::draw(&format!("{name} over {line_name}, cold"), &story).as_bytes())?;
     Ok(story.account(&name, &line_name))
-}
-
-/// `containerd 1.6.20`, of what `containerd --version` says.
-fn containerd(scratch: &Scratch) -> Result<String> {
-    let said = run_program(scratch.command("containerd").arg("--version"))?;
-    Ok(format!("containerd {}", said.split_whitespace().nth(2).unwrap_or_default()))
 }

@@ -231,7 +231,7 @@ impl Bench<'_> {
     }
 }
 
-/// How a node of ours is set up: as by default, but that what is there is what starts have read.
+/// How a node of ours is set up: what is there is what starts have read, and the kubelet's image calls come through it.
 fn config(below: Below) -> String {
     match below {
         Below::JauntPacked => format!("{STREAMING}{NEVER_TRACED}"),

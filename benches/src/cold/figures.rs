@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::touched::Touched;
-use super::{Case, Start, System};
+use super::{Case, Machine, Start, System};
 use crate::Stat;
 
 /// A system's starts of an image over a network. Field names are the keys of the JSON, and stay.
@@ -20,6 +20,9 @@ pub struct Figure {
     /// The sources that it was measured of; empty for figures of before that was noted.
     #[serde(default)]
     pub commit: String,
+    /// The machine that it was measured on; unknown for figures of before that was noted.
+    #[serde(default)]
+    pub machine: Machine,
     /// What was measured.
     pub system: System,
     /// How often.
@@ -77,6 +80,11 @@ impl Figure {
         systems.map(|system| Self::of(case, network, system, rounds).beside(rounds, plain)).collect()
     }
 
+    /// The sources and the machine that it was measured of.
+    pub(super) fn origin(&self) -> (&String, &Machine) {
+        (&self.commit, &self.machine)
+    }
+
     fn beside(self, rounds: &[Round], plain: Option<&[Round]>) -> Self {
         if !self.system.is_ours() || !self.system.is_cold() {
             return self;
@@ -107,6 +115,7 @@ impl Figure {
             image_bytes: case.subject.bytes,
             network: network.to_owned(),
             commit: String::new(),
+            machine: Machine::default(),
             system,
             runs: rounds.iter().filter(|round| start(round, system).is_some()).count(),
             ready_s: of(|start| start.ready_s),

@@ -9,23 +9,20 @@ use jaunt_tests::error::{At as _, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::trace::Account;
-use super::{Figure, System, chart, others};
+use super::{Figure, Machine, System, chart, others};
 use crate::{Stat, files};
 
 /// Starts that find nothing of the image on the node.
 const COLD: [System; 4] =
     [System::OverlayfsCold, System::JauntCold, System::JauntConverted, System::JauntPacked];
 
-/// Figures of a machine. Field names are the keys of the JSON, and stay.
+/// Figures of one machine or of several. Field names are the keys of the JSON, and stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
-    /// Processors of the machine.
-    pub cores: usize,
-    /// The kernel's release.
-    pub kernel: String,
-    /// containerd's version.
-    pub containerd: String,
+    /// What the latest run was on.
+    #[serde(flatten)]
+    pub machine: Machine,
     /// The sources that the latest run measured.
     pub commit: String,
     /// In the order in which they were measured.
@@ -43,6 +40,7 @@ impl Report {
                 .map(|mut kept: Self| {
                     // Those of before commits were noted cut a start's time otherwise.
                     kept.accounts.retain(|account| !account.commit.is_empty());
+                    kept.fill_in_machines();
                     Some(kept)
                 })
                 .map_err(|error| Error::unexpected(file.display().to_string(), error.to_string())),
@@ -51,9 +49,19 @@ impl Report {
         }
     }
 
+    /// Figures of before machines were noted are of the one that the report names for all.
+    fn fill_in_machines(&mut self) {
+        let figures = self.figures.iter_mut().map(|figure| &mut figure.machine);
+        let all = figures.chain(self.accounts.iter_mut().map(|account| &mut account.machine));
+        all.filter(|machine| machine.is_unknown()).for_each(|machine| machine.clone_from(&self.machine));
+    }
+
     /// Adds figures of the latest run; those of the same starts make room for them.
     pub fn add(&mut self, mut figures: Vec<Figure>) {
-        figures.iter_mut().for_each(|figure| figure.commit.clone_from(&self.commit));
+        for figure in &mut figures {
+            figure.commit.clone_from(&self.commit);
+            figure.machine.clone_from(&self.machine);
+        }
         let same =
             |a: &Figure, b: &Figure| (&a.image, &a.network, a.system) == (&b.image, &b.network, b.system);
         self.figures.retain(|kept| !figures.iter().any(|new| same(kept, new)));
@@ -65,6 +73,7 @@ impl Report {
     /// Adds where the time of a start of the latest run went.
     pub fn add_account(&mut self, mut account: Account) {
         account.commit.clone_from(&self.commit);
+        account.machine.clone_from(&self.machine);
         let same = |kept: &Account| (&kept.image, &kept.network) == (&account.image, &account.network);
         self.accounts.retain(|kept| !same(kept));
         self.accounts.push(account);
@@ -94,15 +103,21 @@ impl Report {
             .find(|figure| figure.network == network && figure.image == image && figure.system == system)
     }
 
-    /// What marks a row with figures of other sources than those of the latest run.
-    fn others<'c>(&self, commits: impl Iterator<Item = &'c String>) -> String {
-        let others = distinct(commits.filter(|commit| **commit != self.commit));
-        let called = |commit: &String| if commit.is_empty() { "unknown" } else { commit }.to_owned();
-        if others.is_empty() {
-            String::new()
-        } else {
-            format!(" (of {})", others.iter().map(called).collect::<Vec<_>>().join(", "))
-        }
+    /// What marks a row with figures of other sources, or of another machine, than those of the latest run.
+    fn others<'c>(&self, origins: impl Iterator<Item = (&'c String, &'c Machine)> + Clone) -> String {
+        let commits = origins.clone().map(|(commit, _)| commit).filter(|commit| **commit != self.commit);
+        let called = |commit: String| if commit.is_empty() { "unknown".to_owned() } else { commit };
+        let commits: Vec<String> = distinct(commits).into_iter().map(called).collect();
+        let machines = self.other_machines(origins.map(|(_, machine)| machine));
+        let marks = [("of", commits.join(", ")), ("on", machines)];
+        let marks = marks.into_iter().filter(|(_, of)| !of.is_empty());
+        let marks: Vec<String> = marks.map(|(word, of)| format!("{word} {of}")).collect();
+        if marks.is_empty() { String::new() } else { format!(" ({})", marks.join("; ")) }
+    }
+
+    fn other_machines<'m>(&self, machines: impl Iterator<Item = &'m Machine>) -> String {
+        let others = distinct(machines.filter(|machine| **machine != self.machine));
+        others.iter().map(Machine::to_string).collect::<Vec<_>>().join("; ")
     }
 
     /// A row an image.
@@ -117,7 +132,7 @@ impl Report {
         self.images(network).into_iter().try_for_each(|image| {
             let figures =
                 self.figures.iter().filter(|figure| figure.network == network && figure.image == image);
-            let others = self.others(figures.map(|figure| &figure.commit));
+            let others = self.others(figures.map(Figure::origin));
             row(f, &format!("{image}{others}"), cells(&image))
         })
     }
@@ -167,7 +182,7 @@ impl Report {
                 stat(figure.own_beside_plain),
                 stat(figure.own_over_plain_s),
             ];
-            let others = self.others(std::iter::once(&figure.commit));
+            let others = self.others(std::iter::once(figure.origin()));
             row(f, &format!("{}: {}{others}", figure.image, figure.system.title()), cells)
         })
     }
@@ -184,10 +199,10 @@ impl Report {
         )?;
         head(f, "1g", &["ready", "stargz", "soci", "nydus", "ahead of all three"])?;
         rows.iter().try_for_each(|beside| {
-            let Figure { image, system, commit, ready_s, .. } = beside.figure;
+            let Figure { image, system, ready_s, .. } = beside.figure;
             let theirs = beside.others.iter().map(|(_, seconds)| seconds.to_string());
             let cells = [format!("{ready_s:.2}")].into_iter().chain(theirs).chain([beside.verdict()]);
-            let others = self.others(std::iter::once(commit));
+            let others = self.others(std::iter::once(beside.figure.origin()));
             row(f, &format!("{image}: {}{others}", system.title()), cells.map(Some).collect())
         })
     }
@@ -228,7 +243,8 @@ impl Report {
                     .filter(|bytes| *bytes > 0)
                     .map(|bytes| format!("{:.0}", bytes as f64 / 1e6)),
             ];
-            row(f, &format!("{}{}", account.image, self.others([&account.commit].into_iter())), cells)?;
+            let others = self.others(std::iter::once((&account.commit, &account.machine)));
+            row(f, &format!("{}{others}", account.image), cells)?;
         }
         Ok(())
     }
@@ -281,7 +297,7 @@ impl Report {
                 ours(figure.misses, 1.0, 0),
                 ours(figure.stalled_s, 1.0, 2),
             ];
-            let others = self.others([&figure.commit].into_iter());
+            let others = self.others(std::iter::once(figure.origin()));
             row(f, &format!("{}: {}{others}", figure.image, figure.system.title()), cells)
         })
     }
@@ -296,11 +312,11 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, cells: Vec<Option<String>>) -> fm
     writeln!(f, "| {name} | {} |", cells.join(" | "))
 }
 
-fn distinct<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
+fn distinct<'a, T: Clone + PartialEq + 'a>(items: impl Iterator<Item = &'a T>) -> Vec<T> {
     let mut all = Vec::new();
-    for name in names {
-        if !all.contains(name) {
-            all.push(name.clone());
+    for item in items {
+        if !all.contains(item) {
+            all.push(item.clone());
         }
     }
     all
@@ -308,14 +324,17 @@ fn distinct<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, kernel, containerd, commit, .. } = self;
+        let Self { machine, commit, .. } = self;
+        let others = self.other_machines(self.figures.iter().map(|figure| &figure.machine));
+        let others =
+            if others.is_empty() { others } else { format!(", but for rows that name another: {others}") };
         let runs = self.figures.iter().map(|figure| figure.runs);
         let (fewest, most) = (runs.clone().min().unwrap_or(0), runs.max().unwrap_or(0));
         let runs = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
         writeln!(
             f,
-            "Seconds from the pull command until ready, medians of {runs} (least and greatest); {cores} cores, Linux {kernel}, \
-             {containerd}. Commit {commit}, but for rows that name another."
+            "Seconds from the pull command until ready, medians of {runs} (least and greatest); {machine}{others}. \
+             Commit {commit}, but for rows that name another."
         )?;
         for network in self.networks() {
             self.times(f, &network)?;
@@ -339,14 +358,13 @@ mod tests {
     use super::super::figures::tests::{case, round};
     use super::*;
 
+    fn machine(cores: usize) -> Machine {
+        Machine { cores, kernel: "6.18".to_owned(), containerd: "containerd 1.6".to_owned() }
+    }
+
     fn report() -> Report {
-        let mut report = Report {
-            cores: 2,
-            kernel: "6.18".to_owned(),
-            containerd: "containerd 1.6".to_owned(),
-            commit: "0123456789ab".to_owned(),
-            ..Report::default()
-        };
+        let mut report =
+            Report { machine: machine(2), commit: "0123456789ab".to_owned(), ..Report::default() };
         report.add(Figure::all(&case(), "10g-0.5ms", &[round(0.5, 1.0)], None));
         report
     }
@@ -392,5 +410,30 @@ mod tests {
         assert!(text.contains("| an-image: Jaunt, no pack |"), "{text}");
         fs::write(dir.path().join("cold.json"), "{").unwrap();
         assert!(Report::kept(dir.path()).is_err());
+    }
+
+    #[test]
+    fn rows_of_another_machine_name_it() {
+        let mut report = report();
+        assert!(report.to_string().contains("; 2 cores, Linux 6.18, containerd 1.6. Commit "), "{report}");
+        report.machine = machine(4);
+        report.add(Figure::all(&case(), "1g", &[round(0.5, 1.0)], None));
+        let text = report.to_string();
+        let both = "; 4 cores, Linux 6.18, containerd 1.6, but for rows that name another: 2 cores, Linux 6.18, containerd 1.6. ";
+        assert!(text.contains(both), "{text}");
+        assert!(text.contains("| an-image (on 2 cores, Linux 6.18, containerd 1.6) |"), "{text}");
+        assert!(text.contains("| an-image |"), "{text}");
+    }
+
+    #[test]
+    fn figures_of_before_machines_were_noted_are_of_the_one_in_the_head() {
+        let (dir, report) = (tempfile::tempdir().unwrap(), report());
+        let mut json = serde_json::to_value(&report).unwrap();
+        assert_eq!((&json["cores"], &json["figures"][0]["machine"]["cores"]), (&2.into(), &2.into()));
+        for figure in json["figures"].as_array_mut().unwrap() {
+            figure.as_object_mut().unwrap().remove("machine");
+        }
+        fs::write(dir.path().join("cold.json"), json.to_string()).unwrap();
+        assert_eq!(Report::kept(dir.path()).unwrap(), Some(report));
     }
 }

@@ -6,6 +6,8 @@ use jaunt_tests::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Machine;
+
 /// Something that took its time, in seconds since the pull command.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
@@ -44,6 +46,9 @@ pub struct Account {
     /// The sources that it was measured of.
     #[serde(default)]
     pub commit: String,
+    /// The machine that it was measured on.
+    #[serde(default)]
+    pub machine: Machine,
     /// The pull command.
     pub pull_s: f64,
     /// The daemon's search for what the image needs, within that.
@@ -113,7 +118,7 @@ impl Story {
         event.or_else(|| self.first_read()).unwrap_or(self.ready_s)
     }
 
-    /// When the container's first read reached the daemon.
+    /// When the container's first read reached the daemon; none does where all that a start reads is in the page cache.
     pub fn first_read(&self) -> Option<f64> {
         let reads = self.spans.iter().filter(|span| matches!(span.what, What::Touch(_) | What::Stall(..)));
         reads.map(|span| span.at).next()
@@ -134,6 +139,7 @@ impl Story {
             image: image.to_owned(),
             network: network.to_owned(),
             commit: String::new(),
+            machine: Machine::default(),
             pull_s: *pull_s,
             resolve_s: covered(of(resolve), 0.0, *ready_s),
             answers_s: covered(of(answer), 0.0, *ready_s),

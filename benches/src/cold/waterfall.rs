@@ -12,6 +12,8 @@ const HEAD: f64 = 50.0;
 const ROW: f64 = 16.0;
 /// Rows that a person still looks at; of more, the longest are shown.
 const STALLS: usize = 300;
+/// Between two reads that are nearer to each other nothing would show.
+const PIXEL: f64 = 1.0;
 /// The end of a path says more than its beginning.
 const PATH: usize = 48;
 /// Steps in the order of their rows, by their names in the trace and here. Others follow, by their own names.
@@ -43,8 +45,8 @@ pub fn draw(title: &str, story: &Story) -> String {
     let mut y = HEAD;
     for (name, colour, spans) in &rows {
         drawing.text([LEFT - 6.0, y + ROW - 4.0], Anchor::End, name);
-        for span in spans {
-            bar(&mut drawing, y, scale, story, span, colour);
+        for block in blocks(spans, scale) {
+            bar(&mut drawing, y, scale, story, block, colour);
         }
         let events: Vec<_> = spans.iter().filter(|span| matches!(span.what, What::Event(_))).collect();
         if let [event] = events[..] {
@@ -57,7 +59,7 @@ pub fn draw(title: &str, story: &Story) -> String {
     for (number, span) in stalls.iter().enumerate() {
         let What::Stall(path, _) = &span.what else { continue };
         drawing.text([LEFT - 6.0, y + ROW - 4.0], Anchor::End, &format!("wait {}", number + 1));
-        bar(&mut drawing, y, scale, story, span, "#d1495b");
+        bar(&mut drawing, y, scale, story, &[*span], "#d1495b");
         let label = format!("{:.1} ms {}", span.took * 1000.0, ending(path));
         drawing.text([RIGHT + 6.0, y + ROW - 4.0], Anchor::Start, &label);
         y += ROW;
@@ -77,10 +79,13 @@ fn axis(drawing: &mut Drawing, title: &str, story: &Story, scale: f64, height: f
     drawing.line([RIGHT, HEAD - 4.0], [RIGHT, height - ROW], "#222222");
     let ready = format!("ready, {:.0} ms", story.ready_s * 1000.0);
     drawing.text([RIGHT + 6.0, HEAD - 8.0], Anchor::Start, &ready);
-    if let Some(first) = story.first_read() {
-        let x = LEFT + first * scale;
-        drawing.line([x, HEAD - 4.0], [x, height - ROW], "#66a182");
-        drawing.text([x + 3.0, height - 4.0], Anchor::Start, "first read");
+    match story.first_read() {
+        Some(first) => {
+            let x = LEFT + first * scale;
+            drawing.line([x, HEAD - 4.0], [x, height - ROW], "#66a182");
+            drawing.text([x + 3.0, height - 4.0], Anchor::Start, "first read");
+        }
+        None => drawing.text([LEFT, height - 4.0], Anchor::Start, "no read reached the daemon"),
     }
 }
 
@@ -140,20 +145,54 @@ fn stalls(story: &Story) -> Vec<&Span> {
     stalls
 }
 
-fn bar(drawing: &mut Drawing, y: f64, scale: f64, story: &Story, span: &Span, colour: &str) {
-    let until = (span.at + span.took).min(story.ready_s);
-    let about = match &span.what {
-        What::Command(name) => (*name).to_owned(),
-        What::Event(topic) => topic.clone(),
-        What::Step(name, subject) => format!("{name} {subject}"),
-        What::Touch(path) => path.clone(),
-        What::Stall(path, len) => format!("{path}, {len} bytes"),
-        What::Fetch(class, len) => format!("{class}, {len} bytes"),
-    };
-    let tip = format!("{about}: {:.1} ms from {:.1} ms on", span.took * 1000.0, span.at * 1000.0);
-    let least = if span.took == 0.0 { 2.0 } else { 0.5 };
-    let width = ((until - span.at) * scale).max(least);
-    drawing.rectangle([LEFT + span.at * scale, y + 2.0, width, ROW - 5.0], colour, &tip);
+/// What is drawn as one: a span alone, or reads one after the other between which nothing would show. Spans come in the
+/// order in which they began.
+fn blocks<'a, 's>(spans: &'a [&'s Span], scale: f64) -> Vec<&'a [&'s Span]> {
+    let (mut blocks, mut first, mut until) = (Vec::new(), 0, f64::NEG_INFINITY);
+    for (number, span) in spans.iter().enumerate() {
+        let joins = matches!(span.what, What::Touch(_)) && (span.at - until) * scale < PIXEL;
+        if !joins {
+            blocks.push(&spans[first..number]);
+            (first, until) = (number, f64::NEG_INFINITY);
+        }
+        until = until.max(span.at + span.took);
+    }
+    blocks.push(&spans[first..]);
+    blocks.retain(|block| !block.is_empty());
+    blocks
+}
+
+/// A block, as long as its spans are together.
+fn bar(drawing: &mut Drawing, y: f64, scale: f64, story: &Story, block: &[&Span], colour: &str) {
+    let Some(first) = block.first() else { return };
+    let until = block.iter().map(|span| span.at + span.took).fold(first.at, f64::max);
+    let took = until - first.at;
+    let tip = format!("{}: {:.1} ms from {:.1} ms on", about(block), took * 1000.0, first.at * 1000.0);
+    let least = if took == 0.0 { 2.0 } else { 0.5 };
+    let width = ((until.min(story.ready_s) - first.at) * scale).max(least);
+    drawing.rectangle([LEFT + first.at * scale, y + 2.0, width, ROW - 5.0], colour, &tip);
+}
+
+/// What it was, each file once.
+fn about(block: &[&Span]) -> String {
+    let mut all = Vec::new();
+    for span in block {
+        let one = match &span.what {
+            What::Command(name) => (*name).to_owned(),
+            What::Event(topic) => topic.clone(),
+            What::Step(name, subject) => format!("{name} {subject}"),
+            What::Touch(path) => path.clone(),
+            What::Stall(path, len) => format!("{path}, {len} bytes"),
+            What::Fetch(class, len) => format!("{class}, {len} bytes"),
+        };
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    match block.len() {
+        1 => all.concat(),
+        reads => format!("{reads} reads of {}", all.join(", ")),
+    }
 }
 
 fn ending(path: &str) -> String {
@@ -186,6 +225,32 @@ mod tests {
             assert!(drawn.contains(name), "no {name} in\n{drawn}");
         }
         assert!(!drawn.contains(">index<"));
+    }
+
+    #[test]
+    fn reads_between_which_nothing_would_show_are_one_that_names_their_files() {
+        let read = |at: f64, took: f64, path: &str| Span { at, took, what: What::Touch(path.to_owned()) };
+        let mut spans = vec![
+            read(0.1, 0.01, "/a"),
+            read(0.105, 0.0, "/b"),
+            read(0.1101, 0.001, "/a"),
+            read(0.5, 0.001, "/c"),
+        ];
+        let story = |spans| Story { pull_s: 0.1, ready_s: 1.0, spans, pusher_peak_bytes: 0 };
+        let drawn = draw("", &story(spans.clone()));
+        assert_eq!(drawn.matches("#66a182\"><title>").count(), 2, "{drawn}");
+        assert!(drawn.contains("<title>3 reads of /a, /b: 11.1 ms from 100.0 ms on</title>"), "{drawn}");
+        assert!(drawn.contains("<title>/c: 1.0 ms from 500.0 ms on</title>"), "{drawn}");
+        // What waits, and what is fetched, stays apart.
+        spans.iter_mut().for_each(|span| span.what = What::Fetch("ahead".to_owned(), 1));
+        assert_eq!(draw("", &story(spans)).matches("<title>ahead, 1 bytes").count(), 4);
+    }
+
+    #[test]
+    fn a_start_whose_reads_are_all_in_the_page_cache_says_so() {
+        let says = |story: &Story| draw("", story).contains("no read reached the daemon");
+        assert!(!says(&story()));
+        assert!(says(&Story { ready_s: 1.0, ..Story::default() }));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Report {
     pub cores: usize,
     /// The kernel's release.
     pub kernel: String,
+    /// The sources that were measured.
+    pub commit: String,
     /// In the order in which they were measured.
     pub figures: Vec<Figure>,
 }
@@ -61,6 +63,13 @@ impl Figure {
     /// Whether the median meets the bar; `None` without a bar.
     pub fn met(&self) -> Option<bool> {
         Some(self.bar?.is_met(self.ratio.unwrap_or(self.value).median))
+    }
+}
+
+impl Report {
+    /// How many figures miss their bar.
+    pub fn missed(&self) -> usize {
+        self.figures.iter().filter(|figure| figure.met() == Some(false)).count()
     }
 }
 
@@ -87,8 +96,11 @@ impl fmt::Display for Figure {
 /// Markdown tables.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, cores, kernel, .. } = self;
-        write!(f, "medians of {rounds} rounds (least-greatest), {cores} cores, Linux {kernel}")?;
+        let Self { rounds, cores, kernel, commit, .. } = self;
+        write!(
+            f,
+            "medians of {rounds} rounds (least-greatest), {cores} cores, Linux {kernel}. Commit {commit}."
+        )?;
         let mut table = "";
         for figure in &self.figures {
             if figure.table != table {
@@ -108,10 +120,12 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bar_is_held_against_the_ratio_where_there_is_one() {
-        let stat = |median| Stat { median, min: median, max: median };
-        let figure = |ratio, bar| Figure {
+    fn stat(median: f64) -> Stat {
+        Stat { median, min: median, max: median }
+    }
+
+    fn figure(ratio: Option<Stat>, bar: Option<Bar>) -> Figure {
+        Figure {
             table: "a table",
             row: "find".to_owned(),
             place: "streaming".to_owned(),
@@ -119,14 +133,29 @@ mod tests {
             unit: "ms",
             ratio,
             bar,
-        };
+        }
+    }
+
+    fn report(figures: Vec<Figure>) -> Report {
+        let (kernel, commit) = ("6.18".to_owned(), "0123456789ab".to_owned());
+        Report { rounds: 3, cores: 2, kernel, commit, figures }
+    }
+
+    #[test]
+    fn a_bar_is_held_against_the_ratio_where_there_is_one() {
         assert_eq!(figure(Some(stat(0.96)), Some(Bar::AtLeast(0.95))).met(), Some(true));
         assert_eq!(figure(Some(stat(1.3)), Some(Bar::AtMost(1.25))).met(), Some(false));
         assert_eq!(figure(None, Some(Bar::AtMost(15.0))).met(), Some(false));
         assert_eq!(figure(None, None).met(), None);
-        let figures = vec![figure(Some(stat(0.5)), Some(Bar::AtLeast(0.95)))];
-        let report = Report { rounds: 3, cores: 2, kernel: "6.18".to_owned(), figures };
+    }
+
+    #[test]
+    fn a_report_tells_its_sources_and_how_many_bars_are_missed() {
+        let missed = figure(Some(stat(0.5)), Some(Bar::AtLeast(0.95)));
+        let report = report(vec![missed, figure(None, Some(Bar::AtMost(30.0))), figure(None, None)]);
         let row = "| find | streaming | 30.00 (30.00-30.00) ms | 0.50 (0.50-0.50) | >= 0.95 | **no** |";
         assert!(report.to_string().contains(row), "{report}");
+        assert!(report.to_string().contains("Linux 6.18. Commit 0123456789ab.\n"), "{report}");
+        assert_eq!(report.missed(), 1);
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Warm rows and rows with a cold page cache run against a daemon and a containerd, as containers would
 //! ([`roots`], [`paired`]); what has to be taken apart to be compared, the network and a single mount, runs
-//! in this process on the library ([`network`], [`chain`]). Everything that is compared is measured in turn, in the
-//! same rounds, and the ratios are taken round by round.
+//! in this process on the library ([`network`], [`chain`]). Both are done to one layer and to many as well ([`many`]).
+//! Everything that is compared is measured in turn, in the same rounds, and the ratios are taken round by round.
 
 pub mod chain;
 pub mod figure;
+pub mod many;
 pub mod memory;
 pub mod network;
 pub mod paired;

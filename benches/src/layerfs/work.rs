@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use jaunt_tests::Dice;
+use clap::ValueEnum as _;
 use jaunt_tests::error::{At as _, Error, Result};
+use jaunt_tests::{Dice, process};
 
 /// Files of this size are read sequentially, at random and mapped.
 const LARGE: u64 = 1 << 20;
 /// So much of them is enough to tell.
 const ENOUGH: u64 = 256 << 20;
+/// Texts of this size are read line by line: images have few that are larger.
+const TEXT: u64 = 128 << 10;
 /// Reads of 4 KiB at random: of what is in the page cache, and of what is not.
 const RANDOM_READS: [u64; 2] = [100_000, 2_000];
 /// How often everything is looked up and its attributes asked for in a storm.
@@ -35,6 +38,9 @@ pub enum Row {
     Random,
     /// A byte of every page of large files, mapped.
     Mmap,
+    /// Lines of large texts, counted by `sed`: the C library reads as much at a time as `st_blksize` says, but no more
+    /// than 8 KiB.
+    Lines,
     /// `python3 -c 'import pandas'` in a chroot.
     Python,
 }
@@ -53,15 +59,17 @@ pub enum Cache {
 pub struct Paths {
     all: Vec<PathBuf>,
     large: Vec<(PathBuf, u64)>,
+    texts: Vec<PathBuf>,
     python: bool,
 }
 
 impl Paths {
     /// What lies below `root`.
     pub fn below(root: &Path) -> Result<Self> {
-        let mut paths = Self { all: Vec::new(), large: Vec::new(), python: false };
+        let mut paths = Self { all: Vec::new(), large: Vec::new(), texts: Vec::new(), python: false };
         paths.walk(root, Path::new(""))?;
         paths.all.sort();
+        paths.texts.sort();
         // Those in the middle of the list: not one program's alone.
         paths.large.sort();
         let mut left = ENOUGH;
@@ -76,13 +84,13 @@ impl Paths {
 
     /// The kinds of work that it allows.
     pub fn rows(&self) -> Vec<Row> {
-        let all = [Row::Find, Row::Stat, Row::Tar, Row::Sequential, Row::Random, Row::Mmap, Row::Python];
         let possible = |row: &Row| match row {
             Row::Sequential | Row::Random | Row::Mmap => !self.large.is_empty(),
+            Row::Lines => !self.texts.is_empty(),
             Row::Python => self.python,
             _ => true,
         };
-        all.into_iter().filter(possible).collect()
+        Row::value_variants().iter().copied().filter(possible).collect()
     }
 
     fn walk(&mut self, root: &Path, dir: &Path) -> Result<()> {
@@ -95,6 +103,9 @@ impl Paths {
                 let len = entry.metadata().at(&path)?.len();
                 if len >= LARGE {
                     self.large.push((path.clone(), len));
+                }
+                if len >= TEXT && is_text(&root.join(&path))? {
+                    self.texts.push(path.clone());
                 }
             }
             self.all.push(path);
@@ -113,6 +124,7 @@ impl Row {
             Self::Sequential => "sequential reads",
             Self::Random => "random 4 KiB reads",
             Self::Mmap => "mmap reads",
+            Self::Lines => "lines of large texts by stdio",
             Self::Python => "python importing pandas",
         }
     }
@@ -127,6 +139,7 @@ impl Row {
             Self::Sequential => sequential(root, paths),
             Self::Random => random(root, paths, RANDOM_READS[usize::from(cache == Cache::Cold)]),
             Self::Mmap => mapped(root, paths),
+            Self::Lines => lines(root, paths),
             Self::Python => output(&mut python(root)),
         }?;
         Ok((begun.elapsed().as_secs_f64(), found))
@@ -142,7 +155,7 @@ fn python(root: &Path) -> Command {
 
 /// How much a program writes, all of which is read.
 fn output(command: &mut Command) -> Result<u64> {
-    let line = jaunt_tests::process::line(command);
+    let line = process::line(command);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -212,6 +225,22 @@ fn mapped(root: &Path, paths: &Paths) -> Result<u64> {
     Ok(sum)
 }
 
+/// How many there are in all.
+fn lines(root: &Path, paths: &Paths) -> Result<u64> {
+    let mut sed = Command::new("sed");
+    // Where characters have several bytes, most of the time would be sed's own.
+    sed.args(["-n", "--", "$="]).args(&paths.texts).current_dir(root).env("LC_ALL", "C");
+    let told = process::run(&mut sed)?;
+    told.trim().parse().map_err(|_| Error::unexpected("sed", format!("counts {told:?} lines")))
+}
+
+/// Whether a file begins as a text of lines.
+fn is_text(path: &Path) -> Result<bool> {
+    let mut first = Vec::with_capacity(PAGE);
+    File::open(path).at(path)?.take(PAGE as u64).read_to_end(&mut first).at(path)?;
+    Ok(first.contains(&b'\n') && !first.contains(&0))
+}
+
 #[allow(unsafe_code)]
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: files of an image do not change or shrink while their mount is measured.
@@ -231,7 +260,7 @@ mod tests {
         let paths = Paths::below(dir.path()).unwrap();
         assert_eq!(paths.all.len(), 3);
         let rows = paths.rows();
-        assert!(!rows.contains(&Row::Python) && rows.contains(&Row::Mmap));
+        assert!(rows.contains(&Row::Mmap) && !rows.contains(&Row::Lines) && !rows.contains(&Row::Python));
         for row in rows {
             let run = |cache| row.run(dir.path(), &paths, cache).unwrap().1;
             assert_eq!(run(Cache::Cold), run(Cache::Cold), "{row:?}");
@@ -240,5 +269,19 @@ mod tests {
         assert_eq!(found(Row::Sequential), (3 << 20) + 3 * 7);
         assert_eq!((found(Row::Mmap), found(Row::Random)), (768 * 7, 2_000 * 7));
         assert_eq!(found(Row::Stat), 3 * (1 + (3 << 20) + 4));
+    }
+
+    #[test]
+    fn lines_are_counted_of_all_that_is_text_and_large() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("one"), "a line\n".repeat(20_000)).unwrap();
+        fs::write(path("-n"), "another line\n".repeat(30_000)).unwrap();
+        fs::write(path("small"), "a line\n").unwrap();
+        fs::write(path("binary"), "line\n\0\n".repeat(20_000)).unwrap();
+        let paths = Paths::below(dir.path()).unwrap();
+        assert_eq!(paths.texts, [Path::new("-n"), Path::new("one")]);
+        assert!(paths.rows().contains(&Row::Lines));
+        assert_eq!(Row::Lines.run(dir.path(), &paths, Cache::Warm).unwrap().1, 50_000);
     }
 }

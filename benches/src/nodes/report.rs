@@ -69,8 +69,9 @@ impl fmt::Display for Report {
         for gigabits in gigabits {
             writeln!(
                 f,
-                "\n| {gigabits} Gbit/s | nodes (with containerd) | containerd: middle | last | mount: middle | last | registry: MB \
-                 | requests | CPU s a node | nginx: MB | requests | CPU s a node |\n{}",
+                "\n| {gigabits} Gbit/s | nodes (with containerd) | containerd: middle | last | mount: middle | last | \
+                 registry: MB in all | requests in all | CPU s a node | \
+                 nginx: MB in all | requests in all | CPU s a node |\n{}",
                 "|---".repeat(12) + "|"
             )?;
             let of = self.figures.iter().filter(|figure| figure.gigabits == gigabits);
@@ -115,5 +116,6 @@ mod tests {
         assert!(text.contains(&format!("| Jaunt, learnt pack | {ready} |  |  |  |")), "{text}");
         assert!(text.contains("Commit 0123456789ab."), "{text}");
         assert_eq!(text.matches("| 1 Gbit/s |").count(), 1);
+        assert!(text.contains("| registry: MB in all | requests in all | CPU s a node | nginx: MB in all |"));
     }
 }
