@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Url};
 
+use crate::asked::Asked;
 use crate::auth::Access;
 use crate::config::ClientConfig;
 use crate::credentials::Credentials;
@@ -39,6 +40,7 @@ struct Shared {
     transport: Transport,
     router: Router,
     whereabouts: Whereabouts,
+    asked: Asked,
     attempts: u32,
     endings: Endings,
 }
@@ -52,8 +54,8 @@ impl Client {
         let credentials = credentials.after(config.given_logins, config.pull_secrets);
         let transport = Transport::new(http, credentials);
         let attempts = config.attempts.max(1);
-        let (whereabouts, endings) = (Whereabouts::new(), Endings::default());
-        let shared = Shared { transport, router, whereabouts, attempts, endings };
+        let (whereabouts, asked, endings) = (Whereabouts::new(), Asked::new(), Endings::default());
+        let shared = Shared { transport, router, whereabouts, asked, attempts, endings };
         let (longest_pause, longest_skip) = (limits::RETRY_AFTER, u64::MAX);
         Ok(Self { shared: Arc::new(shared), limit: None, mirrors: true, longest_pause, longest_skip })
     }
@@ -112,6 +114,10 @@ impl Client {
 
     pub(crate) fn router(&self) -> &Router {
         &self.shared.router
+    }
+
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.shared.asked
     }
 
     pub(crate) fn whereabouts(&self) -> &Whereabouts {

@@ -61,24 +61,18 @@ impl Client {
         Ok(Candidates { target, left, own, several, deadline: self.deadline(), own_error: None })
     }
 
-    /// Notes that somebody gave up waiting for a blob, of which he had asked at that moment: whoever kept him waiting, if it is a
-    /// mirror, is asked after the others for minutes. This client gives hosts more time than a reader of several sources does, and so
-    /// may never come to see it itself.
-    pub fn kept_silent(&self, repository: &Repository, blob: &Digest, asked: Instant) {
+    /// Notes that somebody gave up waiting for what he had asked for of a blob from `start` on. A mirror that kept him waiting is asked
+    /// after the others for minutes; where it was the registry itself, none is any more. This client gives hosts as much time as a reader of
+    /// several sources does, and so may never come to see it itself.
+    pub fn kept_silent(&self, repository: &Repository, blob: &Digest, start: u64) {
         let key = (repository.clone(), *blob);
-        let found = self.whereabouts().of(&key);
         self.whereabouts().forget_all(&key);
-        let Some(routes) = self.router().known(repository.host()) else { return };
-        let mirrors = || routes.mirrors.iter().filter(|_| self.asks_mirrors());
-        let waited_for = match &found {
-            Some(found) => mirrors().find(|mirror| mirror.api().as_str() == found.api),
-            // Others may have given up waiting for the same host before.
-            None if mirrors().any(|mirror| mirror.standing.fell_after(asked)) => None,
-            None => mirrors().find(|mirror| mirror.capabilities.pull && !mirror.standing.rests()),
-        };
-        if let Some(mirror) = waited_for {
-            tracing::warn!(mirror = mirror.host(), %blob, "a mirror kept a reader waiting in vain: others are asked before it");
-            mirror.standing.kept_silent();
+        let asked = self.asked().take(&key, start);
+        let Some((asked, routes)) = asked.zip(self.router().known(repository.host())) else { return };
+        if asked.api() == routes.own.api() {
+            routes.mirrors.iter().for_each(|mirror| mirror.standing.may_be_asked_again());
+        } else if asked.standing.kept_silent() {
+            tracing::warn!(mirror = asked.host(), %blob, "a mirror kept a reader waiting in vain: others are asked before it");
         }
     }
 
@@ -88,7 +82,7 @@ impl Client {
         if !need.is_met_by(route.capabilities) {
             return Err(Error::Incapable { target: Box::new(target.clone()), what: need.name() });
         }
-        Ok(Turn { route, last: true, deadline: self.deadline() })
+        Ok(Turn { route, begun: Instant::now(), last: true, deadline: self.deadline() })
     }
 
     /// Asks one host after the other until one answers well.
@@ -106,7 +100,7 @@ impl Client {
         loop {
             match turn.bounded(target, ask(turn.clone())).await {
                 Ok(answer) => {
-                    turn.route.standing.rose();
+                    turn.route.standing.rose(turn.begun);
                     return Ok(answer);
                 }
                 Err(error) => turn = candidates.next_after(&turn, error)?,
@@ -137,6 +131,7 @@ impl Candidates {
         // There is one at least, or this would not exist.
         self.turn().unwrap_or_else(|| Turn {
             route: Arc::clone(&self.own),
+            begun: Instant::now(),
             last: true,
             deadline: self.deadline,
         })
@@ -183,7 +178,7 @@ impl Candidates {
         let route = self.left.pop_front()?;
         let others = u32::try_from(self.left.len()).unwrap_or(u32::MAX);
         let deadline = self.deadline.map(|whole| whole.share(others));
-        Some(Turn { route, last: others == 0, deadline })
+        Some(Turn { route, begun: Instant::now(), last: others == 0, deadline })
     }
 
     fn note(&self, mirror: &Route, error: &Error) {

@@ -36,6 +36,8 @@ pub(crate) const CHALLENGE_BYTES: usize = 8 << 10;
 pub(crate) const REDIRECTS: usize = 5;
 /// Blobs whose whereabouts are remembered: those being read.
 pub(crate) const WHEREABOUTS: usize = 4096;
+/// Reads whose host is known to those who give up waiting.
+pub(crate) const ASKED: usize = 1024;
 /// Repositories whose tokens are remembered.
 pub(crate) const GRANTS: usize = 4096;
 /// Longest wait a registry can ask for with `Retry-After`; when it asks for more, the call fails.

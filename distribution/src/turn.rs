@@ -19,6 +19,8 @@ pub(crate) struct Deadline {
 #[derive(Clone, Debug)]
 pub(crate) struct Turn {
     pub(crate) route: Arc<Route>,
+    /// When it began.
+    pub(crate) begun: Instant,
     /// Whether no other host is left to be asked.
     pub(crate) last: bool,
     pub(crate) deadline: Option<Deadline>,

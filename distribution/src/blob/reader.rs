@@ -88,6 +88,7 @@ impl Reader {
             others.prefer(&found.api);
         }
         let turn = others.first();
+        client.asked().note(&blob, start, &turn.route);
         let backoff = Backoff::new(client.attempts(&turn));
         let client = client.clone();
         let (next, ranged) = (start, end.is_some());
@@ -106,7 +107,7 @@ impl Reader {
             let (turn, target) = (self.turn.clone(), self.target.clone());
             match turn.bounded(&target, self.request()).await {
                 Ok(body) => {
-                    turn.route.standing.rose();
+                    turn.route.standing.rose(turn.begun);
                     self.body = Some(body);
                 }
                 Err(error) => self.ask_next(error)?,
@@ -158,6 +159,7 @@ impl Reader {
     fn ask_next(&mut self, error: Error) -> Result<(), Error> {
         self.body = None;
         self.turn = self.others.next_after(&self.turn, error)?;
+        self.client.asked().note(&self.blob, self.start, &self.turn.route);
         self.backoff = Backoff::new(self.client.attempts(&self.turn));
         Ok(())
     }

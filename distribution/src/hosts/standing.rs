@@ -5,14 +5,15 @@
 //!   \<--------------------------------rose-------------------------------------------/
 //! ```
 //!
-//! One that answers and then keeps silent rises with every answer. Who was left waiting for the rest says so, and it rests for long.
+//! One that answers and then keeps silent rises with every answer: whoever was left waiting for the rest says so, and it rests for long.
+//! Answers to what was asked before do not end that.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(60);
-/// Of a host that kept somebody waiting for what it had begun to send.
+/// Of a host that kept somebody waiting until he gave up.
 const REST_OF_SILENT: Duration = Duration::from_secs(300);
 
 /// How a host has answered of late. Clones share it, and so it outlives a reading of the settings.
@@ -22,41 +23,62 @@ pub(crate) struct Standing(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     /// The last rest, while no call has gone well since.
-    rest: Option<(Instant, Duration)>,
+    rest: Option<Rest>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    began: Instant,
+    length: Duration,
+}
+
+impl Rest {
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= self.length
+    }
+
+    /// One for silence has nothing to say of the next.
+    fn next(self) -> Option<Duration> {
+        (self.length != REST_OF_SILENT).then(|| (self.length * 2).min(LONGEST_REST))
+    }
 }
 
 impl Standing {
     /// Whether others are to be asked first.
     pub(crate) fn rests(&self) -> bool {
-        self.lock().rest.is_some_and(|(began, rest)| began.elapsed() < rest)
+        self.lock().rest.is_some_and(|rest| !rest.is_over())
     }
 
     /// A call failed that another host may answer. `true` when that begins a first rest.
     pub(crate) fn fell(&self) -> bool {
         let mut state = self.lock();
-        let (first, rest) = match state.rest {
-            None => (true, FIRST_REST),
-            // Calls that were on their way together fail together: that is one fall.
-            Some((began, rest)) if began.elapsed() < rest => return false,
-            Some((_, rest)) => (false, (rest * 2).min(LONGEST_REST)),
-        };
-        state.rest = Some((Instant::now(), rest));
-        first
+        // Calls that were on their way together fail together: that is one fall.
+        if state.rest.is_some_and(|rest| !rest.is_over()) {
+            return false;
+        }
+        let next = state.rest.and_then(Rest::next);
+        state.rest = Some(Rest { began: Instant::now(), length: next.unwrap_or(FIRST_REST) });
+        next.is_none()
     }
 
-    /// Whether it has fallen since that moment, and not risen.
-    pub(crate) fn fell_after(&self, moment: Instant) -> bool {
-        self.lock().rest.is_some_and(|(began, _)| began > moment)
+    /// Somebody gave up waiting for it. `true` when it does not rest for that already.
+    pub(crate) fn kept_silent(&self) -> bool {
+        let mut state = self.lock();
+        let known = state.rest.is_some_and(|rest| rest.length == REST_OF_SILENT && !rest.is_over());
+        state.rest = Some(Rest { began: Instant::now(), length: REST_OF_SILENT });
+        !known
     }
 
-    /// Somebody gave up waiting for it.
-    pub(crate) fn kept_silent(&self) {
-        self.lock().rest = Some((Instant::now(), REST_OF_SILENT));
+    /// The others keep silent as well.
+    pub(crate) fn may_be_asked_again(&self) {
+        let mut state = self.lock();
+        state.rest = state.rest.filter(|rest| rest.length != REST_OF_SILENT);
     }
 
-    /// A call went well.
-    pub(crate) fn rose(&self) {
-        self.lock().rest = None;
+    /// A call went well that began at that moment.
+    pub(crate) fn rose(&self, begun: Instant) {
+        let mut state = self.lock();
+        state.rest = state.rest.filter(|rest| rest.began > begun);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -76,8 +98,8 @@ mod tests {
         assert!(!standing.rests());
         assert!(standing.fell() && !clone.fell());
         assert!(clone.rests() && !same.rests());
-        assert_eq!(standing.lock().rest.map(|(_, rest)| rest), Some(FIRST_REST));
-        clone.rose();
+        assert_eq!(standing.lock().rest.map(|rest| rest.length), Some(FIRST_REST));
+        clone.rose(Instant::now());
         assert!(!standing.rests() && standing.fell());
     }
 
@@ -90,10 +112,25 @@ mod tests {
         let mut rests = Vec::new();
         for _ in 0..8 {
             standing.fell();
-            let rest = standing.lock().rest.unwrap().1;
-            rests.push(rest.as_secs());
-            standing.lock().rest = Some((past, rest));
+            let rest = standing.lock().rest.unwrap();
+            rests.push(rest.length.as_secs());
+            standing.lock().rest = Some(Rest { began: past, ..rest });
         }
         assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn who_keeps_silent_rests_for_long_unless_the_others_do_as_well() {
+        let (standing, begun) = (Standing::default(), Instant::now());
+        assert!(standing.kept_silent() && !standing.kept_silent(), "it is told of once");
+        // What was asked before is answered now, and what was asked with it fails.
+        standing.rose(begun);
+        assert!(!standing.fell() && standing.rests());
+        standing.may_be_asked_again();
+        assert!(!standing.rests() && standing.fell(), "and falls as one that never did");
+        standing.may_be_asked_again();
+        assert!(standing.rests(), "that was no silence");
+        standing.rose(Instant::now());
+        assert!(!standing.rests());
     }
 }

@@ -238,6 +238,7 @@ impl Fetcher {
                 round.was_not_asked(&*source);
                 continue;
             }
+            let start = run.blob().start;
             let received = self.receive(&source, &mut run, passed, held).await;
             match received {
                 Ok(()) => return self.note_trouble(None),
@@ -249,7 +250,7 @@ impl Fetcher {
                 }
                 Err(Stop::Failed(error)) => {
                     tracing::debug!(%error, cause = %error.cause, "a source did not give a range");
-                    self.note_failure(&source, &error, chosen);
+                    self.note_failure(&source, &error, start);
                     let error = Arc::new(error);
                     self.note_trouble(Some(error.clone()));
                     round.failed(&*source, error);
@@ -336,15 +337,15 @@ impl Fetcher {
         }
     }
 
-    /// Notes what a source answered that was asked at that moment, for whoever asks it next.
-    pub(super) fn note_failure(&self, source: &Arc<dyn Source>, error: &SourceError, asked: Instant) {
+    /// Notes what a source answered that was asked for a blob's bytes from `start` on, for whoever asks it next.
+    pub(super) fn note_failure(&self, source: &Arc<dyn Source>, error: &SourceError, start: u64) {
         self.node.metrics.note_failure(source.host(), error.trouble.name());
         self.sources.failed(&**source, &error.blob, error.trouble);
         match error.trouble {
             Trouble::Busy { rest } => {
                 self.node.pool.lane(source.host()).rest(Instant::now() + rest.min(LONGEST_REST));
             }
-            Trouble::Silent => source.kept_silent(&error.blob, asked.into_std()),
+            Trouble::Silent => source.kept_silent(&error.blob, start),
             _ => {}
         }
     }

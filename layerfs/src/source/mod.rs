@@ -8,7 +8,6 @@ mod registry;
 mod set;
 
 use std::ops::Range;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt as _};
@@ -39,8 +38,8 @@ pub trait Source: Send + Sync + 'static {
     /// What it gave of a blob was wrong: where the place has it from several hands, another one is to be asked.
     fn gave_wrong(&self, _blob: &Digest) {}
 
-    /// What it was `asked` for of a blob at that moment was waited for in vain: the same.
-    fn kept_silent(&self, _blob: &Digest, _asked: Instant) {}
+    /// What it was asked for of a blob, from `start` on, was waited for in vain: the same.
+    fn kept_silent(&self, _blob: &Digest, _start: u64) {}
 }
 
 /// What a source gives of a range, all at once. Too little of it is no error here: a span that is not whole fails its

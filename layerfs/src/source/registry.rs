@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use jaunt_distribution::{Client, Error, Repository};
@@ -74,8 +74,8 @@ impl Source for RegistrySource {
         spoilt.insert(*blob);
     }
 
-    fn kept_silent(&self, blob: &Digest, asked: Instant) {
-        self.client.kept_silent(&self.repository, blob, asked);
+    fn kept_silent(&self, blob: &Digest, start: u64) {
+        self.client.kept_silent(&self.repository, blob, start);
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use jaunt_formats::Digest;
-use tokio::time::Instant;
 
 use super::super::lane::Resting;
 use super::super::pool::WholeLayer;
@@ -55,7 +54,6 @@ impl Fetcher {
             if in_trouble.contains(source.host()) {
                 continue;
             }
-            let asked = Instant::now();
             let error = match self.from_one(&source, &mut turn).await {
                 Ok(tar) => {
                     self.sources.succeeded(&*source, &blob);
@@ -66,7 +64,7 @@ impl Fetcher {
                 Err(Ended::Failed(error)) => error,
             };
             tracing::debug!(%error, cause = %error.cause, "a source did not give an original");
-            self.note_failure(&source, &error, asked);
+            self.note_failure(&source, &error, error.range.start);
             if error.trouble == Trouble::Wrong {
                 source.gave_wrong(&blob);
             }
