@@ -32,6 +32,9 @@ pub(crate) struct Connections {
     /// Whether the system's proxy for plain HTTP is one to be trusted first.
     proxy_is_tls: bool,
     pools: Mutex<LruCache<Pool, Arc<OnceCell<Client>>>>,
+    /// How often authorities were read.
+    #[cfg(test)]
+    trusting: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +47,7 @@ enum Pool {
 
 /// What differs between URLs whose hosts are dialled alike.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Way {
+pub(crate) struct Way {
     /// Past all proxies.
     loopback: bool,
     /// With authorities to trust.
@@ -62,11 +65,28 @@ impl Connections {
         let proxies = PROXY_VARIABLES.iter().filter_map(|name| std::env::var(name).ok());
         let proxy_is_tls = proxies.into_iter().any(|proxy| proxy.to_ascii_lowercase().starts_with("https:"));
         let user_agent = user_agent.to_owned();
-        Ok(Self { user_agent, connect_timeout, proxy_is_tls, pools: Mutex::new(pools) })
+        Ok(Self {
+            user_agent,
+            connect_timeout,
+            proxy_is_tls,
+            pools: Mutex::new(pools),
+            #[cfg(test)]
+            trusting: Default::default(),
+        })
     }
 
     /// The pool for a URL whose host is dialled so.
     pub(crate) async fn to(self: &Arc<Self>, url: &Url, dial: &Dial) -> Result<Client, reqwest::Error> {
+        self.made_by(url, dial, Self::dialled_anyhow).await
+    }
+
+    /// The same, made by a function where there is none yet. One that fails leaves that to the next.
+    pub(crate) async fn made_by(
+        self: &Arc<Self>,
+        url: &Url,
+        dial: &Dial,
+        make: fn(&Self, &Dial, Way) -> Result<Client, reqwest::Error>,
+    ) -> Result<Client, reqwest::Error> {
         let way = self.way(url, dial);
         let parts = dial.parts();
         let ordinary = parts.proxy.is_none() && parts.connect_timeout == self.connect_timeout;
@@ -75,13 +95,13 @@ impl Connections {
             way => Pool::Dialled(dial.fingerprint(), way),
         };
         let cell = self.lock().get_or_insert(pool, Arc::default).clone();
-        let make = || async {
+        let made = || async {
             let (this, its_dial) = (self.clone(), dial.clone());
-            let made = tokio::task::spawn_blocking(move || this.dialled(&its_dial, way)).await;
+            let made = tokio::task::spawn_blocking(move || make(&this, &its_dial, way)).await;
             // Threads are refused only while the runtime ends.
-            made.unwrap_or_else(|_| self.dialled(dial, way))
+            made.unwrap_or_else(|_| make(self, dial, way))
         };
-        cell.get_or_try_init(make).await.cloned()
+        cell.get_or_try_init(made).await.cloned()
     }
 
     fn way(&self, url: &Url, dial: &Dial) -> Way {
@@ -97,11 +117,19 @@ impl Connections {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dialled(&self, dial: &Dial, way: Way) -> Result<Client, reqwest::Error> {
+    pub(crate) fn dialled(&self, dial: &Dial, way: Way) -> Result<Client, reqwest::Error> {
+        let builder = self.builder(dial, way)?;
         if !way.trusts {
-            return self.builder(dial, way)?.tls_certs_only([]).build();
+            return builder.tls_certs_only([]).build();
         }
-        self.builder(dial, way)?.build().or_else(|error| {
+        #[cfg(test)]
+        self.trusting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        builder.build()
+    }
+
+    /// The same, also where there is nobody to trust.
+    fn dialled_anyhow(&self, dial: &Dial, way: Way) -> Result<Client, reqwest::Error> {
+        self.dialled(dial, way).or_else(|error| {
             tracing::warn!(%error, "no CA certificates found: HTTPS registries cannot be trusted");
             self.builder(dial, way)?.tls_certs_only([]).build()
         })
@@ -156,9 +184,12 @@ mod tests {
         let proxied = Dial::load(&none, &none, Duration::from_secs(1), proxy).unwrap();
         assert!(way("http://r.example/v2/", &proxied).trusts, "its proxy is to be trusted");
 
-        let url: Url = "https://r.example/v2/".parse().unwrap();
-        let both = tokio::join!(pools.to(&url, &dial), pools.to(&url, &dial));
+        let read = || pools.trusting.load(std::sync::atomic::Ordering::Relaxed);
+        let [plain, tls] = ["http://r.example/v2/", "https://r.example/v2/"].map(|url| url.parse().unwrap());
+        pools.to(&plain, &dial).await.unwrap();
+        assert_eq!(read(), 0);
+        let both = tokio::join!(pools.to(&tls, &dial), pools.to(&tls, &dial));
         assert!(both.0.is_ok() && both.1.is_ok());
-        assert_eq!(pools.lock().len(), 2, "that on loopback, and one for both");
+        assert_eq!(read(), 1);
     }
 }

@@ -120,7 +120,9 @@ impl Http {
         let dial = self.router.ordinary().await.map_err(|source| Failure::Settings { source })?;
         // Never asked: it stands for all of them.
         let Ok(url) = Url::parse("https://registry.invalid/") else { return Ok(()) };
-        self.connections.to(&url, &dial).await.map(drop).map_err(|error| Failure::dialling(&url, error))
+        // Where there is nobody to trust yet, the first request looks again.
+        let made = self.connections.made_by(&url, &dial, Connections::dialled).await;
+        made.map(drop).map_err(|error| Failure::dialling(&url, error))
     }
 
     /// How to connect to a URL that a host connected to by `from` led to; `there` is of that host.
