@@ -291,3 +291,13 @@ async fn on_a_full_disk_nothing_comes_along() {
     read(&fixture, &layer, 60).await;
     assert_eq!(asked(&fixture, &line)[0], 60..61);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_waits_for_no_decoder_on_account_of_what_comes_before_his_span() {
+    let (fixture, line, layer) = opened(20 * MS, RATE).await;
+    let pool = &layer.fetcher().node.pool;
+    let held = std::iter::from_fn(|| pool.decoder(Class::Background).now_or_never().flatten());
+    let _held: Vec<_> = held.collect();
+    read(&fixture, &layer, 60).await;
+    assert!(asked(&fixture, &line)[0].start < 60);
+}

@@ -143,7 +143,8 @@ impl Boot {
                 }
             };
             let bytes = incoming.take(usize::try_from(len).unwrap_or(usize::MAX), self).await?;
-            let decoder = node.pool.decoder(Class::Boot).await.ok_or(LoadError::Stopping)?;
+            let class = if self.progress.is_awaited() { Class::Demand } else { Class::Boot };
+            let decoder = node.pool.decoder(class).await.ok_or(LoadError::Stopping)?;
             let trace = incoming.layers.trace().clone();
             let (shelf, progress, metrics) = (shelf.clone(), self.progress.clone(), node.metrics.clone());
             let shelving = tokio::task::spawn_blocking(move || {

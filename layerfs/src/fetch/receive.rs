@@ -60,8 +60,13 @@ impl Fetcher {
             let bytes = self.take(&mut incoming, source, run, span.end - span.start).await?;
             at = span.end;
             let Some(ticket) = run.pop_front(&self.layer) else { break };
-            let class = self.flights.class_of([&ticket]).unwrap_or(Class::Background);
-            let Some(decoder) = self.node.pool.decoder(class).await else { break };
+            // A reader of what is still to come waits for this as well. What nobody needs any more is kept all the same: it is here.
+            let class = || {
+                let class = self.flights.class_of([&ticket]).into_iter().chain(self.class_of(run)).min();
+                Some(class.unwrap_or(Class::Background))
+            };
+            let decoder = self.as_class_is(class, |class| self.node.pool.decoder(class)).await;
+            let Some(decoder) = decoder else { break };
             let memory = run.memory_of(next).or_else(|| held.clone());
             self.clone().land(ticket, bytes, source.clone(), run.wrong, (decoder, memory));
             // Neighbours may stand back for long, and readers that come meanwhile need the memory.
