@@ -173,7 +173,11 @@ impl Store {
         let mut held = 0;
         let fail = |source| StoreError { path: self.root.clone(), what: "list the layers", source };
         for entry in std::fs::read_dir(&self.root).map_err(fail)? {
-            let diff_id = diff_id_of(&entry.map_err(fail)?.file_name());
+            let entry = entry.map_err(fail)?;
+            if is_gone(&entry) {
+                remove_gone(&entry.path());
+            }
+            let diff_id = diff_id_of(&entry.file_name());
             if let Some(diff_id) = diff_id.filter(|&diff_id| !wanted(diff_id)) {
                 held += usize::from(!self.remove(diff_id)?);
             }
@@ -186,6 +190,8 @@ impl Store {
     fn remove(&self, diff_id: DiffId) -> Result<bool, StoreError> {
         let path = self.directory(diff_id);
         let gone = self.root.join(format!("{GONE}{}", diff_id.0.hex()));
+        // One that could not be deleted before would be in the way.
+        remove_gone(&gone);
         let renamed = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
@@ -245,8 +251,8 @@ fn probe(path: &Path) -> io::Result<()> {
 fn drop_other_layouts(root: &Path) -> io::Result<()> {
     for layer in std::fs::read_dir(root)? {
         let layer = layer?;
-        if layer.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
-            std::fs::remove_dir_all(layer.path())?;
+        if is_gone(&layer) {
+            remove_gone(&layer.path());
             continue;
         }
         if diff_id_of(&layer.file_name()).is_none() || !layer.file_type()?.is_dir() {
@@ -260,6 +266,20 @@ fn drop_other_layouts(root: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_gone(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes())
+}
+
+/// Deletes what was being deleted. What cannot be stands in nobody's way, and is tried again.
+fn remove_gone(path: &Path) {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a layer that is not needed any more cannot be deleted");
+        }
+        _ => {}
+    }
 }
 
 /// The layer that a directory is for, by its name.

@@ -89,3 +89,21 @@ fn what_interrupted_work_leaves_is_told_apart_from_layers() {
     found.sort();
     assert_eq!(found, left);
 }
+
+#[test]
+fn what_could_not_be_deleted_stands_in_nobodys_way_and_goes_later() {
+    let fixture = whole();
+    let root = fixture.directory.path();
+    let layer = fixture.place().parent().unwrap().to_owned();
+    let gone = root.join(format!("gone-{}", layer.file_name().unwrap().to_str().unwrap()));
+    let leave = || {
+        fs::create_dir_all(gone.join("v3-0")).unwrap();
+        fs::write(gone.join("v3-0/units"), "x").unwrap();
+    };
+    leave();
+    let store = Store::open(root).unwrap();
+    assert!(!gone.exists() && layer.exists());
+    leave();
+    assert_eq!(store.retain(|_| false).unwrap(), 0);
+    assert!(!gone.exists() && !layer.exists());
+}
