@@ -2,7 +2,10 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tonic::Status;
+use tonic::transport::Channel;
 
 use super::containerd::Containerd;
 use super::{PullError, Request, credentials, in_namespace, refused};
@@ -12,20 +15,42 @@ use crate::{status, unix_channel};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(500);
+/// What containerd's CRI says until it is there. It has no code of its own.
+const STARTING: &str = "server is not initialized yet";
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Pulls and unpacks; `socket` is the daemon's.
 pub(super) async fn pull(containerd: &Containerd, request: &Request, socket: &Path) -> Result<(), PullError> {
     let auth = credentials::find(request.image.host(), &request.image).await;
     let image = Some(ImageSpec { image: request.image.to_string() });
-    let pull = in_namespace(PullImageRequest { image, auth }, &request.namespace);
     let (address, channel) = match &request.cri_address {
         None => (&request.address, containerd.channel.clone()),
         Some(address) => (address, unix_channel::connect(address).await.map_err(PullError::CriUnreachable)?),
     };
-    let mut client = ImageServiceClient::new(channel);
+    let pull = PullImageRequest { image, auth };
     tokio::select! {
-        pulled = client.pull_image(pull) => pulled.map(drop).map_err(refused(address, "pull")),
+        pulled = once_it_runs(ImageServiceClient::new(channel), &pull, &request.namespace) => {
+            pulled.map_err(refused(address, "pull"))
+        }
         never = watch(request, socket) => match never {},
+    }
+}
+
+/// Sends it until it is taken: containerd answers for a moment before this part of it is there.
+async fn once_it_runs(
+    mut client: ImageServiceClient<Channel>,
+    pull: &PullImageRequest,
+    namespace: &str,
+) -> Result<(), Status> {
+    let begun = Instant::now();
+    loop {
+        match client.pull_image(in_namespace(pull.clone(), namespace)).await {
+            Err(status) if status.message().contains(STARTING) && begun.elapsed() < STARTS_WITHIN => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            pulled => return pulled.map(drop),
+        }
     }
 }
 

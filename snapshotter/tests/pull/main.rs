@@ -83,6 +83,17 @@ async fn a_pull_by_cri_tells_which_layers_are_there_already() {
 }
 
 #[tokio::test]
+async fn a_pull_waits_for_a_containerd_that_has_just_been_started() {
+    let old = Features { version: "1.6.20", transfer: false, annotations: false, cri: true };
+    let containerd = Containerd::start(old).await;
+    containerd.daemon_holds("r.example/starting:1", 1, CHAIN);
+    let image = "r.example/starting:1".parse().unwrap();
+    pull::run(&Request { image, ..request(&containerd, "k8s.io") }).await.unwrap();
+    let asked = containerd.seen().into_iter().filter(|seen| seen.starts_with("cri ")).count();
+    assert_eq!(asked, 3);
+}
+
+#[tokio::test]
 async fn a_pull_past_the_snapshotter_is_an_error_that_says_what_to_configure() {
     let old = Features { version: "1.6.20", transfer: false, annotations: false, cri: true };
     for (features, hint) in [(old, "io.containerd.grpc.v1.cri"), (NEW, "unpack_config")] {
