@@ -64,7 +64,7 @@ pub const LAUNCH_INDEX_DIGEST: &str = "dev.jaunt.launch-index";
 pub const RECIPE: &str = "dev.jaunt.recipe";
 /// On a boot pack: length and digest of its table, as [`TablePlace`](crate::boot::TablePlace) writes them.
 pub const BOOT_TABLE: &str = "dev.jaunt.boot.table";
-/// On a boot pack: digests of the traces that it was made of, separated by spaces.
+/// On a boot pack: digests of the traces that it was made of, and of packs of the same image that were, separated by spaces.
 pub const BOOT_TRACES: &str = "dev.jaunt.boot.traces";
 /// On a boot pack: digest of the pack of another image that it was made of. Nodes need not know.
 pub const BOOT_PREDECESSOR: &str = "dev.jaunt.boot.predecessor";
