@@ -10,6 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -35,7 +37,7 @@ impl Keeper {
         let socket = UnixDatagram::bind(&address).unwrap();
         let book: Arc<Mutex<Book>> = Arc::default();
         let writer = book.clone();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             loop {
                 let (message, descriptors) = receive(&socket);
                 writer.lock().unwrap().note(message, descriptors);
@@ -60,6 +62,15 @@ impl Keeper {
         let mut names: Vec<_> = self.book.lock().unwrap().kept.iter().map(|(name, _)| name.clone()).collect();
         names.sort();
         names
+    }
+
+    /// Waits until it has read that nothing is to be kept any more, which who said so may have died since.
+    pub fn until_empty(&self) {
+        let begun = Instant::now();
+        while !self.names().is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "still kept: {:?}", self.names());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Keeps something that the daemon has not asked for.
