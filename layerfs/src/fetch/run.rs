@@ -193,10 +193,11 @@ impl Fetcher {
     /// How urgently a run is needed by now, if it is. Guesses at what it brings along are no reason to go on until all of its own
     /// is here; readers of that are.
     pub(super) fn class_of(&self, run: &Run) -> Option<Class> {
-        let (beside, own): (Vec<_>, Vec<_>) =
-            run.tickets.iter().partition(|ticket| run.is_beside(ticket.key()));
-        let beside = self.flights.class_of(beside).filter(|class| !class.stands_back());
-        beside.into_iter().chain(self.flights.class_of(own)).min()
+        let class_of = |beside: bool| {
+            self.flights.class_of(run.tickets.iter().filter(|ticket| run.is_beside(ticket.key()) == beside))
+        };
+        let beside = class_of(true).filter(|class| !class.stands_back());
+        beside.into_iter().chain(class_of(false)).min()
     }
 
     /// Fetches a run, with a passage to the first source or none yet.
