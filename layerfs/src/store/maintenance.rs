@@ -195,16 +195,10 @@ impl Store {
     pub(super) fn remove_closed(&self, kept: &Kept) -> io::Result<()> {
         let mut gone = kept.path.clone();
         gone.set_file_name(format!("{GONE}{}", kept.cut.display()));
-        {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if open.iter().any(|(key, layer)| layer.strong_count() > 0 && is_of(key, kept)) {
-                return Ok(());
-            }
-            std::fs::rename(&kept.path, &gone)?;
+        if self.delete_aside(&kept.path, &gone, |key| is_of(key, kept))? {
+            // Fails, as it should, where the layer has another cut, or a new one.
+            let _ = std::fs::remove_dir(kept.path.parent().unwrap_or(Path::new("")));
         }
-        std::fs::remove_dir_all(&gone)?;
-        // Fails, as it should, where the layer has another cut, or a new one.
-        let _ = std::fs::remove_dir(kept.path.parent().unwrap_or(Path::new("")));
         Ok(())
     }
 

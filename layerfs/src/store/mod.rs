@@ -185,22 +185,14 @@ impl Store {
         Ok(held)
     }
 
-    /// Deletes a layer that nobody holds; `false` if somebody does. Under the lock, so that nobody can come to hold it meanwhile, it is put
-    /// out of the way; its files are deleted after that.
+    /// Deletes a layer that nobody holds; `false` if somebody does.
     fn remove(&self, diff_id: DiffId) -> Result<bool, StoreError> {
         let path = self.directory(diff_id);
         let gone = self.root.join(format!("{GONE}{}", diff_id.0.hex()));
         // One that could not be deleted before would be in the way.
         remove_gone(&gone);
-        let renamed = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if open.iter().any(|(key, layer)| key.diff_id == diff_id && layer.strong_count() > 0) {
-                return Ok(false);
-            }
-            open.retain(|key, _| key.diff_id != diff_id);
-            std::fs::rename(&path, &gone)
-        };
-        match renamed.and_then(|()| std::fs::remove_dir_all(&gone)) {
+        match self.delete_aside(&path, &gone, |key| key.diff_id == diff_id) {
+            Ok(false) => Ok(false),
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError { path, what: "delete the layer", source })
             }
@@ -209,6 +201,21 @@ impl Store {
                 Ok(true)
             }
         }
+    }
+
+    /// Deletes the files of layers that nobody holds; `false` if somebody does. Under the lock, so that nobody can come to hold them
+    /// meanwhile, they are put out of the way, as `gone`, and deleted after that.
+    fn delete_aside(&self, path: &Path, gone: &Path, is_of: impl Fn(&LayerKey) -> bool) -> io::Result<bool> {
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.iter().any(|(key, layer)| layer.strong_count() > 0 && is_of(key)) {
+                return Ok(false);
+            }
+            open.retain(|key, _| !is_of(key));
+            std::fs::rename(path, gone)?;
+        }
+        std::fs::remove_dir_all(gone)?;
+        Ok(true)
     }
 
     /// Tells whenever a layer has gone into quarantine, or a part of one was found damaged. Nothing of it is read from the store
