@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use jaunt_distribution::{
-    ApiRoot, Capabilities, Client, ClientConfig, Error, Host, HostSettings, RegistryHosts, Repository,
+    ApiRoot, BlobStream, Capabilities, Client, ClientConfig, Error, Host, HostSettings, RegistryHosts,
+    Repository,
 };
 use jaunt_formats::media_type::OCI_INDEX;
 use jaunt_formats::{Digest, media_type};
@@ -325,31 +326,38 @@ async fn settings_come_from_directories_and_faults_in_them_are_one_registrys() {
     assert_eq!(error.to_string(), want);
 }
 
+/// A host that begins every answer so, and sends no more; and how often it was asked.
+async fn silent_after(head: String) -> (RawServer, Arc<AtomicUsize>) {
+    let asked = Arc::<AtomicUsize>::default();
+    let count = asked.clone();
+    let server = RawServer::start(move |_, mut stream| {
+        let (count, head) = (count.clone(), head.clone());
+        async move {
+            read_head(&mut stream).await;
+            count.fetch_add(1, Ordering::Relaxed);
+            send(&mut stream, &head, b"").await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    })
+    .await;
+    (server, asked)
+}
+
+/// Waits for bytes in vain until somebody has been asked for them, and gives up.
+async fn give_up(mut waiting: BlobStream, asked: &AtomicUsize) {
+    while asked.load(Ordering::Relaxed) == 0 {
+        let pause = tokio::time::timeout(Duration::from_millis(20), waiting.try_next()).await;
+        assert!(pause.is_err());
+    }
+}
+
 /// Who gives up waiting before the client would says so.
 #[tokio::test]
 async fn a_mirror_that_keeps_a_reader_waiting_is_asked_after_the_registry() {
-    let part = |len: usize| {
-        format!(
-            "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\ncontent-range: bytes 0-2/3\r\n\r\n{}",
-            &"xyz"[..len]
-        )
-    };
     // One says nothing at all, one begins to answer.
-    for begins in [false, true] {
-        let asked = Arc::<AtomicUsize>::default();
-        let (count, head) = (asked.clone(), part(1));
-        let silent = RawServer::start(move |_, mut stream| {
-            let (count, head) = (count.clone(), head.clone());
-            async move {
-                read_head(&mut stream).await;
-                count.fetch_add(1, Ordering::Relaxed);
-                if begins {
-                    send(&mut stream, &head, b"").await;
-                }
-                tokio::time::sleep(Duration::from_secs(60)).await;
-            }
-        })
-        .await;
+    let begun = "HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\ncontent-range: bytes 0-2/3\r\n\r\nx";
+    for head in ["", begun] {
+        let (silent, asked) = silent_after(head.to_owned()).await;
         let answer = ResponseTemplate::new(206).insert_header("content-range", "bytes 0-2/3");
         let (other, registry) = (MockServer::start().await, serving(answer.set_body_bytes("xyz")).await);
         let mirrors = vec![host(&format!("http://{}", silent.address)), host(&other.uri())];
@@ -357,14 +365,10 @@ async fn a_mirror_that_keeps_a_reader_waiting_is_asked_after_the_registry() {
         let (repository, digest) = (repository(&registry), Digest::of(b"xyz"));
         let read = || client.blob_range_stream(&repository, &digest, 0..3).try_collect::<Vec<_>>();
         let mut waiting = client.blob_range_stream(&repository, &digest, 0..3);
-        if begins {
+        if !head.is_empty() {
             assert_eq!(waiting.try_next().await.unwrap().unwrap(), "x");
         }
-        while asked.load(Ordering::Relaxed) == 0 {
-            let pause = tokio::time::timeout(Duration::from_millis(20), waiting.try_next()).await;
-            assert!(pause.is_err());
-        }
-        drop(waiting);
+        give_up(waiting, &asked).await;
         // He may say so twice, and it is one host's fault.
         (0..2).for_each(|_| client.kept_silent(&repository, &digest, 0));
         for _ in 0..2 {
@@ -381,29 +385,14 @@ async fn where_the_registry_keeps_silent_mirrors_are_asked_again_and_one_that_ha
     let mirror = MockServer::start().await;
     let abc = Mock::given(path(blob_path(&digests[1])));
     abc.respond_with(answer().set_body_bytes("abc")).mount(&mirror).await;
-    let asked = Arc::<AtomicUsize>::default();
-    let count = asked.clone();
-    let silent = RawServer::start(move |_, mut stream| {
-        let count = count.clone();
-        async move {
-            read_head(&mut stream).await;
-            count.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
-    })
-    .await;
+    let (silent, asked) = silent_after(String::new()).await;
     let hosts = RegistryHosts { mirrors: vec![host(&mirror.uri())], server: Host::default() };
     let hosts =
         HostSettings { registries: [(silent.address.clone(), hosts)].into(), ..HostSettings::default() };
     let client = Client::new(ClientConfig { hosts, ..config() }).unwrap();
     let repository: Repository = format!("{}/a/b", silent.address).parse().unwrap();
     // The mirror says at once that it does not have this one; whoever waits, waits for the registry.
-    let mut waiting = client.blob_range_stream(&repository, &digests[0], 0..3);
-    while asked.load(Ordering::Relaxed) == 0 {
-        let pause = tokio::time::timeout(Duration::from_millis(20), waiting.try_next()).await;
-        assert!(pause.is_err());
-    }
-    drop(waiting);
+    give_up(client.blob_range_stream(&repository, &digests[0], 0..3), &asked).await;
     client.kept_silent(&repository, &digests[0], 0);
     let abc = client.blob_range_stream(&repository, &digests[1], 0..3).try_collect::<Vec<_>>();
     assert_eq!(abc.await.unwrap().concat(), b"abc");
